@@ -1,0 +1,105 @@
+//! The project's one error type. Context is added on the way up; a hint says what the user can do.
+
+use std::path::{Path, PathBuf};
+
+/// Result of every fallible function of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong, by who has to act.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration is wrong; the user edits the YAML or the override.
+    #[error("{}{key}: {message}{}", location(.file, *.line), hint(.hint))]
+    Config { file: Option<PathBuf>, line: Option<usize>, key: String, message: String, hint: Option<String> },
+    /// An input file or folder cannot be used.
+    #[error("{}: {message}{}", .path.display(), hint(.hint))]
+    Data { path: PathBuf, message: String, hint: Option<String> },
+    /// A checkpoint cannot be read or does not fit the configuration.
+    #[error("checkpoint {}: {message}{}", .path.display(), hint(.hint))]
+    Checkpoint { path: PathBuf, message: String, hint: Option<String> },
+    /// An operation was given shapes it cannot work on; raised while the plan is built.
+    #[error("{node} ({op}): {message}")]
+    Shape { node: String, op: &'static str, message: String },
+    /// The command line asks for something that does not exist here.
+    #[error("{message}{}", hint(.hint))]
+    Usage { message: String, hint: Option<String> },
+    /// Reading or writing failed in the operating system.
+    #[error("cannot {action} {}: {source}", .path.display())]
+    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+    /// Training no longer produces finite numbers.
+    #[error("training diverged: {message}")]
+    Diverged { message: String },
+    /// A signal ended the run after its state was saved.
+    #[error("stopped by a signal; the state is saved in {}", .checkpoint.display())]
+    Stopped { checkpoint: PathBuf },
+    /// A fault of this program.
+    #[error("internal error: {0} (please report this)")]
+    Internal(String),
+}
+
+impl Error {
+    /// An error about the file or folder `path`.
+    pub fn data(path: impl AsRef<Path>, message: impl Into<String>) -> Self {
+        Error::Data { path: path.as_ref().into(), message: message.into(), hint: None }
+    }
+
+    /// An error about the checkpoint `path`.
+    pub fn checkpoint(path: impl AsRef<Path>, message: impl Into<String>) -> Self {
+        Error::Checkpoint { path: path.as_ref().into(), message: message.into(), hint: None }
+    }
+
+    /// An operating-system error met while trying to `action` ("read", "write", …) `path`.
+    pub fn io(action: &'static str, path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        Error::Io { action, path: path.as_ref().into(), source }
+    }
+
+    /// A configuration error that no line of the file can be named for.
+    pub fn config(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Error::Config { file: None, line: None, key: key.into(), message: message.into(), hint: None }
+    }
+
+    /// A command-line error.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Error::Usage { message: message.into(), hint: None }
+    }
+
+    /// Adds what the user can do about it, where the kind of error carries a hint.
+    #[must_use]
+    pub fn with_hint(mut self, text: impl Into<String>) -> Self {
+        if let Error::Config { hint, .. }
+        | Error::Data { hint, .. }
+        | Error::Checkpoint { hint, .. }
+        | Error::Usage { hint, .. } = &mut self
+        {
+            *hint = Some(text.into());
+        }
+        self
+    }
+
+    /// The process exit code: 2 wrong config, data or checkpoint; 3 diverged; 75 stopped by a signal with
+    /// its state saved; 1 anything else.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Config { .. }
+            | Error::Data { .. }
+            | Error::Checkpoint { .. }
+            | Error::Usage { .. }
+            | Error::Shape { .. } => 2,
+            Error::Diverged { .. } => 3,
+            Error::Stopped { .. } => 75,
+            Error::Io { .. } | Error::Internal(_) => 1,
+        }
+    }
+}
+
+fn location(file: &Option<PathBuf>, line: Option<usize>) -> String {
+    match (file, line) {
+        (Some(f), Some(l)) => format!("{}:{l}: ", f.display()),
+        (Some(f), None) => format!("{}: ", f.display()),
+        _ => String::new(),
+    }
+}
+
+fn hint(hint: &Option<String>) -> String {
+    hint.as_ref().map(|h| format!("\n  hint: {h}")).unwrap_or_default()
+}

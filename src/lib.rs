@@ -1,0 +1,29 @@
+//! `srgan`: trains super-resolution GANs for satellite imagery.
+//!
+//! Training steps are recorded once on a [`tape`], compiled to a static [`plan`] and replayed on a
+//! [`device`]. Modules depend downwards only:
+//!
+//! ```text
+//! train -> nn, loss, optim (write ops on the tape), data, log, checkpoint
+//! tape  -> records nodes and derives gradients; knows no op by name
+//! ops   -> every op: shape rule, derivative rule, reference, CPU code
+//! plan  -> dead code, fusion, aliasing, memory; a flat list of steps
+//! device/cpu -> threads, SIMD kernels
+//! ```
+
+pub mod checkpoint;
+pub mod config;
+pub mod data;
+pub mod device;
+pub mod error;
+pub mod log;
+pub mod loss;
+pub mod nn;
+pub mod ops;
+pub mod optim;
+pub mod plan;
+pub mod rng;
+pub mod tape;
+pub mod train;
+
+pub use error::{Error, Result};
