@@ -9,19 +9,19 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The configuration is wrong; the user edits the YAML or the override.
-    #[error("{}{key}: {message}{}", location(.file, *.line), hint(.hint))]
+    #[error("{}{key}: {message}{}", location(.file, *.line), with_hint(.hint))]
     Config { file: Option<PathBuf>, line: Option<usize>, key: String, message: String, hint: Option<String> },
     /// An input file or folder cannot be used.
-    #[error("{}: {message}{}", .path.display(), hint(.hint))]
+    #[error("{}: {message}{}", .path.display(), with_hint(.hint))]
     Data { path: PathBuf, message: String, hint: Option<String> },
     /// A checkpoint cannot be read or does not fit the configuration.
-    #[error("checkpoint {}: {message}{}", .path.display(), hint(.hint))]
+    #[error("checkpoint {}: {message}{}", .path.display(), with_hint(.hint))]
     Checkpoint { path: PathBuf, message: String, hint: Option<String> },
     /// An operation was given shapes it cannot work on; raised while the plan is built.
     #[error("{node} ({op}): {message}")]
     Shape { node: String, op: &'static str, message: String },
     /// The command line asks for something that does not exist here.
-    #[error("{message}{}", hint(.hint))]
+    #[error("{message}{}", with_hint(.hint))]
     Usage { message: String, hint: Option<String> },
     /// Reading or writing failed in the operating system.
     #[error("cannot {action} {}: {source}", .path.display())]
@@ -100,6 +100,6 @@ fn location(file: &Option<PathBuf>, line: Option<usize>) -> String {
     }
 }
 
-fn hint(hint: &Option<String>) -> String {
+fn with_hint(hint: &Option<String>) -> String {
     hint.as_ref().map(|h| format!("\n  hint: {h}")).unwrap_or_default()
 }
