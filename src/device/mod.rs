@@ -1,2 +1,3 @@
-//! (being written)
+//! The devices that plans run on.
+
 pub mod cpu;
