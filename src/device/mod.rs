@@ -1,3 +1,68 @@
-//! The devices that plans run on.
+//! Devices: memory, execution of plans, and the state that outlives them.
 
 pub mod cpu;
+
+use crate::Result;
+use crate::plan::Plan;
+use crate::tape::Shape;
+
+/// A plan that a device has made ready to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PlanId(pub(crate) usize);
+
+/// What one run gave back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// Whether every checked value was finite and the state changes were made.
+    pub committed: bool,
+    /// The plan's outputs in order, each contiguous in NHWC order.
+    pub outputs: Vec<Vec<f32>>,
+}
+
+/// Runs plans. State is held by name; all plans of a device share one arena.
+pub trait Device {
+    /// A short name for messages: `cpu (2 threads, avx2)`.
+    fn describe(&self) -> String;
+
+    /// Threads that plans for this device are compiled for.
+    fn threads(&self) -> usize;
+
+    /// Makes a plan ready.
+    ///
+    /// # Errors
+    /// If the plan names a state that does not exist or has another size, or memory cannot be had.
+    fn load(&mut self, plan: Plan) -> Result<PlanId>;
+
+    /// Fills input slot `name` with raw little-endian elements; a slot that the plan does not have is ignored.
+    ///
+    /// # Errors
+    /// If the number of bytes is not the slot's.
+    fn upload(&mut self, plan: PlanId, name: &str, bytes: &[u8]) -> Result<()>;
+
+    /// Runs a plan once.
+    ///
+    /// # Errors
+    /// Those of the driver; the CPU has none.
+    fn run(&mut self, plan: PlanId) -> Result<Outcome>;
+
+    /// Creates or replaces a state.
+    ///
+    /// # Errors
+    /// If memory cannot be had.
+    fn set_state(&mut self, name: &str, shape: Shape, data: &[f32]) -> Result<()>;
+
+    /// A copy of a state.
+    ///
+    /// # Errors
+    /// If there is none of that name.
+    fn state(&self, name: &str) -> Result<Vec<f32>>;
+
+    /// The plan behind an id.
+    fn plan(&self, plan: PlanId) -> &Plan;
+}
+
+/// The bytes of a slice of floats, for [`Device::upload`].
+pub fn bytes_of(data: &[f32]) -> &[u8] {
+    // SAFETY: every byte of an f32 is initialised and u8 has no alignment.
+    unsafe { std::slice::from_raw_parts(data.as_ptr().cast(), std::mem::size_of_val(data)) }
+}

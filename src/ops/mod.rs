@@ -1,1 +1,171 @@
-//! (being written)
+//! Every op of the project, one per file: formula, shape rule, derivative rule, f64 reference, CPU code and
+//! small example cases that feed the gradient check and the CPU-against-reference check.
+//!
+//! Adding an op is one file here (and later one in `kernels/`) and one line below. Tape, plan and devices
+//! never name an op: they read only what [`Op`] declares.
+
+use std::fmt::Debug;
+
+use crate::Result;
+use crate::device::cpu::{Ctx, Isa, Tile, TileSink, View, ViewMut};
+use crate::tape::{Shape, Tape, Tensor64, Value};
+
+pub mod add;
+pub mod concat;
+pub mod conv2d;
+pub mod leaky_relu;
+pub mod mul;
+pub mod pointwise;
+pub mod slice;
+pub mod sum_to;
+
+/// Where an op stands on a tape while its derivative is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Application<'a> {
+    /// Its operands.
+    pub inputs: &'a [Value],
+    /// Its output.
+    pub output: Value,
+    /// Which operands need a gradient; the others may be answered with `None`.
+    pub needs: &'a [bool],
+}
+
+/// A differentiable function of tensors. Pure: ops have no side effects (see [`CommitOp`]).
+pub trait Op: Debug + Send + Sync + 'static {
+    /// The op's name, that of its file.
+    fn name(&self) -> &'static str;
+
+    /// Extent of the output.
+    ///
+    /// # Errors
+    /// A sentence saying which extents do not fit; the tape adds the node's path.
+    fn shape(&self, inputs: &[Shape]) -> Result<Shape, String>;
+
+    /// Writes on `tape` the gradient of ⟨output, `d_output`⟩ with respect to each operand; `None` for an
+    /// operand that the output does not depend on or that needs no gradient.
+    ///
+    /// # Errors
+    /// Those of the ops that it writes.
+    fn vjp(&self, tape: &mut Tape, at: &Application, d_output: Value) -> Result<Vec<Option<Value>>>;
+
+    /// The op in f64, by its plain formula.
+    fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64;
+
+    /// How a plan executes the op.
+    fn exec(&self) -> Exec<'_>;
+
+    /// Multiply-adds of one execution, counting the arithmetic of the plain formula; 0 for data movement
+    /// and pointwise work.
+    fn macs(&self, _inputs: &[Shape], _output: Shape) -> u64 {
+        0
+    }
+}
+
+/// What a plan has to do for an op.
+pub enum Exec<'a> {
+    /// Nothing: the output is a part of operand 0's memory.
+    View(ViewOf),
+    /// The operands stand side by side; where possible they are computed in place and nothing is copied.
+    Concat(Axis<'a>),
+    /// Each output element depends on operand elements at its own position; runs on tiles, fused.
+    Pointwise(&'a dyn Pointwise),
+    /// A kernel of its own.
+    Kernel(&'a dyn Kernel),
+}
+
+/// Which part of an operand's memory a view shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ViewOf {
+    /// Channels from `offset` on.
+    Channels {
+        /// First channel.
+        offset: usize,
+    },
+    /// Elements of contiguous memory from `offset` on, under the output's extent.
+    Flat {
+        /// First element.
+        offset: usize,
+    },
+}
+
+/// The direction in which a concatenation stacks its operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Axis<'a> {
+    /// Channels of the same pixels.
+    Channels,
+    /// Contiguous memory, operand `i` from element `offsets[i]` on; gaps hold zeros.
+    Flat(&'a [usize]),
+}
+
+/// Pointwise execution. One operand, the carrier, arrives in the tile and is transformed in place.
+pub trait Pointwise: Send + Sync {
+    /// Whether operand `input` (of the output's extent) may be the carrier.
+    fn carrier(&self, input: usize) -> bool {
+        input == 0
+    }
+    /// Replaces the carrier's values in `tile` by the output's. `operands` has an entry for each operand; that
+    /// of the carrier must not be read.
+    fn apply(&self, isa: Isa, tile: &mut Tile, carrier: usize, operands: &[View]);
+}
+
+/// Operands of one kernel execution. All views may have a pixel stride larger than their channels.
+pub struct KernelCall<'a> {
+    /// Operands.
+    pub inputs: &'a [View],
+    /// Where the result goes; unused by [`Kernel::run_into`].
+    pub output: ViewMut,
+    /// As many floats as [`Kernel::scratch`] asked for, with any content.
+    pub scratch: &'a mut [f32],
+}
+
+/// Execution of an op that is not pointwise.
+pub trait Kernel: Send + Sync {
+    /// Floats of scratch memory.
+    fn scratch(&self, _inputs: &[Shape], _output: Shape, _threads: usize) -> usize {
+        0
+    }
+    /// Computes the output.
+    fn run(&self, ctx: &Ctx, call: KernelCall);
+    /// Whether [`Kernel::run_into`] exists: the output is handed out in tiles and pointwise ops can be fused
+    /// behind it.
+    fn hosts_epilogue(&self) -> bool {
+        false
+    }
+    /// Computes the output and hands each element to `sink` exactly once.
+    fn run_into(&self, _ctx: &Ctx, _call: KernelCall, _sink: &dyn TileSink) {
+        unreachable!("only kernels that host an epilogue are asked to")
+    }
+}
+
+/// Changes state at the end of a program, only if every checked value of the run was finite.
+pub trait CommitOp: Debug + Send + Sync + 'static {
+    /// The op's name.
+    fn name(&self) -> &'static str;
+    /// Updates `states` from the run's values. States are updated in the order of the program's commits.
+    fn run(&self, ctx: &Ctx, inputs: &[View], states: &[ViewMut]);
+}
+
+/// Two operands of equal extent, or an error that names both.
+pub(crate) fn same_shape(a: Shape, b: Shape) -> Result<Shape, String> {
+    if a == b { Ok(a) } else { Err(format!("operands differ in extent: {a} and {b}")) }
+}
+
+/// An example application of an op: what the gradient check and the CPU check run.
+#[cfg(test)]
+pub struct Case {
+    /// The op.
+    pub op: std::sync::Arc<dyn Op>,
+    /// Operand extents.
+    pub inputs: Vec<Shape>,
+}
+
+#[cfg(test)]
+impl Case {
+    /// A case from an op and its operands' extents.
+    pub fn new(op: impl Op, inputs: &[[usize; 4]]) -> Self {
+        Case { op: std::sync::Arc::new(op), inputs: inputs.iter().map(|s| Shape(*s)).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

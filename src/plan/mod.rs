@@ -1,1 +1,297 @@
-//! (being written)
+//! Compiles a tape into a static plan: a flat list of steps over planned memory.
+//!
+//! Passes, each reading only what ops declare, never their names:
+//! 1. dead nodes are dropped;
+//! 2. [`fuse`]: chains of pointwise ops join the kernel, or the first pointwise op, that feeds them;
+//! 3. [`place`]: views and concatenations become slices of one buffer, outputs take over operands that die;
+//! 4. [`memory`]: lifetimes over the step list give every buffer its offset in one arena.
+
+mod fuse;
+mod memory;
+mod place;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use crate::Result;
+use crate::ops::{CommitOp, Op};
+use crate::tape::{DType, Shape, Source, Tape, Value};
+
+/// A recorded computation and what to do with its results.
+#[derive(Debug)]
+pub struct Program {
+    /// For messages and profiles.
+    pub name: &'static str,
+    /// The recorded ops.
+    pub tape: Tape,
+    /// Values that the host reads back, by name.
+    pub outputs: Vec<(String, Value)>,
+    /// Values that must be finite in every element, else nothing is committed.
+    pub checks: Vec<Value>,
+    /// State changes at the end, in order.
+    pub commits: Vec<Commit>,
+}
+
+/// One state change.
+#[derive(Clone, Debug)]
+pub struct Commit {
+    /// What is done.
+    pub op: Arc<dyn CommitOp>,
+    /// Values that it reads.
+    pub inputs: Vec<Value>,
+    /// States that it changes, by name and extent.
+    pub states: Vec<(String, Shape)>,
+}
+
+/// How far a plan is optimised. The default is everything; tests compare with less.
+#[derive(Clone, Copy, Debug)]
+pub struct PlanOptions {
+    /// Join pointwise ops to what feeds them.
+    pub fuse: bool,
+    /// Let buffers share memory and outputs take over operands.
+    pub share: bool,
+    /// Threads that kernels' scratch memory is sized for.
+    pub threads: usize,
+}
+
+/// Which memory a location lies in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Root {
+    /// A planned buffer; after planning, the arena itself (offsets are final).
+    Buffer(usize),
+    /// State number `i` of [`Plan::states`].
+    State(usize),
+    /// Input slot number `i` of [`Plan::inputs`].
+    Input(usize),
+    /// Constant number `i` of [`Plan::constants`].
+    Const(usize),
+}
+
+/// A tensor in memory: NHWC pixels `stride` floats apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loc {
+    /// Which memory.
+    pub root: Root,
+    /// First element, in floats.
+    pub offset: usize,
+    /// Extent.
+    pub shape: Shape,
+    /// Floats from one pixel to the next, at least the channels.
+    pub stride: usize,
+}
+
+impl Loc {
+    /// True if the elements follow each other without gaps.
+    pub fn contiguous(&self) -> bool {
+        self.stride == self.shape.c() || self.shape.pixels() == 1
+    }
+
+    /// Floats from the first element to one past the last.
+    pub fn span(&self) -> usize {
+        if self.shape.is_empty() { 0 } else { (self.shape.pixels() - 1) * self.stride + self.shape.c() }
+    }
+
+    /// True if the two may share an element. Exact for channel slices of one buffer, else by range.
+    pub fn overlaps(&self, other: &Loc) -> bool {
+        if self.root != other.root {
+            return false;
+        }
+        let (a, b) = (self.offset, other.offset);
+        if a + self.span() <= b || b + other.span() <= a {
+            return false;
+        }
+        if self.stride == other.stride && self.stride > 0 {
+            let (ca, cb) = (a % self.stride, b % self.stride);
+            let (ea, eb) = (ca + self.shape.c(), cb + other.shape.c());
+            if ea <= self.stride && eb <= self.stride {
+                return ca < eb && cb < ea;
+            }
+        }
+        true
+    }
+}
+
+/// What a step computes before its pointwise stages.
+#[derive(Clone, Debug)]
+pub enum Base {
+    /// A kernel.
+    Kernel(Arc<dyn Op>, Vec<Loc>),
+    /// Nothing: the stages start from these values.
+    Carrier(Loc),
+    /// Copies of memory and zeros in gaps: what a concatenation could not compute in place.
+    Copy {
+        /// From, to.
+        copies: Vec<(Loc, Loc)>,
+        /// Flat ranges to clear.
+        zeros: Vec<Loc>,
+    },
+}
+
+/// A pointwise op applied to the tile that a step works on.
+#[derive(Clone, Debug)]
+pub struct Stage {
+    /// The op.
+    pub op: Arc<dyn Op>,
+    /// The operand that arrives in the tile.
+    pub carrier: usize,
+    /// All operands; the carrier's entry is not read.
+    pub operands: Vec<Loc>,
+}
+
+/// One entry of a plan: a kernel or pointwise base, then stages, then stores.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Path of the step's last node.
+    pub path: Arc<str>,
+    /// What runs first.
+    pub base: Base,
+    /// Pointwise ops on its result.
+    pub stages: Vec<Stage>,
+    /// (number of stages done, where the values then go). The last is the step's output.
+    pub stores: Vec<(usize, Loc)>,
+    /// Scratch memory in the arena: offset and length in floats.
+    pub scratch: (usize, usize),
+    /// Multiply-adds.
+    pub macs: u64,
+}
+
+impl Step {
+    /// Names of the ops in it: `conv2d+add+leaky_relu`.
+    pub fn label(&self) -> String {
+        let base = match &self.base {
+            Base::Kernel(op, _) => Some(op.name()),
+            Base::Copy { .. } => Some("copy"),
+            Base::Carrier(_) => None,
+        };
+        base.into_iter().chain(self.stages.iter().map(|s| s.op.name())).collect::<Vec<_>>().join("+")
+    }
+
+    /// Every location that the step reads.
+    pub fn reads(&self) -> Vec<Loc> {
+        let mut reads = match &self.base {
+            Base::Kernel(_, inputs) => inputs.clone(),
+            Base::Carrier(loc) => vec![*loc],
+            Base::Copy { copies, .. } => copies.iter().map(|c| c.0).collect(),
+        };
+        for s in &self.stages {
+            reads.extend(s.operands.iter().enumerate().filter(|(k, _)| *k != s.carrier).map(|(_, l)| *l));
+        }
+        reads
+    }
+
+    /// Every location that the step writes.
+    pub fn writes(&self) -> Vec<Loc> {
+        match &self.base {
+            Base::Copy { copies, zeros } => copies.iter().map(|c| c.1).chain(zeros.iter().copied()).collect(),
+            _ => self.stores.iter().map(|s| s.1).collect(),
+        }
+    }
+}
+
+/// A slot that the host fills.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Name.
+    pub name: Arc<str>,
+    /// Extent.
+    pub shape: Shape,
+    /// Element type.
+    pub dtype: DType,
+}
+
+/// A compiled program.
+#[derive(Debug)]
+pub struct Plan {
+    /// The program's name.
+    pub name: &'static str,
+    /// Steps in order.
+    pub steps: Vec<Step>,
+    /// Floats of arena memory, scratch included.
+    pub arena_len: usize,
+    /// Largest scratch of one step, in floats.
+    pub scratch_len: usize,
+    /// Input slots.
+    pub inputs: Vec<Slot>,
+    /// States, by name and extent.
+    pub states: Vec<(Arc<str>, Shape)>,
+    /// Constants.
+    pub constants: Vec<Arc<[f32]>>,
+    /// Read-back values.
+    pub outputs: Vec<(String, Loc)>,
+    /// Values that must be finite.
+    pub checks: Vec<Loc>,
+    /// State changes.
+    pub commits: Vec<PlannedCommit>,
+}
+
+/// A state change with its operands in memory.
+#[derive(Clone, Debug)]
+pub struct PlannedCommit {
+    /// What is done.
+    pub op: Arc<dyn CommitOp>,
+    /// Values that it reads.
+    pub inputs: Vec<Loc>,
+    /// States that it changes.
+    pub states: Vec<Loc>,
+}
+
+impl Plan {
+    /// Compiles `program`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Internal`] if the program refers to one state under two extents.
+    pub fn compile(program: &Program, options: PlanOptions) -> Result<Plan> {
+        let live = live_nodes(program);
+        let groups = fuse::groups(program, &live, options.fuse);
+        let mut placed = place::place(program, &live, &groups, options)?;
+        let arena_len = memory::assign(&mut placed, options);
+        let scratch_len = placed.steps.iter().map(|s| s.scratch.1).max().unwrap_or(0);
+        Ok(Plan {
+            name: program.name,
+            steps: placed.steps,
+            arena_len,
+            scratch_len,
+            inputs: placed.inputs,
+            states: placed.states,
+            constants: placed.constants,
+            outputs: placed.outputs,
+            checks: placed.checks,
+            commits: placed.commits,
+        })
+    }
+
+    /// Multiply-adds of one run.
+    pub fn macs(&self) -> u64 {
+        self.steps.iter().map(|s| s.macs).sum()
+    }
+}
+
+/// Marks the nodes that an output, a check or a commit depends on.
+fn live_nodes(program: &Program) -> Vec<bool> {
+    let mut live = vec![false; program.tape.nodes().len()];
+    for v in end_values(program) {
+        live[v.index()] = true;
+    }
+    for i in (0..live.len()).rev() {
+        if live[i] {
+            program.tape.nodes()[i].inputs.iter().for_each(|v| live[v.index()] = true);
+        }
+    }
+    live
+}
+
+/// Values that are read after the last step.
+fn end_values(program: &Program) -> impl Iterator<Item = Value> + '_ {
+    let outputs = program.outputs.iter().map(|(_, v)| *v);
+    let commits = program.commits.iter().flat_map(|c| c.inputs.iter().copied());
+    outputs.chain(program.checks.iter().copied()).chain(commits)
+}
+
+/// The op of a node, if it is one.
+fn op_of(tape: &Tape, v: Value) -> Option<&Arc<dyn Op>> {
+    match &tape.node(v).source {
+        Source::Op(op) => Some(op),
+        _ => None,
+    }
+}

@@ -5,8 +5,11 @@
 //! in cache. Results are bit-identical for any number of threads: an item of work owns its outputs and
 //! keeps their whole reduction in a fixed order, and the cut into items never looks at the thread count.
 
+mod buffer;
 mod conv;
 mod conv_shape;
+mod exec;
+mod extent;
 mod float;
 mod gemm;
 mod isa;
@@ -14,8 +17,10 @@ mod pool;
 pub mod reference;
 mod view;
 
+pub use buffer::Buffer;
 pub use conv::{conv2d, conv2d_input_grad, conv2d_weight_grad, scratch_len};
 pub use conv_shape::{ConvShape, Pass, out_size};
+pub use exec::Cpu;
 pub use float::Float;
 pub use gemm::{GemmShape, Matrix, gemm, gemm_scratch_len};
 pub use isa::{Isa, IsaKind};

@@ -1,0 +1,256 @@
+//! Sums over the extents that a smaller shape repeats: `output[k] = Σ a` or `Σ a·b` over all positions that
+//! `k` is repeated to; and its adjoint, [`Expand`]. Bias gradients, means, channel attention.
+//!
+//! Rounding: f32 over a fixed block of pixels, f64 over blocks, in a fixed order, so the result does not
+//! depend on the number of threads.
+
+use super::{Application, Exec, Kernel, KernelCall, Op};
+use crate::device::cpu::{Ctx, View};
+use crate::ops::mul::{Mul, Scale};
+use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::{Result, simd_fn};
+
+/// Σ of `v` over what `target` repeats; `v` itself if nothing is repeated.
+///
+/// # Errors
+/// A shape error if `target` does not repeat to the extent of `v`.
+pub fn sum_to(tape: &mut Tape, v: Value, target: Shape) -> Result<Value> {
+    if tape.shape(v) == target { Ok(v) } else { tape.push(SumTo { target }, &[v]) }
+}
+
+/// Σ of `a·b` over what `target` repeats; `a·b` itself if nothing is repeated.
+///
+/// # Errors
+/// A shape error if the extents do not fit.
+pub fn sum_product_to(tape: &mut Tape, a: Value, b: Value, target: Shape) -> Result<Value> {
+    if tape.shape(a) == target { tape.push(Mul, &[a, b]) } else { tape.push(SumTo { target }, &[a, b]) }
+}
+
+/// Mean of all elements of `v`, a scalar.
+///
+/// # Errors
+/// None for a value that exists.
+pub fn mean(tape: &mut Tape, v: Value) -> Result<Value> {
+    let count = tape.shape(v).len();
+    let sum = sum_to(tape, v, Shape::SCALAR)?;
+    tape.push(Scale::by(1.0 / count as f32), &[sum])
+}
+
+/// The sum of one tensor, or of the product of two of equal extent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SumTo {
+    /// Extent of the output.
+    pub target: Shape,
+}
+
+impl Op for SumTo {
+    fn name(&self) -> &'static str {
+        "sum_to"
+    }
+    fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        if !self.target.broadcasts_to(&inputs[0]) || inputs.iter().any(|s| *s != inputs[0]) {
+            return Err(format!("cannot sum {inputs:?} to {}", self.target));
+        }
+        Ok(self.target)
+    }
+    fn vjp(&self, tape: &mut Tape, at: &Application, d_output: Value) -> Result<Vec<Option<Value>>> {
+        let full = tape.shape(at.inputs[0]);
+        if let [a, b] = at.inputs[..] {
+            let d_a = if at.needs[0] { Some(tape.push(Mul, &[b, d_output])?) } else { None };
+            let d_b = if at.needs[1] { Some(tape.push(Mul, &[a, d_output])?) } else { None };
+            return Ok(vec![d_a, d_b]);
+        }
+        Ok(vec![Some(tape.push(Expand { target: full }, &[d_output])?)])
+    }
+    fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
+        let mut sum = Tensor64::zeros(output);
+        let full = inputs[0].shape;
+        Tensor64::from_fn(full, |at| {
+            let i = sum.index(at);
+            sum.data[i] += inputs.iter().map(|t| t.at(at)).product::<f64>();
+            0.0
+        });
+        sum
+    }
+    fn exec(&self) -> Exec<'_> {
+        Exec::Kernel(self)
+    }
+}
+
+/// Pixels whose products are summed in f32 before f64 takes over.
+fn block_pixels(channels: usize) -> usize {
+    (4096 / channels).max(16)
+}
+
+impl Kernel for SumTo {
+    fn scratch(&self, inputs: &[Shape], _output: Shape, _threads: usize) -> usize {
+        let s = inputs[0];
+        s.n() * (s.h() * s.w()).div_ceil(block_pixels(s.c())) * s.c()
+    }
+
+    fn run(&self, ctx: &Ctx, call: KernelCall) {
+        let a = call.inputs[0];
+        let b = call.inputs.get(1).copied();
+        let (per_image, channels) = (a.h * a.w, a.c);
+        if self.target.h() * self.target.w() != 1 && per_image != 1 {
+            return sum_channels(&a, b.as_ref(), &call);
+        }
+        let block = block_pixels(channels);
+        let blocks = per_image.div_ceil(block);
+        let partials = call.scratch.as_mut_ptr() as usize;
+        ctx.pool.run(a.n * blocks, &|item, _| {
+            let first = item / blocks * per_image + item % blocks * block;
+            let count = block.min(per_image - item % blocks * block);
+            // SAFETY: each item owns its own `channels` partial sums.
+            let out = unsafe { std::slice::from_raw_parts_mut((partials as *mut f32).add(item * channels), channels) };
+            sum_block(ctx.isa, &a, b.as_ref(), first, count, out);
+        });
+        let keep_n = self.target.n() == a.n && a.n > 1;
+        let keep_c = self.target.c() == channels;
+        let mut sums = vec![0f64; self.target.len()];
+        for (item, part) in call.scratch[..a.n * blocks * channels].chunks_exact(channels).enumerate() {
+            let n = if keep_n { item / blocks } else { 0 };
+            for (c, v) in part.iter().enumerate() {
+                sums[n * self.target.c() + if keep_c { c } else { 0 }] += f64::from(*v);
+            }
+        }
+        let out = call.output;
+        for (i, v) in sums.into_iter().enumerate() {
+            // SAFETY: the output has `target.len()` elements, `stride` apart from image to image.
+            unsafe { *out.ptr.add(i / out.c * out.stride + i % out.c) = v as f32 };
+        }
+    }
+}
+
+/// The rare case that keeps pixels and sums channels.
+fn sum_channels(a: &View, b: Option<&View>, call: &KernelCall) {
+    let out = call.output;
+    for p in 0..a.n * a.h * a.w {
+        let mut sum = 0f64;
+        for c in 0..a.c {
+            // SAFETY: `p` and `c` lie inside both operands, which have the same extent.
+            let (x, y) = unsafe { (*a.ptr.add(p * a.stride + c), b.map_or(1.0, |b| *b.ptr.add(p * b.stride + c))) };
+            sum += f64::from(x * y);
+        }
+        // SAFETY: the output has one element per pixel.
+        unsafe { *out.ptr.add(p * out.stride) = sum as f32 };
+    }
+}
+
+simd_fn! {
+    fn sum_block(a: &View, b: Option<&View>, first: usize, count: usize, out: &mut [f32]) {
+        let channels = out.len();
+        let dense = a.stride == channels && b.is_none_or(|b| b.stride == channels);
+        if dense && channels < 32 {
+            // SAFETY: `count` dense pixels from `first` on lie inside both operands.
+            unsafe {
+                let x = std::slice::from_raw_parts(a.ptr.add(first * channels), count * channels);
+                let y = b.map(|b| std::slice::from_raw_parts(b.ptr.add(first * channels), count * channels));
+                return sum_narrow(x, y, out);
+            }
+        }
+        out.fill(0.0);
+        for p in first..first + count {
+            // SAFETY: as above, pixel by pixel.
+            unsafe {
+                let x = std::slice::from_raw_parts(a.ptr.add(p * a.stride), channels);
+                match b {
+                    Some(b) => {
+                        let y = std::slice::from_raw_parts(b.ptr.add(p * b.stride), channels);
+                        for c in 0..channels {
+                            out[c] += x[c] * y[c];
+                        }
+                    }
+                    None => out.iter_mut().zip(x).for_each(|(s, v)| *s += v),
+                }
+            }
+        }
+    }
+}
+
+/// Few channels: lanes run over several pixels and are folded at the end.
+#[inline(always)]
+fn sum_narrow(x: &[f32], y: Option<&[f32]>, out: &mut [f32]) {
+    let channels = out.len();
+    let lanes = 32 / channels * channels;
+    let mut acc = [0f32; 32];
+    let acc = &mut acc[..lanes];
+    let whole = x.len() / lanes * lanes;
+    let value = |i: usize| x[i] * y.map_or(1.0, |y| y[i]);
+    for start in (0..whole).step_by(lanes) {
+        for (l, s) in acc.iter_mut().enumerate() {
+            *s += value(start + l);
+        }
+    }
+    for i in whole..x.len() {
+        acc[i - whole] += value(i);
+    }
+    out.fill(0.0);
+    for (l, s) in acc.iter().enumerate() {
+        out[l % channels] += s;
+    }
+}
+
+/// `output = a` repeated to `target`: the adjoint of [`SumTo`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Expand {
+    /// Extent of the output.
+    pub target: Shape,
+}
+
+impl Op for Expand {
+    fn name(&self) -> &'static str {
+        "expand"
+    }
+    fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        if inputs[0].broadcasts_to(&self.target) {
+            Ok(self.target)
+        } else {
+            Err(format!("{} cannot be repeated to {}", inputs[0], self.target))
+        }
+    }
+    fn vjp(&self, tape: &mut Tape, at: &Application, d_output: Value) -> Result<Vec<Option<Value>>> {
+        let target = tape.shape(at.inputs[0]);
+        Ok(vec![Some(sum_to(tape, d_output, target)?)])
+    }
+    fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
+        Tensor64::from_fn(output, |at| inputs[0].at(at))
+    }
+    fn exec(&self) -> Exec<'_> {
+        Exec::Kernel(self)
+    }
+}
+
+impl Kernel for Expand {
+    fn run(&self, ctx: &Ctx, call: KernelCall) {
+        let (a, out) = (call.inputs[0], call.output);
+        ctx.pool.run(out.n * out.h, &|row, _| {
+            let (n, y) = (row / out.h, row % out.h);
+            let at = |extent: usize, i: usize| if extent == 1 { 0 } else { i };
+            for x in 0..out.w {
+                let from = (at(a.n, n) * a.h + at(a.h, y)) * a.w + at(a.w, x);
+                // SAFETY: both pixels lie inside their views; rows are disjoint between items.
+                let (from, to) = unsafe { (a.pixel(from), out.pixel(row * out.w + x)) };
+                if a.c == 1 { to.fill(from[0]) } else { to.copy_from_slice(from) }
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+pub(super) fn cases() -> Vec<super::Case> {
+    use super::Case;
+    let sum = |target: [usize; 4], inputs: &[[usize; 4]]| Case::new(SumTo { target: Shape(target) }, inputs);
+    vec![
+        sum([1, 1, 1, 5], &[[2, 3, 4, 5]]),
+        sum([2, 1, 1, 5], &[[2, 3, 4, 5]]),
+        sum([2, 1, 1, 1], &[[2, 3, 4, 5]]),
+        sum([1, 1, 1, 1], &[[2, 3, 4, 1]]),
+        sum([1, 1, 1, 40], &[[3, 12, 11, 40]]),
+        sum([1, 1, 1, 5], &[[2, 3, 4, 5], [2, 3, 4, 5]]),
+        sum([2, 1, 1, 3], &[[2, 30, 51, 3], [2, 30, 51, 3]]),
+        sum([2, 3, 4, 1], &[[2, 3, 4, 5]]),
+        Case::new(Expand { target: Shape([2, 3, 4, 5]) }, &[[2, 1, 1, 5]]),
+        Case::new(Expand { target: Shape([2, 3, 4, 5]) }, &[[1, 1, 1, 1]]),
+    ]
+}

@@ -1,0 +1,144 @@
+//! What holds for every op: its derivative is that of its reference (central differences in f64), and its
+//! CPU code computes its reference, through strided operands, over poisoned memory, with any threads.
+
+use std::collections::HashMap;
+
+use super::Case;
+use crate::device::cpu::{Cpu, Isa};
+use crate::device::{Device, bytes_of};
+use crate::plan::{Plan, PlanOptions, Program};
+use crate::rng::{Rng, Stream};
+use crate::tape::{DType, Shape, Tape, Tensor64, Value};
+
+fn all_cases() -> Vec<Case> {
+    [
+        super::add::cases(),
+        super::concat::cases(),
+        super::conv2d::cases(),
+        super::leaky_relu::cases(),
+        super::mul::cases(),
+        super::slice::cases(),
+        super::sum_to::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// Away from zero, where most kinks are: magnitude 0.2 to 1.2, rounded to f32.
+fn random(shape: Shape, seed: u64) -> Tensor64 {
+    let mut rng = Rng::new(seed, Stream::Noise, 0, 0);
+    Tensor64::from_fn(shape, |_| {
+        let sign = if rng.uniform() < 0.5 { -1.0 } else { 1.0 };
+        f64::from(sign * (0.2 + rng.uniform()))
+    })
+}
+
+/// `!(…)` so that NaN fails.
+fn assert_close(got: &[f64], want: &[f64], tol: f64, what: &str) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    let norm = want.iter().map(|v| v * v).sum::<f64>().sqrt();
+    let diff = got.iter().zip(want).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
+    assert!(diff <= tol * norm.max(1e-3), "{what}: distance {diff:e}, norm {norm:e}\n got {got:?}\nwant {want:?}");
+}
+
+fn inputs_of(case: &Case, tape: &mut Tape, given: &mut HashMap<String, Tensor64>) -> Vec<Value> {
+    let mut inputs = Vec::new();
+    for (k, shape) in case.inputs.iter().enumerate() {
+        let name = format!("x{k}");
+        given.insert(name.clone(), random(*shape, 10 + k as u64));
+        inputs.push(tape.input(&name, *shape, DType::F32));
+    }
+    inputs
+}
+
+#[test]
+fn derivatives_are_those_of_the_references() {
+    for case in all_cases() {
+        let (mut tape, mut given) = (Tape::new(), HashMap::new());
+        let inputs = inputs_of(&case, &mut tape, &mut given);
+        let output = tape.push_arc(case.op.clone(), &inputs).unwrap();
+        let cotangent = tape.input("cotangent", tape.shape(output), DType::F32);
+        given.insert("cotangent".into(), random(tape.shape(output), 99));
+        let grads = tape.gradients(&[(output, cotangent)], &inputs).unwrap();
+        let values = tape.evaluate_f64(&given).unwrap();
+        let objective = |given: &HashMap<String, Tensor64>| {
+            let x: Vec<&Tensor64> = (0..inputs.len()).map(|k| &given[&format!("x{k}")]).collect();
+            let y = case.op.reference(&x, tape.shape(output));
+            y.data.iter().zip(&given["cotangent"].data).map(|(a, b)| a * b).sum::<f64>()
+        };
+        for (k, input) in inputs.iter().enumerate() {
+            let name = format!("x{k}");
+            let len = tape.shape(*input).len();
+            let mut want = Vec::new();
+            for i in 0..len {
+                let (h, mut moved) = (1e-5, given.clone());
+                moved.get_mut(&name).unwrap().data[i] += h;
+                let plus = objective(&moved);
+                moved.get_mut(&name).unwrap().data[i] -= 2.0 * h;
+                want.push((plus - objective(&moved)) / (2.0 * h));
+            }
+            let got = grads[k].map_or(vec![0.0; len], |g| tape.value_of(&values, g).data.clone());
+            assert_close(&got, &want, 1e-6, &format!("{:?} operand {k}", case.op));
+        }
+    }
+}
+
+/// Runs one op through a plan, with operands that are channel slices of wider tensors where `strided`.
+fn run_on_cpu(case: &Case, strided: bool, threads: usize, isa: Isa) -> (Vec<f64>, Vec<f64>) {
+    let (mut tape, mut given) = (Tape::new(), HashMap::new());
+    let mut inputs = inputs_of(case, &mut tape, &mut given);
+    let reference: Vec<Tensor64> = (0..inputs.len()).map(|k| given[&format!("x{k}")].clone()).collect();
+    let mut uploads = Vec::new();
+    for (k, x) in inputs.iter_mut().enumerate() {
+        let [n, h, w, c] = tape.shape(*x).0;
+        let is_image = h * w > 1 && case.inputs[0].n() == n;
+        if strided && is_image {
+            let wide = Shape([n, h, w, c + 3]);
+            let data = Tensor64::from_fn(wide, |[i, y, x, ch]| {
+                if (1..=c).contains(&ch) { reference[k].data[reference[k].index([i, y, x, ch - 1])] } else { f64::NAN }
+            });
+            let slot = tape.input(&format!("wide{k}"), wide, DType::F32);
+            uploads.push((format!("wide{k}"), data));
+            *x = tape.push(super::slice::SliceChannels { offset: 1, channels: c }, &[slot]).unwrap();
+        } else {
+            uploads.push((format!("x{k}"), reference[k].clone()));
+        }
+    }
+    let output = tape.push_arc(case.op.clone(), &inputs).unwrap();
+    let shape = tape.shape(output);
+    let program = Program { name: "case", tape, outputs: vec![("y".into(), output)], checks: vec![], commits: vec![] };
+    let plan = Plan::compile(&program, PlanOptions { fuse: true, share: true, threads }).unwrap();
+    let mut cpu = Cpu::new(threads).unwrap().with_isa(isa);
+    let id = cpu.load(plan).unwrap();
+    for (name, data) in &uploads {
+        let floats: Vec<f32> = data.data.iter().map(|v| *v as f32).collect();
+        cpu.upload(id, name, bytes_of(&floats)).unwrap();
+    }
+    cpu.poison();
+    let got = cpu.run(id).unwrap().outputs.remove(0).into_iter().map(f64::from).collect();
+    let operands: Vec<&Tensor64> = reference.iter().collect();
+    (got, case.op.reference(&operands, shape).data)
+}
+
+#[test]
+fn cpu_code_computes_the_references() {
+    for case in all_cases() {
+        for strided in [false, true] {
+            // Weights and flat memory are contiguous by definition.
+            let weights = case.op.name().starts_with("conv2d") || case.op.name().ends_with("_flat");
+            if strided && weights && !case.op.name().starts_with("conv2d") {
+                continue;
+            }
+            let mut first: Option<Vec<f64>> = None;
+            for (threads, isa) in [(1, Isa::detect()), (2, Isa::detect()), (3, Isa::detect())] {
+                let (got, want) = run_on_cpu(&case, strided && !weights, threads, isa);
+                assert_close(&got, &want, 3e-6, &format!("{:?} strided {strided}", case.op));
+                let same = first.get_or_insert_with(|| got.clone());
+                assert_eq!(*same, got, "{:?} with {threads} threads", case.op);
+            }
+            let (got, want) = run_on_cpu(&case, strided && !weights, 2, Isa::PORTABLE);
+            assert_close(&got, &want, 3e-6, &format!("{:?} portable", case.op));
+        }
+    }
+}

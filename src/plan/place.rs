@@ -1,0 +1,427 @@
+//! Gives every value a place: a buffer of its own, a slice of a concatenation's buffer, a view, or the place
+//! of an operand that dies in the same step.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::fuse::Group;
+use super::{Base, Loc, PlanOptions, PlannedCommit, Program, Root, Slot, Stage, Step, op_of};
+use crate::ops::{Axis, Exec, ViewOf};
+use crate::tape::{Shape, Source, Tape, Value};
+use crate::{Error, Result};
+
+/// Steps and end values with buffer-relative locations.
+pub struct Placed {
+    pub steps: Vec<Step>,
+    /// Length of each buffer in floats.
+    pub buffers: Vec<usize>,
+    pub inputs: Vec<Slot>,
+    pub states: Vec<(Arc<str>, Shape)>,
+    pub constants: Vec<Arc<[f32]>>,
+    pub outputs: Vec<(String, Loc)>,
+    pub checks: Vec<Loc>,
+    pub commits: Vec<PlannedCommit>,
+}
+
+/// What one step will be, in order.
+#[derive(Clone, Copy)]
+enum Item<'a> {
+    Group(&'a Group),
+    /// A concatenation, or a view that needs contiguous memory: a copy if its operands are elsewhere.
+    Gather(Value),
+}
+
+impl Item<'_> {
+    fn position(&self) -> usize {
+        match self {
+            Item::Group(g) => g.last().index(),
+            Item::Gather(v) => v.index(),
+        }
+    }
+}
+
+/// Places all values and writes the step list.
+pub fn place(program: &Program, live: &[bool], groups: &[Group], options: PlanOptions) -> Result<Placed> {
+    let mut placer = Placer::new(program, live, options);
+    placer.place_leaves();
+    placer.place_concats();
+    let mut items: Vec<Item> = groups.iter().map(Item::Group).collect();
+    let nodes = program.tape.nodes();
+    let gathers = (0..nodes.len()).filter(|i| live[*i]).map(|i| Value(i as u32));
+    items.extend(gathers.filter(|v| is_gather(&program.tape, *v)).map(Item::Gather));
+    items.sort_by_key(Item::position);
+    let reads = placer.reads(&items);
+    let mut steps = Vec::with_capacity(items.len());
+    for (i, item) in items.iter().enumerate() {
+        match item {
+            Item::Group(group) => steps.push(placer.group_step(group, i, &reads)?),
+            Item::Gather(v) => steps.extend(placer.gather_step(*v)?),
+        }
+    }
+    placer.finish(steps)
+}
+
+fn is_gather(tape: &Tape, v: Value) -> bool {
+    matches!(op_of(tape, v).map(|op| op.exec()), Some(Exec::Concat(_) | Exec::View(ViewOf::Flat { .. })))
+}
+
+/// For each value, the item positions at which it is read, directly; the end is `usize::MAX`.
+type Reads = HashMap<Value, Vec<usize>>;
+
+struct Placer<'a> {
+    program: &'a Program,
+    live: &'a [bool],
+    options: PlanOptions,
+    locs: Vec<Option<Loc>>,
+    buffers: Vec<usize>,
+    inputs: Vec<Slot>,
+    states: Vec<(Arc<str>, Shape)>,
+    constants: Vec<Arc<[f32]>>,
+    /// Values with a location inside each buffer, to know what still reads it.
+    residents: HashMap<usize, Vec<Value>>,
+}
+
+impl<'a> Placer<'a> {
+    fn new(program: &'a Program, live: &'a [bool], options: PlanOptions) -> Self {
+        Placer {
+            program,
+            live,
+            options,
+            locs: vec![None; live.len()],
+            buffers: vec![],
+            inputs: vec![],
+            states: vec![],
+            constants: vec![],
+            residents: HashMap::new(),
+        }
+    }
+
+    fn tape(&self) -> &'a Tape {
+        &self.program.tape
+    }
+
+    fn set(&mut self, v: Value, loc: Loc) {
+        if let Root::Buffer(b) = loc.root {
+            self.residents.entry(b).or_default().push(v);
+        }
+        self.locs[v.index()] = Some(loc);
+    }
+
+    fn new_buffer(&mut self, shape: Shape) -> Loc {
+        self.buffers.push(shape.len());
+        Loc { root: Root::Buffer(self.buffers.len() - 1), offset: 0, shape, stride: shape.c() }
+    }
+
+    fn place_leaves(&mut self) {
+        for i in 0..self.live.len() {
+            let node = &self.program.tape.nodes()[i];
+            let root = match &node.source {
+                // Slots are kept even if nothing reads them: the host fills all that the program names.
+                Source::Input(dtype) => {
+                    self.inputs.push(Slot { name: node.path.clone(), shape: node.shape, dtype: *dtype });
+                    Root::Input(self.inputs.len() - 1)
+                }
+                Source::State if self.live[i] => {
+                    self.states.push((node.path.clone(), node.shape));
+                    Root::State(self.states.len() - 1)
+                }
+                Source::Const(data) if self.live[i] => {
+                    self.constants.push(data.clone());
+                    Root::Const(self.constants.len() - 1)
+                }
+                _ => continue,
+            };
+            self.locs[i] = Some(Loc { root, offset: 0, shape: node.shape, stride: node.shape.c() });
+        }
+    }
+
+    /// Outer concatenations first, so that a prefix that is itself a concatenation becomes a slice of the
+    /// longest one.
+    fn place_concats(&mut self) {
+        let tape = self.tape();
+        let flat_viewed = self.flat_viewed();
+        for i in (0..self.live.len()).rev().filter(|i| self.live[*i]) {
+            let v = Value(i as u32);
+            let Some(Exec::Concat(axis)) = op_of(tape, v).map(|op| op.exec()) else { continue };
+            let whole = match self.locs[i] {
+                Some(loc) => loc,
+                None => {
+                    let loc = self.new_buffer(tape.shape(v));
+                    self.set(v, loc);
+                    loc
+                }
+            };
+            for (k, operand) in tape.node(v).inputs.iter().enumerate() {
+                let fits = match axis {
+                    Axis::Channels => !flat_viewed[operand.index()],
+                    // A concatenation of channels inside a flat one would be laid out twice.
+                    Axis::Flat(_) => true,
+                };
+                if fits && self.locs[operand.index()].is_none() && self.stored_by_op(*operand) {
+                    let loc = part(tape, v, &axis, whole, k);
+                    self.set(*operand, loc);
+                }
+            }
+        }
+    }
+
+    /// Nodes whose memory some view reads as a flat run, so that they must be contiguous.
+    fn flat_viewed(&self) -> Vec<bool> {
+        let mut viewed = vec![false; self.live.len()];
+        for (i, node) in self.tape().nodes().iter().enumerate().filter(|(i, _)| self.live[*i]) {
+            if matches!(op_of(self.tape(), Value(i as u32)).map(|op| op.exec()), Some(Exec::View(ViewOf::Flat { .. })))
+            {
+                viewed[node.inputs[0].index()] = true;
+            }
+        }
+        viewed
+    }
+
+    fn stored_by_op(&self, v: Value) -> bool {
+        !matches!(op_of(self.tape(), v).map(|op| op.exec()), None | Some(Exec::View(_)))
+    }
+
+    /// The location of a value that exists by now, following views.
+    fn loc(&mut self, v: Value) -> Result<Loc> {
+        if let Some(loc) = self.locs[v.index()] {
+            return Ok(loc);
+        }
+        let node = self.tape().node(v);
+        let Some(Exec::View(view)) = op_of(self.tape(), v).map(|op| op.exec()) else {
+            return Err(Error::Internal(format!("{}: read before it is computed", node.path)));
+        };
+        let base = self.loc(node.inputs[0])?;
+        let loc = match view {
+            ViewOf::Channels { offset } => Loc { offset: base.offset + offset, shape: node.shape, ..base },
+            ViewOf::Flat { offset } if base.contiguous() => {
+                Loc { offset: base.offset + offset, shape: node.shape, stride: node.shape.c(), ..base }
+            }
+            ViewOf::Flat { .. } => self.new_buffer(node.shape),
+        };
+        self.set(v, loc);
+        Ok(loc)
+    }
+
+    /// Which items read each value; a read of a view or of an in-place concatenation is one of its operands.
+    fn reads(&self, items: &[Item]) -> Reads {
+        let tape = self.tape();
+        let mut reads: Reads = HashMap::new();
+        for (i, item) in items.iter().enumerate() {
+            let members: &[Value] = match item {
+                Item::Group(g) => &g.members,
+                Item::Gather(v) => std::slice::from_ref(v),
+            };
+            for m in members {
+                tape.node(*m).inputs.iter().for_each(|v| reads.entry(*v).or_default().push(i));
+            }
+        }
+        super::end_values(self.program).for_each(|v| reads.entry(v).or_default().push(usize::MAX));
+        // Channel views and concatenations are read through: walk users before operands.
+        for i in (0..self.live.len()).rev().filter(|i| self.live[*i]) {
+            let v = Value(i as u32);
+            if matches!(op_of(tape, v).map(|op| op.exec()), Some(Exec::View(_) | Exec::Concat(_))) {
+                let through = reads.get(&v).cloned().unwrap_or_default();
+                tape.node(v).inputs.iter().for_each(|o| reads.entry(*o).or_default().extend(&through));
+            }
+        }
+        reads
+    }
+
+    fn group_step(&mut self, group: &Group, at: usize, reads: &Reads) -> Result<Step> {
+        let tape = self.tape();
+        let first = tape.node(group.members[0]);
+        let op = op_of(tape, group.members[0]).ok_or_else(|| Error::Internal("a step without an op".into()))?;
+        let inputs = first.inputs.iter().map(|v| self.loc(*v)).collect::<Result<Vec<Loc>>>()?;
+        let mut stages = Vec::new();
+        let mut scratch = 0;
+        let base = match op.exec() {
+            Exec::Kernel(kernel) => {
+                let shapes: Vec<Shape> = first.inputs.iter().map(|v| tape.shape(*v)).collect();
+                scratch = kernel.scratch(&shapes, first.shape, self.options.threads);
+                Base::Kernel(op.clone(), inputs)
+            }
+            Exec::Pointwise(p) => {
+                // Of the operands that can start the tile, one whose place the output may take over is best.
+                let starts = |k: &usize| p.carrier(*k) && inputs[*k].shape == first.shape;
+                let carrier = (0..inputs.len()).filter(starts).max_by_key(|k| first.inputs[*k]);
+                let carrier = carrier.ok_or_else(|| Error::Internal(format!("{}: no carrier", first.path)))?;
+                let base = Base::Carrier(inputs[carrier]);
+                stages.push(Stage { op: op.clone(), carrier, operands: inputs });
+                base
+            }
+            Exec::View(_) | Exec::Concat(_) => return Err(Error::Internal("a step that computes nothing".into())),
+        };
+        for (m, carrier) in group.members[1..].iter().zip(&group.carriers) {
+            let node = tape.node(*m);
+            let op = op_of(tape, *m).ok_or_else(|| Error::Internal("a stage without an op".into()))?;
+            let tile = Loc { root: Root::Buffer(usize::MAX), offset: 0, shape: node.shape, stride: node.shape.c() };
+            let mut operands = Vec::with_capacity(node.inputs.len());
+            for (k, v) in node.inputs.iter().enumerate() {
+                operands.push(if k == *carrier { tile } else { self.loc(*v)? });
+            }
+            stages.push(Stage { op: op.clone(), carrier: *carrier, operands });
+        }
+        let path = tape.node(group.last()).path.clone();
+        let macs = macs(tape, group);
+        let mut step = Step { path, base, stages, stores: vec![], scratch: (0, scratch), macs };
+        self.place_stores(group, &mut step, at, reads);
+        Ok(step)
+    }
+
+    /// Decides which members of the group reach memory, and where.
+    fn place_stores(&mut self, group: &Group, step: &mut Step, at: usize, reads: &Reads) {
+        let pointwise_base = matches!(step.base, Base::Carrier(_));
+        for (i, m) in group.members.iter().enumerate() {
+            let is_last = i + 1 == group.members.len();
+            let read_later = reads.get(m).is_some_and(|r| r.iter().any(|p| *p > at));
+            if !is_last && !read_later && self.locs[m.index()].is_none() {
+                continue;
+            }
+            let loc = match self.locs[m.index()] {
+                Some(loc) => loc,
+                None => {
+                    let dying =
+                        if is_last && step.stores.is_empty() { self.dying_operand(step, *m, at, reads) } else { None };
+                    let loc = dying.unwrap_or_else(|| self.new_buffer(self.tape().shape(*m)));
+                    self.set(*m, loc);
+                    loc
+                }
+            };
+            step.stores.push((i + usize::from(pointwise_base), loc));
+        }
+    }
+
+    /// An operand of the step that has the output's extent and is read by nothing later, so that the output
+    /// can take its place.
+    fn dying_operand(&self, step: &Step, output: Value, at: usize, reads: &Reads) -> Option<Loc> {
+        if !self.options.share {
+            return None;
+        }
+        let shape = self.tape().shape(output);
+        let kernel_inputs: &[Loc] = if let Base::Kernel(_, inputs) = &step.base { inputs } else { &[] };
+        let all = step.reads();
+        let mut candidates: Vec<Loc> = if let Base::Carrier(loc) = &step.base { vec![*loc] } else { vec![] };
+        candidates.extend(
+            step.stages
+                .iter()
+                .flat_map(|s| s.operands.iter().enumerate().filter(|(k, _)| *k != s.carrier).map(|(_, l)| *l)),
+        );
+        candidates.into_iter().find(|c| {
+            let Root::Buffer(b) = c.root else { return false };
+            c.shape == shape
+                && !kernel_inputs.iter().any(|k| k.overlaps(c))
+                && all.iter().all(|r| r == c || !r.overlaps(c))
+                && self.residents.get(&b).is_none_or(|values| {
+                    values.iter().all(|v| {
+                        self.locs[v.index()].is_none_or(|l| !l.overlaps(c))
+                            || reads.get(v).is_none_or(|r| r.iter().all(|p| *p <= at))
+                    })
+                })
+        })
+    }
+
+    /// The copies that a concatenation or a flat view still needs, if any.
+    fn gather_step(&mut self, v: Value) -> Result<Option<Step>> {
+        let tape = self.tape();
+        let node = tape.node(v);
+        let whole = self.loc(v)?;
+        let mut copies = Vec::new();
+        let mut zeros = Vec::new();
+        match op_of(tape, v).map(|op| op.exec()) {
+            Some(Exec::Concat(axis)) => {
+                for (k, operand) in node.inputs.iter().enumerate() {
+                    let (from, to) = (self.loc(*operand)?, part(tape, v, &axis, whole, k));
+                    if from != to {
+                        copies.push((from, to));
+                    }
+                }
+                if let Axis::Flat(offsets) = axis {
+                    zeros = gaps(offsets, node.inputs.iter().map(|o| tape.shape(*o).len()), whole);
+                }
+            }
+            Some(Exec::View(ViewOf::Flat { offset })) => {
+                let base = self.loc(node.inputs[0])?;
+                if !base.contiguous() {
+                    if offset != 0 || base.shape.len() != whole.shape.len() {
+                        return Err(Error::Internal(format!("{}: a part of strided memory", node.path)));
+                    }
+                    copies.push((base, Loc { shape: base.shape, stride: base.shape.c(), ..whole }));
+                }
+            }
+            _ => {}
+        }
+        let empty = copies.is_empty() && zeros.is_empty();
+        let base = Base::Copy { copies, zeros };
+        let step = Step { path: node.path.clone(), base, stages: vec![], stores: vec![], scratch: (0, 0), macs: 0 };
+        Ok(if empty { None } else { Some(step) })
+    }
+
+    fn finish(mut self, steps: Vec<Step>) -> Result<Placed> {
+        let program = self.program;
+        let mut outputs = Vec::new();
+        for (name, v) in &program.outputs {
+            outputs.push((name.clone(), self.loc(*v)?));
+        }
+        let checks = program.checks.iter().map(|v| self.loc(*v)).collect::<Result<_>>()?;
+        let mut commits = Vec::new();
+        for c in &program.commits {
+            let inputs = c.inputs.iter().map(|v| self.loc(*v)).collect::<Result<_>>()?;
+            let mut states = Vec::new();
+            for (name, shape) in &c.states {
+                states.push(self.state_loc(name, *shape)?);
+            }
+            commits.push(PlannedCommit { op: c.op.clone(), inputs, states });
+        }
+        let Placer { buffers, inputs, states, constants, .. } = self;
+        Ok(Placed { steps, buffers, inputs, states, constants, outputs, checks, commits })
+    }
+
+    fn state_loc(&mut self, name: &str, shape: Shape) -> Result<Loc> {
+        let at = match self.states.iter().position(|(n, _)| &**n == name) {
+            Some(i) if self.states[i].1 == shape => i,
+            Some(i) => {
+                return Err(Error::Internal(format!("state {name} is {} and {shape}", self.states[i].1)));
+            }
+            None => {
+                self.states.push((name.into(), shape));
+                self.states.len() - 1
+            }
+        };
+        Ok(Loc { root: Root::State(at), offset: 0, shape, stride: shape.c() })
+    }
+}
+
+/// Where operand `k` of concatenation `v` belongs inside `whole`.
+fn part(tape: &Tape, v: Value, axis: &Axis, whole: Loc, k: usize) -> Loc {
+    let inputs = &tape.node(v).inputs;
+    let shape = tape.shape(inputs[k]);
+    match axis {
+        Axis::Channels => {
+            let before: usize = inputs[..k].iter().map(|o| tape.shape(*o).c()).sum();
+            Loc { offset: whole.offset + before, shape, ..whole }
+        }
+        Axis::Flat(offsets) => Loc { offset: whole.offset + offsets[k], shape, stride: shape.c(), ..whole },
+    }
+}
+
+fn gaps(offsets: &[usize], lens: impl Iterator<Item = usize>, whole: Loc) -> Vec<Loc> {
+    let mut zeros = Vec::new();
+    let mut end = 0;
+    let total = whole.shape.len();
+    for (start, stop) in offsets.iter().zip(lens).map(|(o, l)| (*o, o + l)).chain([(total, total)]) {
+        if start > end {
+            let shape = Shape::vector(start - end);
+            zeros.push(Loc { offset: whole.offset + end, shape, stride: shape.c(), ..whole });
+        }
+        end = stop;
+    }
+    zeros
+}
+
+fn macs(tape: &Tape, group: &Group) -> u64 {
+    let count = |m: &Value| {
+        let shapes: Vec<Shape> = tape.node(*m).inputs.iter().map(|v| tape.shape(*v)).collect();
+        op_of(tape, *m).map_or(0, |op| op.macs(&shapes, tape.shape(*m)))
+    };
+    group.members.iter().map(count).sum()
+}
