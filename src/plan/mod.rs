@@ -135,7 +135,7 @@ pub struct Stage {
     pub op: Arc<dyn Op>,
     /// The operand that arrives in the tile.
     pub carrier: usize,
-    /// All operands; the carrier's entry is not read.
+    /// All operands; in the carrier's place stands the step's output, which is not read.
     pub operands: Vec<Loc>,
 }
 

@@ -65,6 +65,9 @@ fn is_gather(tape: &Tape, v: Value) -> bool {
     matches!(op_of(tape, v).map(|op| op.exec()), Some(Exec::Concat(_) | Exec::View(ViewOf::Flat { .. })))
 }
 
+/// Stands for the carrier of a stage until the step's output has its place.
+const IN_TILE: Loc = Loc { root: Root::Const(usize::MAX), offset: 0, shape: Shape::SCALAR, stride: 1 };
+
 /// For each value, the item positions at which it is read, directly; the end is `usize::MAX`.
 type Reads = HashMap<Value, Vec<usize>>;
 
@@ -254,10 +257,9 @@ impl<'a> Placer<'a> {
         for (m, carrier) in group.members[1..].iter().zip(&group.carriers) {
             let node = tape.node(*m);
             let op = op_of(tape, *m).ok_or_else(|| Error::Internal("a stage without an op".into()))?;
-            let tile = Loc { root: Root::Buffer(usize::MAX), offset: 0, shape: node.shape, stride: node.shape.c() };
             let mut operands = Vec::with_capacity(node.inputs.len());
             for (k, v) in node.inputs.iter().enumerate() {
-                operands.push(if k == *carrier { tile } else { self.loc(*v)? });
+                operands.push(if k == *carrier { IN_TILE } else { self.loc(*v)? });
             }
             stages.push(Stage { op: op.clone(), carrier: *carrier, operands });
         }
@@ -265,6 +267,8 @@ impl<'a> Placer<'a> {
         let macs = macs(tape, group);
         let mut step = Step { path, base, stages, stores: vec![], scratch: (0, scratch), macs };
         self.place_stores(group, &mut step, at, reads);
+        let output = step.stores[step.stores.len() - 1].1;
+        step.stages.iter_mut().for_each(|s| s.operands[s.carrier] = output);
         Ok(step)
     }
 

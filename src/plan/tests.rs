@@ -1,1 +1,118 @@
+//! Plans against an execution without fusion and sharing: the same bits, in less memory, without copies.
 
+use std::collections::HashMap;
+
+use super::{Base, Plan, PlanOptions, Program};
+use crate::device::cpu::Cpu;
+use crate::device::{Device, bytes_of};
+use crate::ops::add::Add;
+use crate::ops::concat::{ConcatChannels, ConcatFlat};
+use crate::ops::conv2d::{Conv2d, Geometry};
+use crate::ops::leaky_relu::LeakyRelu;
+use crate::ops::mul::{Mul, Scale};
+use crate::ops::sum_to::{mean, sum_to};
+use crate::rng::{Rng, Stream};
+use crate::tape::{DType, Shape, Tape, Tensor64, Value};
+
+const WIDTH: usize = 8;
+const GROWTH: usize = 4;
+
+/// A dense block as networks write it: nested prefixes.
+fn dense_block(tape: &mut Tape, x: Value, weights: &[Value]) -> Value {
+    let mut prefix = x;
+    for w in &weights[..weights.len() - 1] {
+        let y = tape.push(Conv2d(Geometry::same(3)), &[prefix, *w]).unwrap();
+        let y = tape.push(LeakyRelu { slope: 0.2 }, &[y]).unwrap();
+        prefix = tape.push(ConcatChannels, &[prefix, y]).unwrap();
+    }
+    tape.push(Conv2d(Geometry::same(3)), &[prefix, weights[weights.len() - 1]]).unwrap()
+}
+
+/// Two dense blocks with a residual, channel attention and the gradient bucket of all weights.
+fn program() -> (Program, HashMap<String, Tensor64>) {
+    let (mut tape, mut given) = (Tape::new(), HashMap::new());
+    let mut rng = Rng::new(5, Stream::Init, 0, 0);
+    let mut input = |tape: &mut Tape, name: &str, shape: [usize; 4]| {
+        given.insert(name.into(), Tensor64::from_fn(Shape(shape), |_| f64::from(rng.uniform() - 0.5)));
+        tape.input(name, Shape(shape), DType::F32)
+    };
+    let x = input(&mut tape, "x", [2, 7, 6, WIDTH]);
+    let mut weights = Vec::new();
+    for block in 0..2 {
+        for i in 0..4 {
+            let out = if i < 3 { GROWTH } else { WIDTH };
+            weights.push(input(&mut tape, &format!("w{block}{i}"), [out, 3, 3, WIDTH + i * GROWTH]));
+        }
+    }
+    let first = tape.push(LeakyRelu { slope: 0.2 }, &[x]).unwrap();
+    let y = dense_block(&mut tape, first, &weights[..4]);
+    let y = dense_block(&mut tape, y, &weights[4..]);
+    let y = tape.push(Add { alpha: 1.0, beta: 0.2 }, &[first, y]).unwrap();
+    let pooled = sum_to(&mut tape, y, Shape([2, 1, 1, WIDTH])).unwrap();
+    let pooled = tape.push(Scale { factor: 0.1, shift: 1.0 }, &[pooled]).unwrap();
+    let y = tape.push(Mul, &[y, pooled]).unwrap();
+    let square = tape.push(Mul, &[y, y]).unwrap();
+    let loss = mean(&mut tape, square).unwrap();
+    let one = tape.scalar(1.0);
+    let mut wrt = weights.clone();
+    wrt.push(x);
+    let grads: Vec<Value> = tape.gradients(&[(loss, one)], &wrt).unwrap().into_iter().flatten().collect();
+    let (mut offsets, mut end) = (Vec::new(), 0);
+    for g in &grads[..weights.len()] {
+        offsets.push(end);
+        end += tape.shape(*g).len().next_multiple_of(16);
+    }
+    let bucket = ConcatFlat { offsets, shape: Shape::vector(end) };
+    let bucket = tape.push(bucket, &grads[..weights.len()]).unwrap();
+    let outputs = vec![("loss".into(), loss), ("bucket".into(), bucket), ("d_x".into(), grads[weights.len()])];
+    (Program { name: "test", tape, outputs, checks: vec![], commits: vec![] }, given)
+}
+
+fn run(program: &Program, given: &HashMap<String, Tensor64>, options: PlanOptions) -> (Plan, Vec<Vec<f32>>) {
+    let mut cpu = Cpu::new(options.threads).unwrap();
+    let id = cpu.load(Plan::compile(program, options).unwrap()).unwrap();
+    for (name, data) in given {
+        let floats: Vec<f32> = data.data.iter().map(|v| *v as f32).collect();
+        cpu.upload(id, name, bytes_of(&floats)).unwrap();
+    }
+    cpu.poison();
+    let outputs = cpu.run(id).unwrap().outputs;
+    (Plan::compile(program, options).unwrap(), outputs)
+}
+
+#[test]
+fn fusion_and_sharing_change_no_bit() {
+    let (program, given) = program();
+    let (plain, want) = run(&program, &given, PlanOptions { fuse: false, share: false, threads: 1 });
+    for (fuse, share, threads) in [(true, false, 1), (false, true, 1), (true, true, 1), (true, true, 3)] {
+        let (plan, got) = run(&program, &given, PlanOptions { fuse, share, threads });
+        for (a, b) in got.iter().zip(&want) {
+            let bits = |v: &Vec<f32>| v.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
+            assert_eq!(bits(a), bits(b), "fuse {fuse} share {share} threads {threads}");
+        }
+        assert!(!fuse || plan.steps.len() < plain.steps.len());
+        assert!(!share || plan.arena_len < plain.arena_len / 2, "{} of {}", plan.arena_len, plain.arena_len);
+    }
+    let reference = program.tape.evaluate_f64(&given).unwrap();
+    for ((_, v), got) in program.outputs.iter().zip(&want) {
+        let exact = &reference[v.index()].data;
+        let norm = exact.iter().map(|v| v * v).sum::<f64>().sqrt();
+        let diff = exact.iter().zip(got).map(|(a, b)| (a - f64::from(*b)).powi(2)).sum::<f64>().sqrt();
+        assert!(diff <= 1e-5 * norm, "{diff:e} of {norm:e}");
+    }
+}
+
+#[test]
+fn a_dense_block_copies_nothing() {
+    let (program, _) = program();
+    let plan = Plan::compile(&program, PlanOptions { fuse: true, share: true, threads: 1 }).unwrap();
+    for step in &plan.steps {
+        if let Base::Copy { copies, .. } = &step.base {
+            assert!(copies.is_empty(), "{} copies {copies:?}", step.path);
+        }
+    }
+    let labels: Vec<String> = plan.steps.iter().map(super::Step::label).collect();
+    assert!(labels.iter().any(|l| l == "conv2d+leaky_relu"), "{labels:?}");
+    // Gradients of a prefix are summed where they already lie.
+    assert!(labels.iter().any(|l| l.starts_with("conv2d_input_grad+add")), "{labels:?}");
+}

@@ -163,10 +163,7 @@ impl Addresses<'_> {
         };
         let mut stages = Vec::new();
         for s in &step.stages {
-            let mut operands = Vec::new();
-            for (k, loc) in s.operands.iter().enumerate() {
-                operands.push(self.view(if k == s.carrier { &step.stores[0].1 } else { loc })?);
-            }
+            let operands = s.operands.iter().map(|l| self.view(l)).collect::<Result<_>>()?;
             stages.push(ReadyStage { op: s.op.clone(), carrier: s.carrier, operands });
         }
         let mut stores = Vec::new();
