@@ -49,7 +49,7 @@ pub(crate) fn unknown_key(node: &Node, name: &str) -> Error {
     let last = |key: &String| key.rsplit('.').next().unwrap_or_default().to_owned();
     let names: Vec<String> = keys.iter().map(last).collect();
 
-    let elsewhere = |wanted: &str| keys.iter().find(|key| last(key) == wanted).cloned();
+    let elsewhere = |wanted: &str| keys.iter().find(|key| *key == wanted || last(key) == wanted).cloned();
     let meant = elsewhere(name)
         .or_else(|| closest(name, siblings.iter().copied()).map(|sibling| join(section, sibling)))
         .or_else(|| closest(name, names.iter().map(String::as_str)).and_then(elsewhere));

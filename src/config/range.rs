@@ -75,8 +75,8 @@ pub(crate) const METRICS: &[&str] = &[
     "validation/DISC_adversarial_loss",
 ];
 
-pub(crate) fn metric_name(value: &String) -> Outcome {
-    if METRICS.contains(&value.as_str()) {
+pub(crate) fn metric_name(value: &str) -> Outcome {
+    if METRICS.contains(&value) {
         return Ok(());
     }
     let meant = super::choice::closest(value, METRICS.iter().copied());
@@ -85,7 +85,7 @@ pub(crate) fn metric_name(value: &String) -> Outcome {
 }
 
 /// A name that can be one folder: it must neither leave its parent folder nor make folders below.
-pub(crate) fn folder_name(value: &String) -> Outcome {
+pub(crate) fn folder_name(value: &str) -> Outcome {
     let holds = !value.trim().is_empty() && value != "." && value != ".." && !value.contains(['/', '\\', '\0']);
     require(holds, "usable as the name of a folder", format_args!("`{value}`"))
 }

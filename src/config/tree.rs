@@ -59,6 +59,12 @@ impl Wrong {
         self.hint = Some(hint.into());
         self
     }
+
+    /// An error about a key that is not written anywhere.
+    pub fn without_line(self, key: &str, file: Option<&Path>) -> Error {
+        let Wrong { message, hint } = self;
+        Error::Config { file: file.map(Into::into), line: None, key: key.to_owned(), message, hint }
+    }
 }
 
 /// What a plain scalar means in YAML 1.1 as OmegaConf reads it (`1e-4` is a number, `no` is false).
