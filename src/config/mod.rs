@@ -1,1 +1,82 @@
-//! (being written)
+//! The configuration of a run: one typed, validated [`Config`] from a YAML file and overrides.
+//!
+//! ```text
+//! text --yaml.rs--> tree --resolve.rs--> tree of the schema's keys --schema.rs--> Config --check.rs--> Config
+//! ```
+//! The files are those of opensr-srgan 0.4.3. `schema.rs` is the one place where a key is declared; everything
+//! that is wrong is reported with file, line and full key.
+
+#[macro_use]
+mod macros;
+
+mod check;
+mod choice;
+mod field;
+mod range;
+mod resolve;
+mod schema;
+mod text;
+mod tree;
+mod values;
+mod yaml;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+pub use choice::{
+    AdvLoss, BlockType, DatasetType, Degradation, DeviceChoice, DiscriminatorType, GeneratorType, Layout, Normalization,
+    PerceptualMetric, Precision, PretrainLoss, Ramp, StoreMode, Warmup,
+};
+pub use schema::{
+    Config, Data, Discriminator, Ema, Generator, Logging, Losses, Model, Optimizers, Schedulers, Training, TruncatedVgg,
+    Wandb,
+};
+pub use text::Change;
+pub use values::{BatchLimit, EmaDevice, Gpus, Resume, ValInterval};
+
+use crate::{Error, Result};
+use check::Checker;
+use field::Field;
+
+impl Config {
+    /// Reads a YAML file and applies overrides of the form `Section.key=value` in their order. Returns the
+    /// configuration with warnings for the user. Errors: with file, line and key.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<(Config, Vec<String>)> {
+        let bytes = std::fs::read(path).map_err(|error| {
+            let error = Error::Config {
+                file: Some(path.into()),
+                line: None,
+                key: "configuration".into(),
+                message: format!("cannot be read: {error}"),
+                hint: None,
+            };
+            error.with_hint("name a YAML file; the folder `configs` has examples")
+        })?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            Error::Config {
+                file: Some(path.into()),
+                line: Some(1 + before.iter().filter(|byte| **byte == b'\n').count()),
+                key: "configuration".into(),
+                message: "the file is not UTF-8 text".into(),
+                hint: None,
+            }
+        })?;
+        Config::from_yaml(&text, Some(path), overrides)
+    }
+
+    /// The same for a text; `source` is its file's name for messages.
+    pub fn from_yaml(text: &str, source: Option<&Path>, overrides: &[String]) -> Result<(Config, Vec<String>)> {
+        let mut root = yaml::parse_file(text, source)?;
+        overrides.iter().try_for_each(|text| yaml::apply_override(&mut root, text))?;
+        let mut warnings = resolve::canonicalise(&mut root)?;
+        let mut config = Config::read(&root)?;
+        resolve::dependent_defaults(&mut config, &root);
+        let checker = Checker { config: &config, root: &root, file: source };
+        checker.check()?;
+        warnings.extend(checker.warnings());
+        Ok((config, warnings))
+    }
+}

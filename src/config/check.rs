@@ -1,0 +1,229 @@
+//! Rules between keys: what cannot work is refused, what has no effect is reported.
+
+use std::path::Path;
+
+use super::choice::{AdvLoss, BlockType, DatasetType, DiscriminatorType, GeneratorType, Warmup};
+use super::field::Field;
+use super::schema::{Config, Discriminator};
+use super::tree::{Node, Wrong};
+use super::values::Resume;
+use crate::{Error, Result};
+
+/// A configuration with the tree that it was read from, which knows the lines.
+pub(crate) struct Checker<'a> {
+    pub config: &'a Config,
+    pub root: &'a Node,
+    pub file: Option<&'a Path>,
+}
+
+impl Checker<'_> {
+    /// Errors: the first rule that is broken, at the line of the key to change.
+    pub fn check(&self) -> Result<()> {
+        self.model()?;
+        self.generator()?;
+        self.training()?;
+        self.bands()?;
+        self.data()?;
+        self.patch_size()
+    }
+
+    fn model(&self) -> Result<()> {
+        let model = &self.config.model;
+        if self.root.get("Model.in_bands").is_none() {
+            let wrong = Wrong::new("this key is required").hint("Model.in_bands is the number of bands of your images");
+            return Err(self.error("Model.in_bands", wrong));
+        }
+        if model.continue_training.is_some() && model.load_checkpoint.is_some() {
+            let wrong = Wrong::new("cannot be used together with Model.load_checkpoint").hint(
+                "continue_training restores a whole run; load_checkpoint only takes the initial weights. Set one to False",
+            );
+            return Err(self.error("Model.continue_training", wrong));
+        }
+        if model.continue_training.is_some() && self.config.training.resume != Resume::Never {
+            let wrong = Wrong::new("cannot be used together with Model.continue_training")
+                .hint("both name a run to continue; set Model.continue_training=False");
+            return Err(self.error("Training.resume", wrong));
+        }
+        Ok(())
+    }
+
+    fn generator(&self) -> Result<()> {
+        let (generator, in_bands) = (&self.config.generator, self.config.model.in_bands);
+        let family = generator.model_type;
+        if family != GeneratorType::Esrgan && generator.scaling_factor == 1 {
+            let wrong = Wrong::new(format!("must be 2, 4 or 8 for {family}, found 1"));
+            return Err(self.error("Generator.scaling_factor", wrong));
+        }
+        let is_rcab = family == GeneratorType::SrResNet && generator.block_type == BlockType::Rcab;
+        if is_rcab && generator.n_channels < 16 {
+            let found = generator.n_channels;
+            let wrong = Wrong::new(format!("must be at least 16 for block_type rcab, found {found}"))
+                .hint("rcab's channel attention squeezes the channels by 16");
+            return Err(self.error("Generator.n_channels", wrong));
+        }
+        if generator.out_channels != in_bands {
+            let found = generator.out_channels;
+            let wrong = Wrong::new(format!("must equal Model.in_bands ({in_bands}), found {found}"));
+            return Err(self.error("Generator.out_channels", wrong));
+        }
+        Ok(())
+    }
+
+    fn training(&self) -> Result<()> {
+        if self.config.training.losses.perceptual_weight > 0.0 {
+            let wrong = Wrong::new("the perceptual loss is not available in this version")
+                .hint("set Training.Losses.perceptual_weight=0");
+            return Err(self.error("Training.Losses.perceptual_weight", wrong));
+        }
+        let schedulers = &self.config.schedulers;
+        for (key, metric) in [("metric_g", &schedulers.metric_g), ("metric_d", &schedulers.metric_d)] {
+            if metric.ends_with("/perceptual") {
+                let wrong = Wrong::new(format!("`{metric}` is not computed, since perceptual_weight is 0"));
+                return Err(self.error(&format!("Schedulers.{key}"), wrong.hint("watch val_metrics/l1 instead")));
+            }
+        }
+        let vgg = &self.config.truncated_vgg;
+        if vgg.i <= 2 && vgg.j > 2 {
+            let wrong = Wrong::new(format!("block {} of VGG-19 has 2 convolutions, found {}", vgg.i, vgg.j));
+            return Err(self.error("TruncatedVGG.j", wrong));
+        }
+        Ok(())
+    }
+
+    fn bands(&self) -> Result<()> {
+        let (data, in_bands) = (&self.config.data, self.config.model.in_bands);
+        let outside = |indices: &[usize]| indices.iter().copied().find(|index| *index >= in_bands);
+        let lists = [
+            ("Training.Losses.fixed_idx", self.config.training.losses.fixed_idx.unwrap_or_default()),
+            ("Data.rgb_bands", data.rgb_bands),
+        ];
+        for (key, indices) in lists {
+            if let Some(index) = outside(&indices) {
+                let wrong = Wrong::new(format!("there is no band {index}: Model.in_bands is {in_bands}"));
+                return Err(self.error(key, wrong.hint(format!("bands are counted from 0 to {}", in_bands - 1))));
+            }
+        }
+        match &data.bands {
+            Some(bands) if bands.len() != in_bands => {
+                let found = bands.len();
+                let wrong = Wrong::new(format!("names {found} bands, but Model.in_bands is {in_bands}"));
+                Err(self.error("Data.bands", wrong.hint("list one band of the files, counted from 0, per input band")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn data(&self) -> Result<()> {
+        let data = &self.config.data;
+        match data.dataset_type {
+            DatasetType::Scenes if data.scenes.is_empty() => {
+                let wrong = Wrong::new("the data set Scenes needs at least one scene");
+                Err(self.error("Data.scenes", wrong.hint("list GeoTIFF or .npy files: Data.scenes=[a.tif, b.tif]")))
+            }
+            DatasetType::LrHrFolder if data.root_dir.is_none() => {
+                let wrong = Wrong::new("the data set LRHRFolderDataset needs its folder");
+                Err(self.error("Data.root_dir", wrong.hint("the folder holds train/LR, train/HR, val/LR and val/HR")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Rules about the patch, where its size is known.
+    fn patch_size(&self) -> Result<()> {
+        let config = self.config;
+        let Some(size) = config.data.hr_size else { return Ok(()) };
+        let scale = config.generator.scaling_factor;
+        if size % scale != 0 {
+            let wrong = Wrong::new(format!("must be a multiple of Generator.scaling_factor ({scale}), found {size}"));
+            let near = (size / scale).max(1) * scale;
+            return Err(self.error("Data.hr_size", wrong.hint(format!("{near} and {} are", near + scale))));
+        }
+        let margin = config.training.losses.ssim_win / 2;
+        if size <= margin {
+            let wrong = Wrong::new(format!("patches of {size} pixels are too small for an ssim_win of {}", 2 * margin + 1));
+            return Err(self.error("Data.hr_size", wrong));
+        }
+        let smallest = config.discriminator.smallest_input(config.data.train_batch_size);
+        if size < smallest {
+            let family = config.discriminator.model_type;
+            let blocks = config.discriminator.n_blocks;
+            let wrong = Wrong::new(format!(
+                "patches of {size} pixels are too small for a {family} discriminator with n_blocks {blocks}, which needs {smallest}"
+            ));
+            return Err(self.error("Data.hr_size", wrong.hint("raise Data.hr_size or lower Discriminator.n_blocks")));
+        }
+        Ok(())
+    }
+
+    /// What the user may expect to have an effect and has none.
+    pub fn warnings(&self) -> Vec<String> {
+        let config = self.config;
+        let (training, data) = (&config.training, &config.data);
+        let (family, scenes) = (config.generator.model_type, data.dataset_type == DatasetType::Scenes);
+        let no_effect = [
+            ("Generator.block_type", family != GeneratorType::SrResNet, "only SRResNet has block types"),
+            ("Generator.noise_dim", family != GeneratorType::StochasticGan, "only stochastic_gan has a noise vector"),
+            ("Generator.use_icnr", family != GeneratorType::Esrgan, "only esrgan uses it"),
+            ("Training.g_pretrain_steps", !training.pretrain_g_only, "Training.pretrain_g_only is false"),
+            (
+                "Training.Losses.relativistic_average_d",
+                training.losses.adv_loss_type == AdvLoss::Wasserstein,
+                "adv_loss_type is wasserstein",
+            ),
+            ("Training.EMA.device", true, "the average is kept beside the weights"),
+            ("Schedulers.g_warmup_steps", config.schedulers.g_warmup_type == Warmup::None, "g_warmup_type is none"),
+            ("Data.root_dir", scenes, "the data set Scenes reads Data.scenes"),
+            ("Data.scenes", !scenes, "Data.dataset_type is not Scenes"),
+            ("Data.patches_per_epoch", !scenes, "Data.dataset_type is not Scenes"),
+            ("Data.val_fraction", !scenes, "Data.dataset_type is not Scenes"),
+        ];
+        let mut warnings = Vec::new();
+        let changed = self.changed_keys();
+        for (key, ignored, why) in no_effect {
+            if ignored && changed.iter().any(|name| name == key) {
+                warnings.push(format!("{key} has no effect: {why}"));
+            }
+        }
+        if config.logging.wandb.enabled {
+            warnings.push("Logging.wandb.enabled: metrics are written to the run folder, not to Weights & Biases".into());
+        }
+        if training.gpus.ids().len() > 1 {
+            let count = training.gpus.ids().len();
+            warnings.push(format!("Training.gpus names {count} devices; one is used"));
+        }
+        warnings
+    }
+
+    /// Keys that are set and differ from the default. (A run's own file sets every key; there only the
+    /// difference shows what was meant.)
+    fn changed_keys(&self) -> Vec<String> {
+        let (mut mine, mut default) = (Vec::new(), Vec::new());
+        self.config.flatten("", &mut mine);
+        Config::default().flatten("", &mut default);
+        let changed = mine.into_iter().zip(default).filter(|(mine, default)| mine != default);
+        changed.map(|((key, _), _)| key).filter(|key| self.root.get(key).is_some()).collect()
+    }
+
+    /// An error at the place of `key`, or about the file if the key is not set in it.
+    fn error(&self, key: &str, wrong: Wrong) -> Error {
+        match self.root.get(key) {
+            Some(node) => node.error(wrong),
+            None => wrong.without_line(key, self.file),
+        }
+    }
+}
+
+impl Discriminator {
+    /// The smallest square image side that this network can judge while it trains on batches of `batch`:
+    /// each convolution gives at least one pixel, and each norm has more than one value to work on.
+    pub fn smallest_input(&self, batch: usize) -> usize {
+        match self.model_type {
+            // n halvings, then two convolutions that each take one pixel off; instance norm before the last.
+            DiscriminatorType::PatchGan => 3 << self.n_blocks,
+            // Every second convolution halves, rounding up; batch norm after each but the first.
+            DiscriminatorType::Standard if batch == 1 && self.n_blocks > 1 => (1 << (self.n_blocks / 2)) + 1,
+            DiscriminatorType::Esrgan if batch == 1 => 2,
+            DiscriminatorType::Standard | DiscriminatorType::Esrgan => 1,
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Range checks of single values.
+
+use std::fmt::Display;
+
+/// Largest count accepted anywhere: 2⁵³, which every number format on the way keeps exactly.
+pub(crate) const MAX_COUNT: u64 = 1 << 53;
+
+type Outcome = Result<(), String>;
+
+fn require(holds: bool, rule: impl Display, value: impl Display) -> Outcome {
+    if holds { Ok(()) } else { Err(format!("must be {rule}, found {value}")) }
+}
+
+pub(crate) fn in_range<T: PartialOrd + Display>(min: T, max: T) -> impl Fn(&T) -> Outcome {
+    move |value| require(*value >= min && *value <= max, format_args!("between {min} and {max}"), value)
+}
+
+pub(crate) fn odd(value: &usize) -> Outcome {
+    require(value % 2 == 1, "odd", value)
+}
+
+pub(crate) fn power_of_two(value: &usize) -> Outcome {
+    require(value.is_power_of_two(), "a power of two", value)
+}
+
+pub(crate) fn positive(value: &f64) -> Outcome {
+    require(*value > 0.0, "above 0", value)
+}
+
+pub(crate) fn not_negative(value: &f64) -> Outcome {
+    require(*value >= 0.0, "0 or more", value)
+}
+
+pub(crate) fn open_unit(value: &f64) -> Outcome {
+    require(*value > 0.0 && *value < 1.0, "above 0 and below 1", value)
+}
+
+pub(crate) fn half_open_unit(value: &f64) -> Outcome {
+    require((0.0..1.0).contains(value), "at least 0 and below 1", value)
+}
+
+pub(crate) fn closed_unit(value: &f64) -> Outcome {
+    require((0.0..=1.0).contains(value), "between 0 and 1", value)
+}
+
+/// `check` on the value of an option.
+pub(crate) fn each<T>(check: impl Fn(&T) -> Outcome) -> impl Fn(&Option<T>) -> Outcome {
+    move |value| value.as_ref().map_or(Ok(()), &check)
+}
+
+/// `check` on every element.
+pub(crate) fn all<T, const N: usize>(check: impl Fn(&T) -> Outcome) -> impl Fn(&[T; N]) -> Outcome {
+    move |values| values.iter().try_for_each(&check)
+}
+
+/// Metrics that a schedule can watch: those logged once a step or once a validation.
+pub(crate) const METRICS: &[&str] = &[
+    "val_metrics/l1",
+    "val_metrics/sam",
+    "val_metrics/perceptual",
+    "val_metrics/tv",
+    "val_metrics/psnr",
+    "val_metrics/ssim",
+    "train_metrics/l1",
+    "train_metrics/sam",
+    "train_metrics/perceptual",
+    "train_metrics/tv",
+    "train_metrics/psnr",
+    "train_metrics/ssim",
+    "generator/content_loss",
+    "generator/adversarial_loss",
+    "generator/total_loss",
+    "discriminator/adversarial_loss",
+    "discriminator/r1_penalty",
+    "validation/DISC_adversarial_loss",
+];
+
+pub(crate) fn metric_name(value: &str) -> Outcome {
+    if METRICS.contains(&value) {
+        return Ok(());
+    }
+    let meant = super::choice::closest(value, METRICS.iter().copied());
+    let meant = meant.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
+    Err(format!("`{value}` is not one of {}{meant}", METRICS.join(", ")))
+}
+
+/// A name that can be one folder: it must neither leave its parent folder nor make folders below.
+pub(crate) fn folder_name(value: &str) -> Outcome {
+    let holds = !value.trim().is_empty() && value != "." && value != ".." && !value.contains(['/', '\\', '\0']);
+    require(holds, "usable as the name of a folder", format_args!("`{value}`"))
+}

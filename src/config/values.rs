@@ -1,0 +1,305 @@
+//! Value types of the schema that are more than a name, and how the standard types are read and written.
+
+use std::path::PathBuf;
+
+use super::field::Scalar;
+use super::tree::{Content, Node, Plain, Wrong};
+
+/// Whether to continue an earlier run (`Training.resume`): `false`, `auto` or a checkpoint's path.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Resume {
+    /// Start a new run.
+    Never,
+    /// Continue the newest run of the project; with none yet, start one.
+    Auto,
+    /// Continue from this checkpoint.
+    From(PathBuf),
+}
+
+/// How often to validate (`Training.val_check_interval`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ValInterval {
+    /// After this share of an epoch, in (0, 1]; written as a number with a point.
+    Fraction(f64),
+    /// After this many steps; written as a whole number.
+    Steps(u64),
+}
+
+/// How much validation data to use (`Training.limit_val_batches`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum BatchLimit {
+    /// This share of the batches, in [0, 1]; written as a number with a point.
+    Fraction(f64),
+    /// At most this many batches; written as a whole number.
+    Batches(u64),
+}
+
+/// CUDA devices by number (`Training.gpus`); never empty.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gpus(Vec<usize>);
+
+impl Gpus {
+    /// The devices' numbers, at least one.
+    pub fn ids(&self) -> &[usize] {
+        &self.0
+    }
+}
+
+impl Default for Gpus {
+    fn default() -> Self {
+        Gpus(vec![0])
+    }
+}
+
+/// Where the moving average of the weights is kept (`Training.EMA.device`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EmaDevice {
+    /// Host memory.
+    Cpu,
+    /// The CUDA device of this number.
+    Cuda(usize),
+}
+
+impl Scalar for f64 {
+    fn parse(node: &Node) -> Result<Self, Wrong> {
+        match node.plain() {
+            Some(Plain::Float(value)) if value.is_finite() => Ok(value),
+            Some(Plain::Float(_)) => Err(Wrong::type_of(node, "a finite number")),
+            Some(Plain::Int(value)) => Ok(value as f64),
+            _ => Err(Wrong::type_of(node, "a number")),
+        }
+    }
+
+    /// With a point and a signed exponent, so that YAML 1.1 readers take it for a number too.
+    fn emit(&self) -> String {
+        let text = format!("{self:?}");
+        match text.split_once('e') {
+            None => text,
+            Some((mantissa, exponent)) => {
+                let point = if mantissa.contains('.') { "" } else { ".0" };
+                let sign = if exponent.starts_with('-') { "" } else { "+" };
+                format!("{mantissa}{point}e{sign}{exponent}")
+            }
+        }
+    }
+}
+
+/// A whole number; one written with a point (`8.0`) counts, as it does in Python's `int()`.
+fn whole(node: &Node) -> Result<i128, Wrong> {
+    match node.plain() {
+        Some(Plain::Int(value)) => Ok(value),
+        Some(Plain::Float(value)) if value.fract() == 0.0 && value.abs() < 1e15 => Ok(value as i128),
+        _ => Err(Wrong::type_of(node, "a whole number")),
+    }
+}
+
+macro_rules! whole_number {
+    ($($ty:ty),*) => {$(
+        impl Scalar for $ty {
+            fn parse(node: &Node) -> Result<Self, Wrong> {
+                let value = whole(node)?;
+                <$ty>::try_from(value)
+                    .map_err(|_| Wrong::new(format!("must be between {} and {}, found {value}", <$ty>::MIN, <$ty>::MAX)))
+            }
+
+            fn emit(&self) -> String {
+                self.to_string()
+            }
+        }
+    )*};
+}
+whole_number!(usize, u64, i64);
+
+impl Scalar for bool {
+    fn parse(node: &Node) -> Result<Self, Wrong> {
+        match node.plain() {
+            Some(Plain::Bool(value)) => Ok(value),
+            _ => Err(Wrong::type_of(node, "true or false")),
+        }
+    }
+
+    fn emit(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Scalar for String {
+    fn parse(node: &Node) -> Result<Self, Wrong> {
+        node.text().map(str::to_owned).ok_or_else(|| Wrong::type_of(node, "a text"))
+    }
+
+    fn emit(&self) -> String {
+        let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '/' | '-');
+        let starts_safe = self.starts_with(|c: char| c.is_ascii_alphabetic() || matches!(c, '/' | '_'));
+        if starts_safe && self.chars().all(safe) && Plain::of(self) == Plain::Text {
+            self.clone()
+        } else {
+            serde_json::Value::from(self.as_str()).to_string() // JSON's quoted text is YAML's
+        }
+    }
+}
+
+impl Scalar for PathBuf {
+    fn parse(node: &Node) -> Result<Self, Wrong> {
+        match node.text() {
+            Some(text) if !PathBuf::says_none(node) => Ok(PathBuf::from(text)),
+            _ => Err(Wrong::type_of(node, "a path")),
+        }
+    }
+
+    fn emit(&self) -> String {
+        self.to_string_lossy().into_owned().emit()
+    }
+
+    /// `False` and an empty text mean "no path".
+    fn says_none(node: &Node) -> bool {
+        node.plain() == Some(Plain::Bool(false)) || node.text().is_some_and(|text| text.trim().is_empty())
+    }
+}
+
+impl<T: Scalar> Scalar for Option<T> {
+    fn parse(node: &Node) -> Result<Self, Wrong> {
+        if T::says_none(node) {
+            return Ok(None);
+        }
+        T::parse(node).map(Some).map_err(|wrong| match node.text() {
+            Some("None" | "none") => wrong.hint("YAML's word for nothing is `null`"),
+            _ => wrong,
+        })
+    }
+
+    fn emit(&self) -> String {
+        self.as_ref().map_or_else(|| "null".into(), T::emit)
+    }
+}
+
+/// A single value is a list of one.
+impl<T: Scalar> Scalar for Vec<T> {
+    fn parse(node: &Node) -> Result<Self, Wrong> {
+        match &node.content {
+            Content::List(items) => items.iter().map(T::parse).collect(),
+            Content::Scalar { .. } => Ok(vec![T::parse(node)?]),
+            Content::Map(_) => Err(Wrong::type_of(node, "a list")),
+        }
+    }
+
+    fn emit(&self) -> String {
+        format!("[{}]", self.iter().map(T::emit).collect::<Vec<_>>().join(", "))
+    }
+}
+
+impl<T: Scalar, const N: usize> Scalar for [T; N] {
+    fn parse(node: &Node) -> Result<Self, Wrong> {
+        let wrong = || Wrong::type_of(node, &format!("a list of {N} values"));
+        match &node.content {
+            Content::List(_) => Vec::parse(node)?.try_into().map_err(|_| wrong()),
+            _ => Err(wrong()),
+        }
+    }
+
+    fn emit(&self) -> String {
+        format!("[{}]", self.iter().map(T::emit).collect::<Vec<_>>().join(", "))
+    }
+}
+
+impl Scalar for Resume {
+    fn parse(node: &Node) -> Result<Self, Wrong> {
+        match node.text() {
+            Some(text) if text.trim().eq_ignore_ascii_case("auto") => Ok(Resume::Auto),
+            _ if node.plain() == Some(Plain::Bool(true)) => Ok(Resume::Auto),
+            _ if PathBuf::says_none(node) => Ok(Resume::Never),
+            Some(text) => Ok(Resume::From(text.into())),
+            None => Err(Wrong::type_of(node, "false, auto or a checkpoint's path")),
+        }
+    }
+
+    fn emit(&self) -> String {
+        match self {
+            Resume::Never => "false".into(),
+            Resume::Auto => "auto".into(),
+            Resume::From(path) => path.emit(),
+        }
+    }
+}
+
+/// Reads "a share as a number with a point, or a count as a whole number".
+fn share_or_count(node: &Node) -> Result<Result<f64, u64>, Wrong> {
+    match node.plain() {
+        Some(Plain::Int(_)) => u64::parse(node).map(Err),
+        _ => f64::parse(node).map(Ok),
+    }
+}
+
+impl Scalar for ValInterval {
+    fn parse(node: &Node) -> Result<Self, Wrong> {
+        match share_or_count(node)? {
+            Ok(share) if share > 0.0 && share <= 1.0 => Ok(ValInterval::Fraction(share)),
+            Err(steps) if steps > 0 => Ok(ValInterval::Steps(steps)),
+            _ => Err(Wrong::type_of(node, "a share of an epoch above 0 and up to 1.0, or a whole number of steps")),
+        }
+    }
+
+    fn emit(&self) -> String {
+        match self {
+            ValInterval::Fraction(share) => share.emit(),
+            ValInterval::Steps(steps) => steps.emit(),
+        }
+    }
+}
+
+impl Scalar for BatchLimit {
+    fn parse(node: &Node) -> Result<Self, Wrong> {
+        match share_or_count(node)? {
+            Ok(share) if (0.0..=1.0).contains(&share) => Ok(BatchLimit::Fraction(share)),
+            Err(batches) => Ok(BatchLimit::Batches(batches)),
+            Ok(_) => Err(Wrong::type_of(node, "a share of the batches from 0.0 to 1.0, or a whole number of batches")),
+        }
+    }
+
+    fn emit(&self) -> String {
+        match self {
+            BatchLimit::Fraction(share) => share.emit(),
+            BatchLimit::Batches(batches) => batches.emit(),
+        }
+    }
+}
+
+impl Scalar for Gpus {
+    fn parse(node: &Node) -> Result<Self, Wrong> {
+        const MAX: usize = 1024;
+        let ids: Vec<usize> = match &node.content {
+            Content::Scalar { .. } => (0..usize::parse(node)?.min(MAX + 1)).collect(),
+            _ => Vec::parse(node)?,
+        };
+        match ids.iter().enumerate().find(|(at, id)| ids[..*at].contains(id)) {
+            Some((_, twice)) => Err(Wrong::new(format!("device {twice} is listed twice"))),
+            None if ids.len() > MAX => Err(Wrong::new(format!("at most {MAX} devices can be named"))),
+            None if ids.is_empty() => Ok(Gpus::default()),
+            None => Ok(Gpus(ids)),
+        }
+    }
+
+    fn emit(&self) -> String {
+        self.0.emit()
+    }
+}
+
+impl Scalar for EmaDevice {
+    fn parse(node: &Node) -> Result<Self, Wrong> {
+        match node.text().map(|text| text.trim().to_lowercase()).as_deref() {
+            Some("cpu") => Ok(EmaDevice::Cpu),
+            Some("cuda" | "gpu") => Ok(EmaDevice::Cuda(0)),
+            Some(text) if text.starts_with("cuda:") => {
+                text["cuda:".len()..].parse().map(EmaDevice::Cuda).map_err(|_| Wrong::type_of(node, "cpu or cuda:<number>"))
+            }
+            _ => Err(Wrong::type_of(node, "cpu or cuda:<number>")),
+        }
+    }
+
+    fn emit(&self) -> String {
+        match self {
+            EmaDevice::Cpu => "cpu".into(),
+            EmaDevice::Cuda(id) => format!("\"cuda:{id}\""),
+        }
+    }
+}
