@@ -1,1 +1,26 @@
-//! (being written)
+//! Everything a run writes for people and other programs to read.
+//!
+//! A run folder holds `config.yaml`, `metrics.csv`, TensorBoard event files, `val/step_<n>.png`, the
+//! checkpoints (see [`crate::checkpoint`]) and `train.log`. [`RunDir`] names and locks it, [`MetricsLog`]
+//! writes numbers and pictures on a thread of its own, [`Panels`] draws pictures, [`Messages`] and [`Progress`]
+//! talk to the user.
+
+mod append;
+mod atomic;
+mod console;
+mod csv;
+mod events;
+mod metrics;
+mod panel;
+mod progress;
+mod run_dir;
+mod table;
+
+use atomic::advice;
+pub use atomic::write_atomic;
+pub use console::{Messages, RunLogFile};
+pub use metrics::{MetricsLog, Scalar};
+pub use panel::{PanelShape, Panels, Picture};
+pub use progress::{Progress, StepInfo};
+pub use run_dir::RunDir;
+pub use table::Table;

@@ -1,0 +1,265 @@
+//! safetensors files, written and read as streams: 8 bytes header length, JSON header, raw little-endian data.
+//! Neither direction holds more than one buffer of data beside the caller's tensors.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+
+use super::half::{bf16_to_f32, f16_to_f32};
+use super::{FORMAT, Meta};
+use crate::log::write_atomic;
+use crate::{Error, Result};
+
+/// Metadata key under which the JSON document stands.
+const META_KEY: &str = "srgan";
+/// The format's own limit; a longer header means that the file is something else.
+const MAX_HEADER: u64 = 100_000_000;
+/// Bytes converted at a time; a multiple of every element size.
+const CHUNK: usize = 1 << 16;
+
+/// A tensor to be written: its name, shape and values in C order.
+#[derive(Clone, Debug)]
+pub struct TensorRef<'a> {
+    /// Name in the file; must be unique.
+    pub name: &'a str,
+    /// Sizes, outermost first; empty for a scalar.
+    pub shape: &'a [usize],
+    /// As many values as the shape says.
+    pub data: &'a [f32],
+}
+
+/// A checkpoint about to be written; borrows its tensors.
+#[derive(Clone, Debug)]
+pub struct CheckpointFile<'a> {
+    /// All tensors, in the order of the file.
+    pub tensors: Vec<TensorRef<'a>>,
+    /// The JSON document.
+    pub meta: &'a Meta,
+}
+
+impl CheckpointFile<'_> {
+    /// Writes the file whole or not at all (see [`write_atomic`]), streaming the tensors.
+    pub fn write_atomic(&self, path: &Path) -> Result<()> {
+        let header = self.header()?;
+        write_atomic(path, |out| {
+            out.write_all(&(header.len() as u64).to_le_bytes())?;
+            out.write_all(&header)?;
+            self.tensors.iter().try_for_each(|tensor| write_values(out, tensor.data))
+        })
+    }
+
+    /// The JSON header, padded with spaces so that the data start at a multiple of 8.
+    fn header(&self) -> Result<Vec<u8>> {
+        let mut infos: Vec<(String, TensorInfo)> = Vec::with_capacity(self.tensors.len());
+        let mut end = 0;
+        for TensorRef { name, shape, data } in &self.tensors {
+            let start = end;
+            end += data.len() * size_of::<f32>();
+            let info = TensorInfo { dtype: Dtype::F32, shape: shape.to_vec(), data_offsets: (start, end) };
+            infos.push(((*name).to_owned(), info));
+        }
+        let document = serde_json::to_string(self.meta).map_err(|e| Error::Internal(e.to_string()))?;
+        let metadata = HashMap::from([(META_KEY.to_owned(), document), ("format".to_owned(), "pt".to_owned())]);
+        let names = infos.len();
+        // This also checks every shape against the number of its values.
+        let header = Metadata::new(Some(metadata), infos).map_err(|e| Error::Internal(e.to_string()))?;
+        if header.tensors().len() != names {
+            return Err(Error::Internal("two tensors of a checkpoint have the same name".into()));
+        }
+        let mut bytes = serde_json::to_vec(&header).map_err(|e| Error::Internal(e.to_string()))?;
+        bytes.resize(bytes.len().next_multiple_of(8), b' ');
+        Ok(bytes)
+    }
+}
+
+fn write_values(out: &mut dyn Write, values: &[f32]) -> io::Result<()> {
+    let mut bytes = [0u8; CHUNK];
+    for chunk in values.chunks(CHUNK / size_of::<f32>()) {
+        let used = &mut bytes[..size_of_val(chunk)];
+        for (to, value) in used.chunks_exact_mut(4).zip(chunk) {
+            to.copy_from_slice(&value.to_le_bytes());
+        }
+        out.write_all(used)?;
+    }
+    Ok(())
+}
+
+/// Name, shape and place of a tensor in a file.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Name in the file.
+    pub name: String,
+    /// Sizes, outermost first; empty for a scalar.
+    pub shape: Vec<usize>,
+    dtype: Dtype,
+    offset: u64,
+}
+
+/// An open safetensors file whose header has been checked; the values are read on request, as f32.
+#[derive(Debug)]
+pub struct TensorFile {
+    path: PathBuf,
+    file: BufReader<File>,
+    metadata: HashMap<String, String>,
+    entries: Vec<Entry>,
+    by_name: HashMap<String, usize>,
+}
+
+impl TensorFile {
+    /// Opens any safetensors file, also of another program, and checks that it is complete.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be opened; [`Error::Checkpoint`] if it is no safetensors file or cut short.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        let size = file.metadata().map_err(|e| Error::io("open", path, e))?.len();
+        let mut file = BufReader::with_capacity(CHUNK, file);
+        let (start, header) = read_header(path, &mut file, size)?;
+        let end = start.saturating_add(header.data_len() as u64);
+        if size < end {
+            return Err(Error::checkpoint(path, format!("the file is cut short: {size} of {end} bytes"))
+                .with_hint("copy it again, or resume from another checkpoint of the run"));
+        }
+        if size > end {
+            return Err(Error::checkpoint(path, format!("{} unknown bytes follow the last tensor", size - end)));
+        }
+        let mut entries = Vec::new();
+        for name in header.offset_keys() {
+            if let Some(info) = header.info(&name) {
+                let offset = start + info.data_offsets.0 as u64;
+                entries.push(Entry { name, shape: info.shape.clone(), dtype: info.dtype, offset });
+            }
+        }
+        let by_name = entries.iter().enumerate().map(|(i, e)| (e.name.clone(), i)).collect();
+        let metadata = header.metadata().clone().unwrap_or_default();
+        Ok(TensorFile { path: path.into(), file, metadata, entries, by_name })
+    }
+
+    /// Opens a checkpoint of this program, and returns what it says about itself.
+    ///
+    /// # Errors
+    /// As [`TensorFile::open`]; also [`Error::Checkpoint`] if the metadata are missing, unreadable or of a
+    /// newer format, or if a tensor is not f32.
+    pub fn open_checkpoint(path: &Path) -> Result<(Self, Meta)> {
+        let file = Self::open(path)?;
+        let meta = file.read_meta()?;
+        if let Some(entry) = file.entries.iter().find(|e| e.dtype != Dtype::F32) {
+            let message = format!("tensor {} is of type {}, but checkpoints hold F32 only", entry.name, entry.dtype);
+            return Err(Error::checkpoint(path, message));
+        }
+        Ok((file, meta))
+    }
+
+    /// All tensors, in the order of the file.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The free-text metadata of the file.
+    pub fn metadata(&self) -> &HashMap<String, String> {
+        &self.metadata
+    }
+
+    /// Names and shapes of the tensors whose names begin with `prefix`, for
+    /// [`compare_architecture`](super::compare_architecture).
+    pub fn shapes(&self, prefix: &str) -> Vec<(String, Vec<usize>)> {
+        let wanted = self.entries.iter().filter(|e| e.name.starts_with(prefix));
+        wanted.map(|e| (e.name.clone(), e.shape.clone())).collect()
+    }
+
+    /// Reads the tensor `name` as f32; f16, bf16 and f32 can be read.
+    pub fn read(&mut self, name: &str) -> Result<Vec<f32>> {
+        let index = self.index(name)?;
+        // The header was checked against the file's size, so this cannot ask for absurd amounts of memory.
+        let mut values = vec![0.0; self.entries[index].shape.iter().product()];
+        self.read_into(name, &mut values)?;
+        Ok(values)
+    }
+
+    /// Reads the tensor `name` into `values`, which must have its number of elements.
+    pub fn read_into(&mut self, name: &str, values: &mut [f32]) -> Result<()> {
+        let entry = &self.entries[self.index(name)?];
+        let count: usize = entry.shape.iter().product();
+        if count != values.len() {
+            let message = format!("tensor {name} has {count} values where {} are expected", values.len());
+            return Err(Error::checkpoint(&self.path, message));
+        }
+        let convert: fn(&[u8]) -> f32 = match entry.dtype {
+            Dtype::F32 => |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
+            Dtype::F16 => |b| f16_to_f32(u16::from_le_bytes([b[0], b[1]])),
+            Dtype::BF16 => |b| bf16_to_f32(u16::from_le_bytes([b[0], b[1]])),
+            other => {
+                let message = format!("tensor {name} is of type {other}; F32, F16 and BF16 can be read");
+                return Err(Error::checkpoint(&self.path, message));
+            }
+        };
+        let width = entry.dtype.bitsize() / 8;
+        let offset = entry.offset;
+        self.read_values(offset, width, convert, values).map_err(|e| Error::io("read", &self.path, e))
+    }
+
+    fn read_values(&mut self, at: u64, width: usize, convert: fn(&[u8]) -> f32, out: &mut [f32]) -> io::Result<()> {
+        self.file.seek(SeekFrom::Start(at))?;
+        let mut bytes = [0u8; CHUNK];
+        for chunk in out.chunks_mut(CHUNK / width) {
+            let used = &mut bytes[..chunk.len() * width];
+            self.file.read_exact(used)?;
+            for (value, from) in chunk.iter_mut().zip(used.chunks_exact(width)) {
+                *value = convert(from);
+            }
+        }
+        Ok(())
+    }
+
+    fn index(&self, name: &str) -> Result<usize> {
+        let missing = || Error::checkpoint(&self.path, format!("there is no tensor {name}"));
+        self.by_name.get(name).copied().ok_or_else(missing)
+    }
+
+    fn read_meta(&self) -> Result<Meta> {
+        let fail = |message: String| Error::checkpoint(&self.path, message);
+        let text = self.metadata.get(META_KEY).ok_or_else(|| {
+            fail(format!("no metadata {META_KEY:?}: this is a safetensors file, but not a checkpoint of srgan-train"))
+        })?;
+        // The number first: a newer format may well not fit the structure below.
+        #[derive(serde::Deserialize)]
+        struct Head {
+            format: u32,
+        }
+        let head: Head = serde_json::from_str(text).map_err(|e| fail(format!("metadata {META_KEY:?}: {e}")))?;
+        if head.format > FORMAT {
+            let message = format!("format {} is newer than this program, which reads up to {FORMAT}", head.format);
+            return Err(fail(message).with_hint("update srgan-train"));
+        }
+        serde_json::from_str(text).map_err(|e| fail(format!("metadata {META_KEY:?}: {e}")))
+    }
+}
+
+/// Reads the header; returns where the data start, and the checked description of the tensors.
+fn read_header(path: &Path, file: &mut impl Read, size: u64) -> Result<(u64, Metadata)> {
+    let foreign = |detail: String| {
+        Error::checkpoint(path, format!("this is not a safetensors file ({detail})"))
+            .with_hint("checkpoints are the files *.safetensors of a run folder")
+    };
+    let read_error = |e: io::Error| match e.kind() {
+        ErrorKind::UnexpectedEof => foreign(format!("only {size} bytes long")),
+        _ => Error::io("read", path, e),
+    };
+    let mut length = [0u8; 8];
+    file.read_exact(&mut length).map_err(read_error)?;
+    let length = u64::from_le_bytes(length);
+    if length > MAX_HEADER {
+        return Err(foreign("its first 8 bytes are no header length".into()));
+    }
+    if length > size - 8 {
+        return Err(Error::checkpoint(path, format!("the file is cut short within its header: {size} bytes"))
+            .with_hint("copy it again, or resume from another checkpoint of the run"));
+    }
+    let mut header = vec![0u8; length as usize];
+    file.read_exact(&mut header).map_err(read_error)?;
+    let header = serde_json::from_slice(&header).map_err(|e| foreign(format!("header: {e}")))?;
+    Ok((8 + length, header))
+}

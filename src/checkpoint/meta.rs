@@ -1,0 +1,180 @@
+//! What a checkpoint says beside its tensors.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// The newest checkpoint format that this program reads, and the one that it writes.
+pub const FORMAT: u32 = 1;
+
+/// The JSON document of a checkpoint. Unknown fields are ignored and absent ones take their defaults, so a
+/// reader and a writer of the same format number need not be of the same version.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Meta {
+    /// Number of the file format; see [`FORMAT`].
+    pub format: u32,
+    /// Version of the program that wrote the file.
+    #[serde(default)]
+    pub version: String,
+    /// The complete configuration of the run, as YAML text.
+    #[serde(default)]
+    pub config: String,
+    /// Steps done = number of the next step.
+    #[serde(default)]
+    pub step: u64,
+    /// The epoch that the next step belongs to, from 0.
+    #[serde(default)]
+    pub epoch: u64,
+    /// Batches of this epoch already done.
+    #[serde(default)]
+    pub batch_in_epoch: u64,
+    /// Samples of the shuffled order of this epoch already drawn.
+    #[serde(default)]
+    pub data_position: u64,
+    /// Seed of all random streams; with the step it is the whole random state.
+    #[serde(default)]
+    pub seed: u64,
+    /// Update counts of the optimisers and the EMA.
+    #[serde(default)]
+    pub counters: Counters,
+    /// Plateau scheduler of the generator.
+    #[serde(default)]
+    pub plateau_g: PlateauState,
+    /// Plateau scheduler of the discriminator.
+    #[serde(default)]
+    pub plateau_d: PlateauState,
+    /// Early stopping.
+    #[serde(default)]
+    pub early_stopping: EarlyStopping,
+    /// The best checkpoints kept so far.
+    #[serde(default)]
+    pub best: Vec<BestEntry>,
+    /// Running means of metrics since the last validation, by metric name.
+    #[serde(default)]
+    pub means: BTreeMap<String, MeanState>,
+    /// The data's normalisation, by its name in the configuration.
+    #[serde(default)]
+    pub normalisation: String,
+    /// Names or numbers of the bands, in the order of the channels.
+    #[serde(default)]
+    pub bands: Vec<String>,
+    /// Algorithms picked by timing, by node; reused on resume.
+    #[serde(default)]
+    pub choices: BTreeMap<String, String>,
+}
+
+impl Default for Meta {
+    fn default() -> Self {
+        Meta {
+            format: FORMAT,
+            version: env!("CARGO_PKG_VERSION").into(),
+            config: String::new(),
+            step: 0,
+            epoch: 0,
+            batch_in_epoch: 0,
+            data_position: 0,
+            seed: 0,
+            counters: Counters::default(),
+            plateau_g: PlateauState::default(),
+            plateau_d: PlateauState::default(),
+            early_stopping: EarlyStopping::default(),
+            best: Vec::new(),
+            means: BTreeMap::new(),
+            normalisation: String::new(),
+            bands: Vec::new(),
+            choices: BTreeMap::new(),
+        }
+    }
+}
+
+/// How many updates were committed; each advances only when a step's numbers were finite.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counters {
+    /// Adam's t of the generator.
+    pub adam_g: u64,
+    /// Adam's t of the discriminator.
+    pub adam_d: u64,
+    /// Updates of the averaged weights.
+    pub ema_updates: u64,
+    /// Steps left out because of non-finite numbers, over the whole run.
+    pub skipped: u64,
+    /// Such steps in a row up to now.
+    pub skipped_in_a_row: u64,
+}
+
+/// State of a plateau scheduler.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PlateauState {
+    /// Best value seen; none before the first finite one.
+    pub best: Option<f64>,
+    /// Validations without an improvement.
+    pub bad: u64,
+    /// Validations left of the cooldown.
+    pub cooldown: u64,
+    /// What the base learning rate is multiplied with.
+    pub factor: f64,
+}
+
+impl Default for PlateauState {
+    fn default() -> Self {
+        PlateauState { best: None, bad: 0, cooldown: 0, factor: 1.0 }
+    }
+}
+
+/// State of early stopping.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EarlyStopping {
+    /// Best value seen; none before the first finite one.
+    pub best: Option<f64>,
+    /// Validations without an improvement.
+    pub bad: u64,
+}
+
+/// One of the best checkpoints.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BestEntry {
+    /// File name in the run folder.
+    pub path: PathBuf,
+    /// Value of the monitored metric; infinite for a perfect PSNR.
+    #[serde(with = "any_float")]
+    pub metric: f64,
+    /// Step of the validation.
+    pub step: u64,
+}
+
+/// A running mean.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MeanState {
+    /// Sum of the values so far.
+    #[serde(with = "any_float")]
+    pub sum: f64,
+    /// Their number.
+    pub count: u64,
+}
+
+/// JSON has no NaN and no infinity; they are written as the strings "NaN", "inf" and "-inf".
+mod any_float {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(value: &f64, out: S) -> Result<S::Ok, S::Error> {
+        if value.is_finite() { out.serialize_f64(*value) } else { out.serialize_str(&value.to_string()) }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<f64, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Float {
+            Number(f64),
+            Text(String),
+        }
+        match Float::deserialize(input)? {
+            Float::Number(value) => Ok(value),
+            Float::Text(text) => text.parse().map_err(serde::de::Error::custom),
+        }
+    }
+}

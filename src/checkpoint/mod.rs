@@ -1,0 +1,21 @@
+//! Checkpoints, format 1: one safetensors file whose metadata key `srgan` holds a JSON document ([`Meta`]).
+//!
+//! Tensors: `generator.*`, `discriminator.*`, `ema.*`, `optim_{g,d}.{exp_avg,exp_avg_sq}.<name>`, all f32.
+//! Files: `last.safetensors` and the best two, `best-step=<n>.safetensors`. Every write is atomic, so a run
+//! that is killed or meets a full disk keeps its previous checkpoint.
+
+mod best;
+mod compare;
+mod file;
+mod half;
+mod meta;
+#[cfg(test)]
+mod tests;
+
+pub use best::{BestK, Mode, SavePlan};
+pub use compare::compare_architecture;
+pub use file::{CheckpointFile, Entry, TensorFile, TensorRef};
+pub use meta::{BestEntry, Counters, EarlyStopping, FORMAT, MeanState, Meta, PlateauState};
+
+/// Name of the checkpoint that every run keeps up to date.
+pub const LAST: &str = "last.safetensors";

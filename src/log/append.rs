@@ -1,0 +1,101 @@
+//! A file that grows by whole records.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use super::advice;
+use crate::{Error, Result};
+
+/// A file written at its end. An append that fails (a full disk) takes its partial record back, so that the
+/// file always ends with a whole one.
+#[derive(Debug)]
+pub(super) struct AppendFile {
+    file: File,
+    path: PathBuf,
+    end: u64,
+}
+
+impl AppendFile {
+    /// Opens or makes the file and goes to its end.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let open = || -> io::Result<(File, u64)> {
+            let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+            let end = file.metadata()?.len();
+            Ok((file, end))
+        };
+        let (file, end) = open().map_err(|e| Error::io("open", path, e))?;
+        Ok(AppendFile { file, path: path.into(), end })
+    }
+
+    /// Length of the whole records in bytes.
+    pub(super) fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Adds a record.
+    pub(super) fn append(&mut self, record: &[u8]) -> Result<()> {
+        self.replace_last(self.end, &[], record)
+    }
+
+    /// Replaces the last record `old`, which begins at `start`, by `new`; on an error `old` is put back.
+    pub(super) fn replace_last(&mut self, start: u64, old: &[u8], new: &[u8]) -> Result<()> {
+        let end = start + new.len() as u64;
+        let written = self.write_at(start, new).and_then(|()| match end < self.end {
+            true => self.file.set_len(end),
+            false => Ok(()),
+        });
+        if let Err(e) = written {
+            // The space of the old record is still allocated, so this succeeds even where the disk is full;
+            // if it does not, the first error is still the one to report.
+            let _ = self.write_at(start, old).and_then(|()| self.file.set_len(self.end));
+            return Err(self.error("write", &e));
+        }
+        self.end = end;
+        Ok(())
+    }
+
+    /// Makes everything written so far survive a power cut.
+    pub(super) fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(|e| self.error("sync", &e))
+    }
+
+    fn write_at(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.seek(SeekFrom::Start(at))?;
+        self.file.write_all(bytes)
+    }
+
+    fn error(&self, action: &'static str, e: &io::Error) -> Error {
+        let text = format!("{e}; what was written before is kept{}", advice(e.kind()));
+        Error::io(action, &self.path, io::Error::new(e.kind(), text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_added_and_the_last_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let mut file = AppendFile::open(&path).unwrap();
+        file.append(b"one\n").unwrap();
+        file.append(b"second\n").unwrap();
+        file.replace_last(4, b"second\n", b"two\n").unwrap();
+        assert_eq!(file.end(), 8);
+        drop(file);
+        AppendFile::open(&path).unwrap().append(b"three\n").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\ntwo\nthree\n");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_an_error_that_says_what_to_do() {
+        let mut file = AppendFile::open(Path::new("/dev/full")).unwrap();
+        let error = file.append(b"row").unwrap_err().to_string();
+        for part in ["/dev/full", "No space left", "is kept", "free some space"] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}

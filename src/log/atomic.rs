@@ -1,0 +1,105 @@
+//! Files that appear whole or not at all.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// Writes `path` through a temporary file in the same folder: fill, sync, rename, sync the folder.
+///
+/// A crash or an error at any moment leaves the previous file as it was. The temporary file has a fixed
+/// name, so what a killed run left behind is overwritten by the next attempt; callers hold the run folder's
+/// lock, so nobody else writes it.
+pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let temporary = temporary_name(path);
+    let written = write_synced(&temporary, fill).and_then(|()| fs::rename(&temporary, path));
+    if let Err(source) = written {
+        // The first error is the one worth reporting; a temporary that cannot be removed harms nobody.
+        let _ = fs::remove_file(&temporary);
+        return Err(Error::io("write", path, explain(source, path)));
+    }
+    sync_folder(path)
+}
+
+/// The name under which `path` is written before it is renamed: `.<name>.tmp`.
+fn temporary_name(path: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".tmp");
+    path.with_file_name(name)
+}
+
+fn write_synced(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let mut out = BufWriter::with_capacity(1 << 18, File::create(path)?);
+    fill(&mut out)?;
+    let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+    file.sync_all()
+}
+
+/// Makes the rename itself durable. Some network file systems cannot sync a folder; the data are safe there.
+fn sync_folder(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match File::open(folder).and_then(|f| f.sync_all()) {
+        Err(e) if !matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {
+            Err(Error::io("sync", folder, e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Adds to an error of the operating system what became of the old file and what the user can do.
+fn explain(source: io::Error, path: &Path) -> io::Error {
+    let kept = if path.exists() { "; the previous file is unchanged" } else { "" };
+    io::Error::new(source.kind(), format!("{source}{kept}{}", advice(source.kind())))
+}
+
+/// What to do about an error met while writing a run's files.
+pub(super) fn advice(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            "; free some space and continue with --resume"
+        }
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            "; choose a folder that you may write to with --run-dir"
+        }
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_keeps_the_old_file_and_removes_the_temporary() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        write_atomic(&path, |w| w.write_all(b"old")).unwrap();
+        let full = |w: &mut dyn Write| {
+            w.write_all(&[0; 1 << 20])?;
+            Err(io::Error::from(ErrorKind::StorageFull))
+        };
+        let error = write_atomic(&path, full).unwrap_err().to_string();
+        assert!(error.contains("previous file is unchanged") && error.contains("free some space"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "a temporary file was left");
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(temporary_name(&path), vec![7; 4096]).unwrap();
+        write_atomic(&path, |w| w.write_all(b"new")).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert!(!temporary_name(&path).exists());
+    }
+
+    #[test]
+    fn a_missing_folder_is_an_error_with_the_path() {
+        let error = write_atomic(Path::new("/nowhere/at/all/file"), |_| Ok(())).unwrap_err().to_string();
+        assert!(error.contains("/nowhere/at/all/file"), "{error}");
+    }
+}

@@ -1,0 +1,179 @@
+//! Messages to the user: printed to standard error and kept in the run's log file.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use indicatif::MultiProgress;
+
+use crate::{Error, Result};
+
+/// `train.log`: every message of a run with the time of day, appended to over resumes.
+#[derive(Debug)]
+pub struct RunLogFile {
+    file: File,
+}
+
+impl RunLogFile {
+    /// Opens or makes the file and goes to its end.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = OpenOptions::new().create(true).append(true).open(path).map_err(|e| Error::io("open", path, e))?;
+        Ok(RunLogFile { file })
+    }
+
+    /// Writes a message; each of its lines carries the time and the level.
+    pub fn write(&mut self, level: &str, text: &str) -> io::Result<()> {
+        let now = jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S%.3f");
+        let lines: String = text.lines().map(|line| format!("{now} {level:<4} {line}\n")).collect();
+        self.file.write_all(lines.as_bytes())
+    }
+}
+
+/// Where messages go; cheap to clone, usable from any thread.
+#[derive(Clone)]
+pub struct Messages {
+    inner: Arc<Mutex<Inner>>,
+}
+
+struct Inner {
+    target: Target,
+    log: Option<RunLogFile>,
+}
+
+enum Target {
+    /// Messages appear above the progress bars.
+    Terminal(MultiProgress),
+    /// One line after the other.
+    Plain(Box<dyn Write + Send>),
+}
+
+impl Messages {
+    /// Prints to standard error, with bars if that is a terminal.
+    pub fn stderr() -> Self {
+        let stderr = io::stderr();
+        if stderr.is_terminal() { Self::new(Target::Terminal(MultiProgress::new())) } else { Self::plain(stderr) }
+    }
+
+    /// Prints plain lines to `out`.
+    pub fn plain(out: impl Write + Send + 'static) -> Self {
+        Self::new(Target::Plain(Box::new(out)))
+    }
+
+    fn new(target: Target) -> Self {
+        Messages { inner: Arc::new(Mutex::new(Inner { target, log: None })) }
+    }
+
+    /// From now on every message also goes to `log`.
+    pub fn set_log(&self, log: RunLogFile) {
+        self.lock().log = Some(log);
+    }
+
+    /// Tells the user something.
+    pub fn info(&self, text: &str) {
+        self.lock().message("info", text);
+    }
+
+    /// Warns the user.
+    pub fn warn(&self, text: &str) {
+        self.lock().message("warn", text);
+    }
+
+    /// Prints a line that does not belong in the log file, as progress.
+    pub(super) fn transient(&self, text: &str) {
+        self.lock().print(text);
+    }
+
+    /// The terminal's bars, or `None` where lines are printed.
+    pub(super) fn bars(&self) -> Option<MultiProgress> {
+        match &self.lock().target {
+            Target::Terminal(bars) => Some(bars.clone()),
+            Target::Plain(_) => None,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic elsewhere while printing leaves nothing inconsistent here.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn message(&mut self, level: &str, text: &str) {
+        match level {
+            "warn" => self.print(&format!("warning: {text}")),
+            _ => self.print(text),
+        }
+        let Some(log) = &mut self.log else { return };
+        if let Err(e) = log.write(level, text) {
+            // Training is worth more than its log; what was written stays.
+            self.log = None;
+            self.print(&format!("warning: cannot write train.log, further messages are only printed: {e}"));
+        }
+    }
+
+    fn print(&mut self, text: &str) {
+        // Nobody can be told that standard error is gone.
+        let _ = match &mut self.target {
+            Target::Terminal(bars) => bars.println(text),
+            Target::Plain(out) => writeln!(out, "{text}").and_then(|()| out.flush()),
+        };
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A writer whose text can be read while others write to it.
+    #[derive(Clone, Default)]
+    pub(crate) struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Shared {
+        pub(crate) fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn messages_are_printed_and_kept_with_the_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("train.log");
+        let out = Shared::default();
+        let messages = Messages::plain(out.clone());
+        messages.info("before the folder exists");
+        messages.set_log(RunLogFile::open(&path).unwrap());
+        messages.info("two\nlines");
+        messages.warn("careful");
+        messages.transient("12 %");
+        assert_eq!(out.text(), "before the folder exists\ntwo\nlines\nwarning: careful\n12 %\n");
+        let log = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<_> = log.lines().map(|l| l.split_at(24)).collect();
+        assert_eq!(lines.iter().map(|l| l.1).collect::<Vec<_>>(), ["info two", "info lines", "warn careful"]);
+        let time = lines[0].0;
+        assert!(jiff::civil::DateTime::strptime("%Y-%m-%d %H:%M:%S%.3f ", time).is_ok(), "{time:?}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_ends_the_log_file_with_one_warning() {
+        let out = Shared::default();
+        let messages = Messages::plain(out.clone());
+        messages.set_log(RunLogFile::open(Path::new("/dev/full")).unwrap());
+        messages.info("one");
+        messages.info("two");
+        let text = out.text();
+        assert_eq!(text.matches("cannot write train.log").count(), 1, "{text}");
+        assert!(text.ends_with("two\n"));
+    }
+}

@@ -1,0 +1,229 @@
+//! The metrics of a run, written on a thread of its own.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use super::csv::CsvFile;
+use super::events::EventFile;
+use super::{Panels, write_atomic};
+use crate::{Error, Result};
+
+/// Rows that may wait for a slow disk before the trainer waits too.
+const QUEUE: usize = 256;
+
+/// A metric's value; each is written with as many digits as its type needs to be read back exactly.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Scalar {
+    /// Single precision.
+    F32(f32),
+    /// Double precision.
+    F64(f64),
+}
+
+impl From<f32> for Scalar {
+    fn from(value: f32) -> Self {
+        Scalar::F32(value)
+    }
+}
+
+impl From<f64> for Scalar {
+    fn from(value: f64) -> Self {
+        Scalar::F64(value)
+    }
+}
+
+impl Scalar {
+    fn to_f32(self) -> f32 {
+        match self {
+            Scalar::F32(value) => value,
+            Scalar::F64(value) => value as f32,
+        }
+    }
+}
+
+impl fmt::Display for Scalar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            // Debug is the shortest text that reads back as the same number, with an exponent where needed.
+            Scalar::F32(v) if v.is_nan() => f.write_str("nan"),
+            Scalar::F64(v) if v.is_nan() => f.write_str("nan"),
+            Scalar::F32(v) => write!(f, "{v:?}"),
+            Scalar::F64(v) => write!(f, "{v:?}"),
+        }
+    }
+}
+
+/// `metrics.csv`, TensorBoard events and validation pictures of a run folder.
+///
+/// Calls return at once; the files are written by a thread. When that fails, the next call returns the error,
+/// and whatever was written before is intact.
+pub struct MetricsLog {
+    sender: Option<SyncSender<Job>>,
+    writer: Option<JoinHandle<()>>,
+    failure: Arc<Mutex<Option<Error>>>,
+    numbers: HashMap<String, usize>,
+    folder: PathBuf,
+}
+
+enum Job {
+    Row {
+        step: u64,
+        epoch: u64,
+        values: Vec<(usize, Scalar)>,
+    },
+    Panels {
+        step: u64,
+        panels: Panels,
+    },
+    /// Sync the files, then answer.
+    Flush(SyncSender<()>),
+}
+
+impl MetricsLog {
+    /// Opens the log of a run that has these `metrics` (without `step` and `epoch`, which every row has) and
+    /// whose next step is `from_step`.
+    ///
+    /// Rows of `metrics.csv` from that step on are cut, and TensorBoard drops them too: a resumed run does
+    /// these steps again. Metrics that are new become new columns; old columns stay.
+    ///
+    /// # Errors
+    /// [`Error::Io`], or [`Error::Data`] if the folder holds a `metrics.csv` that cannot be continued.
+    pub fn open(folder: &Path, metrics: &[&str], from_step: u64) -> Result<Self> {
+        let names: Vec<String> = metrics.iter().map(|s| s.to_string()).collect();
+        let path = folder.join("metrics.csv");
+        let resumed = path.exists();
+        let csv = CsvFile::open(&path, &names, from_step)?;
+        let events = EventFile::create(folder, resumed.then_some(from_step))?;
+        let numbers = names.iter().cloned().zip(0..).collect();
+        let failure = Arc::new(Mutex::new(None));
+        let (sender, jobs) = sync_channel(QUEUE);
+        let writer = Writer { csv, events, names, folder: folder.into(), text: Vec::new() };
+        let failed = Arc::clone(&failure);
+        let thread = std::thread::Builder::new().name("metrics".into());
+        let writer = thread.spawn(move || {
+            if let Err(e) = writer.run(&jobs) {
+                *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(e);
+            }
+        });
+        let writer = writer.map_err(|e| Error::io("start the writer of", &path, e))?;
+        Ok(MetricsLog { sender: Some(sender), writer: Some(writer), failure, numbers, folder: folder.into() })
+    }
+
+    /// Writes values of a step. Steps never go back; two rows of one step become one.
+    ///
+    /// # Errors
+    /// An error of the writer met since the last call; [`Error::Internal`] for a metric not named at opening.
+    pub fn row(&mut self, step: u64, epoch: u64, values: &[(&str, Scalar)]) -> Result<()> {
+        let number = |&(name, value): &(&str, Scalar)| match self.numbers.get(name) {
+            Some(&number) => Ok((number, value)),
+            None => Err(Error::Internal(format!("metric {name} has no column"))),
+        };
+        let values = values.iter().map(number).collect::<Result<_>>()?;
+        self.send(Job::Row { step, epoch, values })
+    }
+
+    /// Writes the pictures of a validation: `val/step_<n>.png`, and each row as TensorBoard image
+    /// `val/<index>`.
+    pub fn panels(&mut self, step: u64, panels: Panels) -> Result<()> {
+        self.send(Job::Panels { step, panels })
+    }
+
+    /// Waits until everything handed over so far is safely on the disk. Call it before a checkpoint, so that
+    /// a resumed run finds all rows before its first step.
+    pub fn flush(&mut self) -> Result<()> {
+        let (answer, done) = sync_channel(1);
+        self.send(Job::Flush(answer))?;
+        match done.recv() {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.take_failure()),
+        }
+    }
+
+    /// Writes what is left and closes the files.
+    pub fn finish(mut self) -> Result<()> {
+        self.flush()
+    }
+
+    fn send(&mut self, job: Job) -> Result<()> {
+        let sent = self.sender.as_ref().is_some_and(|sender| sender.send(job).is_ok());
+        if sent { Ok(()) } else { Err(self.take_failure()) }
+    }
+
+    /// The error that ended the writer.
+    fn take_failure(&mut self) -> Error {
+        self.join();
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let again = || io::Error::other("the writer of the metrics has stopped after an earlier error");
+        failure.unwrap_or_else(|| Error::io("write to", &self.folder, again()))
+    }
+
+    fn join(&mut self) {
+        self.sender = None;
+        if let Some(writer) = self.writer.take() {
+            // A panic of the writer is reported as its having stopped.
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Drop for MetricsLog {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+/// The thread's side.
+struct Writer {
+    csv: CsvFile,
+    events: EventFile,
+    names: Vec<String>,
+    folder: PathBuf,
+    text: Vec<(usize, String)>,
+}
+
+impl Writer {
+    /// Works until the sender is gone or something fails; dropping the receiver tells the trainer.
+    fn run(mut self, jobs: &Receiver<Job>) -> Result<()> {
+        for job in jobs {
+            match job {
+                Job::Row { step, epoch, values } => self.row(step, epoch, &values)?,
+                Job::Panels { step, panels } => self.panels(step, &panels)?,
+                Job::Flush(answer) => {
+                    self.csv.sync()?;
+                    self.events.sync()?;
+                    // Whoever asked may have given up waiting.
+                    let _ = answer.send(());
+                }
+            }
+        }
+        self.csv.sync()?;
+        self.events.sync()
+    }
+
+    fn row(&mut self, step: u64, epoch: u64, values: &[(usize, Scalar)]) -> Result<()> {
+        self.text.clear();
+        self.text.extend(values.iter().map(|(number, value)| (*number, value.to_string())));
+        self.csv.row(step, epoch, &self.text)?;
+        let scalars = values.iter().map(|(number, value)| (self.names[*number].as_str(), value.to_f32()));
+        self.events.scalars(step, std::iter::once(("epoch", epoch as f32)).chain(scalars))
+    }
+
+    fn panels(&mut self, step: u64, panels: &Panels) -> Result<()> {
+        let Some(sheet) = panels.sheet() else { return Ok(()) };
+        let folder = self.folder.join("val");
+        fs::create_dir_all(&folder).map_err(|e| Error::io("make folder", &folder, e))?;
+        let png = sheet.to_png()?;
+        write_atomic(&folder.join(format!("step_{step}.png")), |out| out.write_all(&png))?;
+        for (i, row) in panels.rows().iter().enumerate() {
+            let size = (row.height(), row.width());
+            self.events.image(step, &format!("val/{i}"), size, row.channels(), &row.to_png()?)?;
+        }
+        Ok(())
+    }
+}
