@@ -8,15 +8,24 @@
 //! copies raw pixels in the file's own type and draws a geometry code. What a sample is depends only on
 //! (seed, epoch, index), never on the number of threads or their timing.
 
+mod dataset;
 pub mod degrade;
+mod folders;
+mod loader;
+mod origins;
 mod pixels;
+mod scenes;
+mod source;
+mod store;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
+pub use dataset::Dataset;
+pub use loader::Loader;
 pub use pixels::{Batch, PixelType, RawImages, SampleId, TrainSpec, ValSize};
 
 use crate::error::{Error, Result};
+use store::StoreRequest;
 
 /// What the source files are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,79 +99,40 @@ pub struct DataSettings {
     pub prefetch_factor: usize,
 }
 
-/// An opened data set: its training samples and its validation images.
-#[derive(Clone, Debug)]
-pub struct Dataset;
+/// Name of the store's folder beside the data.
+const STORE_FOLDER: &str = ".srgan-store";
 
-impl Dataset {
-    /// Checks all files, builds or reuses their store, and fixes the split.
-    pub fn open(_settings: &DataSettings) -> Result<Dataset> {
-        Err(unwritten())
+impl DataSettings {
+    /// Checks what can be wrong without looking at a file.
+    fn check(&self) -> Result<()> {
+        if self.scale == 0 {
+            return Err(Error::config("Generator.scaling_factor", "must be at least 1"));
+        }
+        if let Some(size) = self.hr_size
+            && (size == 0 || size % self.scale != 0)
+        {
+            let message = format!("{size} is not a multiple of the scale, {}", self.scale);
+            return Err(Error::config("Data.hr_size", message));
+        }
+        if !(0.0..1.0).contains(&self.val_fraction) {
+            let message = format!("{} is not in 0 to 1 (1 excluded)", self.val_fraction);
+            return Err(Error::config("Data.val_fraction", message));
+        }
+        Ok(())
     }
 
-    /// Training samples in an epoch.
-    pub fn train_len(&self) -> usize {
-        0
+    fn store_request(&self, name: &str, dir: PathBuf, files: Vec<PathBuf>) -> StoreRequest {
+        StoreRequest {
+            name: name.into(),
+            files,
+            dir,
+            bands: self.bands.clone(),
+            in_bands: self.in_bands,
+            layout: self.layout.unwrap_or(Layout::Hwc),
+            nodata: self.nodata,
+            mask: false,
+            dtype: None,
+            mode: self.store,
+        }
     }
-
-    /// Whole batches in an epoch; the last incomplete one is dropped. Fewer samples than one batch is an error.
-    pub fn steps_per_epoch(&self, _batch: usize) -> Result<usize> {
-        Err(unwritten())
-    }
-
-    /// Type and shape of the training samples.
-    pub fn train_spec(&self) -> Option<TrainSpec> {
-        None
-    }
-
-    /// The distinct sizes of the validation images, in order of first appearance.
-    pub fn val_sizes(&self) -> &[ValSize] {
-        &[]
-    }
-
-    /// Batches of `batch` over the validation images of `val_sizes()[size]`, in a fixed order.
-    pub fn val_batches(&self, _size: usize, _batch: usize) -> Loader {
-        Loader
-    }
-
-    /// The held-out imagery in pieces as large as possible, each a batch of one.
-    pub fn held_out_areas(&self) -> impl Iterator<Item = Result<Batch>> + '_ {
-        std::iter::empty()
-    }
-
-    /// What the user should know about how the data was opened.
-    pub fn notes(&self) -> &[String] {
-        &[]
-    }
-}
-
-/// Delivers batches in order, loaded ahead by threads; an `Iterator` over `Result<Batch>`.
-#[derive(Debug)]
-pub struct Loader;
-
-impl Loader {
-    /// The training batches of `epoch` from `first_batch` on.
-    pub fn start(_dataset: &Dataset, _epoch: u64, _first_batch: usize) -> Result<Loader> {
-        Err(unwritten())
-    }
-
-    /// Gives a batch's memory back for the next one.
-    pub fn recycle(&mut self, _batch: Batch) {}
-
-    /// Total time that `next` blocked.
-    pub fn waited(&self) -> Duration {
-        Duration::ZERO
-    }
-}
-
-impl Iterator for Loader {
-    type Item = Result<Batch>;
-
-    fn next(&mut self) -> Option<Result<Batch>> {
-        None
-    }
-}
-
-fn unwritten() -> Error {
-    Error::Internal("the data module is being written".into())
 }

@@ -1,7 +1,6 @@
 //! Raw pixels as they leave the loader: the file's own type, N,H,W,C interleaved, not yet normalised.
 
 use std::fmt;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -111,7 +110,7 @@ pub(crate) fn values_as_f32(bytes: &[u8], dtype: PixelType) -> impl Iterator<Ite
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SampleId {
     /// The source file.
-    pub file: Arc<str>,
+    pub file: String,
     /// First row of the HR crop in the file.
     pub row: usize,
     /// First column of the HR crop in the file.
