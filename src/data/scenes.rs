@@ -1,0 +1,126 @@
+//! Whole scenes: training patches from anywhere in the upper part of each, validation patches side by side in
+//! the lower part. No patch touches a masked pixel or crosses the border between the two.
+
+use std::path::Path;
+
+use super::dataset::{Image, Parts, Stored, Training, ValItem};
+use super::origins::Origins;
+use super::store::{Crop, MaskedRun, open_or_build};
+use super::{DataSettings, Layout, PixelType, source};
+use crate::error::{Error, Result};
+
+/// Opens `settings.scenes`.
+pub(super) fn open(settings: &DataSettings, notes: &mut Vec<String>) -> Result<Parts> {
+    let size = settings
+        .hr_size
+        .ok_or_else(|| Error::config("Data.hr_size", "scenes are cut into patches: give the side of an HR patch"))?;
+    if settings.scenes.is_empty() {
+        return Err(Error::config("Data.scenes", "the list of scenes is empty"));
+    }
+    let dtype = common_type(settings, notes)?;
+    let mut parts = Parts {
+        images: Vec::new(),
+        training: Training::Scenes { origins: Vec::new(), before: vec![0] },
+        train_size: (size, size),
+        default_len: 0,
+        val: Vec::new(),
+        held_out: Vec::new(),
+    };
+    let mut training = Vec::new();
+    for path in &settings.scenes {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let beside = path.parent().unwrap_or(Path::new(".")).join(super::STORE_FOLDER);
+        let dir = settings.store_dir.clone().unwrap_or(beside);
+        let mut request = settings.store_request(&name, dir, vec![path.clone()]);
+        (request.mask, request.dtype) = (true, Some(dtype));
+        let store = open_or_build(&request, notes)?;
+        let scene = Scene {
+            path,
+            height: store.images[0].height,
+            width: store.images[0].width,
+            size,
+            image: parts.images.len(),
+            masked: store.masked_runs()?,
+        };
+        training.push(scene.split(settings, &mut parts)?);
+        parts.images.push(Image { hr: Stored { store, image: 0 }, lr: None });
+    }
+    if parts.val.is_empty() && settings.val_fraction > 0.0 {
+        let message = format!("no held-out area has room for a {size} × {size} patch without a masked pixel");
+        return Err(Error::config("Data.val_fraction", message).with_hint("raise it, or choose a smaller Data.hr_size"));
+    }
+    parts.default_len = parts.default_len.max(1);
+    parts.training = Training::scenes(training);
+    Ok(parts)
+}
+
+/// One scene while it is being split.
+struct Scene<'a> {
+    path: &'a Path,
+    height: usize,
+    width: usize,
+    size: usize,
+    image: usize,
+    masked: Vec<MaskedRun>,
+}
+
+impl Scene<'_> {
+    /// Adds the scene's validation patches and held-out area to `parts`; returns its training places.
+    fn split(&self, settings: &DataSettings, parts: &mut Parts) -> Result<Origins> {
+        let (height, width, size) = (self.height, self.width, self.size);
+        let held_out = (height as f64 * settings.val_fraction).round() as usize;
+        let split = height - held_out.min(height);
+        if width < size || split < size {
+            let message = format!(
+                "a patch of {size} × {size} does not fit: the scene has {height} rows and {width} columns, {split} rows of them for training"
+            );
+            return Err(Error::data(self.path, message).with_hint("choose a smaller Data.hr_size or Data.val_fraction"));
+        }
+        let training = Origins::new(0..split, width, size, &self.masked);
+        if training.len() == 0 {
+            let message = match self.masked_pixels() {
+                n if n == height * width => "every pixel is masked: NaN, infinite or no-data".to_string(),
+                n => {
+                    format!("no {size} × {size} patch of the {split} training rows is free of masked pixels ({n} are)")
+                }
+            };
+            return Err(Error::data(self.path, message).with_hint("check Data.nodata, or remove the scene"));
+        }
+        parts.default_len += training.grid(0..split, width, size).len();
+
+        let validation = Origins::new(split..height, width, size, &self.masked);
+        let item =
+            |row, column, height, width| ValItem { image: self.image, crop: Crop { row, column, height, width } };
+        let tiles: Vec<ValItem> =
+            validation.grid(split..height, width, size).into_iter().map(|(y, x)| item(y, x, size, size)).collect();
+        let floor = |n: usize| n - n % settings.scale;
+        let area = item(split, 0, floor(height - split), floor(width));
+        if self.masked.iter().any(|run| run.row as usize >= split) {
+            parts.held_out.extend(&tiles);
+        } else if area.crop.height > 0 {
+            parts.held_out.push(area);
+        }
+        parts.val.extend(tiles);
+        Ok(training)
+    }
+
+    fn masked_pixels(&self) -> usize {
+        self.masked.iter().map(|run| (run.end - run.first) as usize).sum()
+    }
+}
+
+/// The type that holds the pixels of all scenes.
+fn common_type(settings: &DataSettings, notes: &mut Vec<String>) -> Result<PixelType> {
+    let mut common = None;
+    for path in &settings.scenes {
+        let own = source::open(path, settings.layout.unwrap_or(Layout::Hwc))?.info().dtype;
+        if *common.get_or_insert(own) != own {
+            notes.push(format!(
+                "the scenes have different pixel types ({} is {own}): all are kept as float32",
+                path.display()
+            ));
+            return Ok(PixelType::F32);
+        }
+    }
+    Ok(common.unwrap_or(PixelType::F32))
+}

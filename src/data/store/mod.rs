@@ -1,0 +1,202 @@
+//! The patch store: sources unpacked once into plain `.npy` files that are mapped or read at random.
+//!
+//! A store holds one scene, shape (rows, columns, bands), or all files of one side of a data set, shape
+//! (pixels, bands), image after image. A small JSON index beside it names the images and the content key: a
+//! hash of the sources' paths, sizes and times and of everything that decides the bytes. Both are built under
+//! temporary names and renamed, the index last; a store that does not fit its index or key is built again.
+//! Masked pixels are runs in a third file, shape (runs, 3): row, first column, column after the last.
+
+mod build;
+mod invalid;
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use memmap2::{Advice, Mmap};
+use serde::{Deserialize, Serialize};
+
+use super::source::npy_header::{NpyHeader, WRITTEN_LEN};
+use super::{Layout, PixelType, StoreMode};
+use crate::error::{Error, Result};
+
+pub(crate) use build::open_or_build;
+
+#[cfg(target_endian = "big")]
+compile_error!("the patch store is little-endian and is used without conversion");
+
+/// Version of the files; part of the content key.
+const FORMAT: u32 = 1;
+
+/// What to unpack and how.
+#[derive(Clone, Debug)]
+pub(crate) struct StoreRequest {
+    /// Start of the store's file names.
+    pub name: String,
+    /// Source files, in order.
+    pub files: Vec<PathBuf>,
+    /// Folder of the store.
+    pub dir: PathBuf,
+    /// Bands to keep.
+    pub bands: Option<Vec<usize>>,
+    /// Number of bands that must remain.
+    pub in_bands: usize,
+    /// Axes of `.npy` and `.npz` files.
+    pub layout: Layout,
+    /// Value of pixels without data; overrides the files' own.
+    pub nodata: Option<f64>,
+    /// Mask pixels without a value (scenes), or else refuse the file.
+    pub mask: bool,
+    /// Pixel type of the store; `None`: the files' common type, or float32 if they differ.
+    pub dtype: Option<PixelType>,
+    /// How to read the store.
+    pub mode: StoreMode,
+}
+
+/// Pixels `first..end` of a row that have no value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MaskedRun {
+    pub row: u32,
+    pub first: u32,
+    pub end: u32,
+}
+
+/// The JSON beside a store.
+#[derive(Debug, Serialize, Deserialize)]
+struct Index {
+    format: u32,
+    key: String,
+    /// The `.npy` file; the source itself if it can serve directly.
+    data: PathBuf,
+    /// Bytes before the first pixel, and the size of the whole file.
+    data_at: u64,
+    file_bytes: u64,
+    dtype: PixelType,
+    bands: usize,
+    images: Vec<StoredImage>,
+    masked_runs: usize,
+}
+
+/// One image in a store.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StoredImage {
+    /// The source.
+    pub file: String,
+    pub height: usize,
+    pub width: usize,
+    /// Pixels of the store before this image.
+    pub first_pixel: u64,
+}
+
+/// A rectangle of an image, in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Crop {
+    pub row: usize,
+    pub column: usize,
+    pub height: usize,
+    pub width: usize,
+}
+
+impl Crop {
+    /// The same ground in an image `scale` times smaller.
+    pub fn shrunk(self, scale: usize) -> Crop {
+        let Crop { row, column, height, width } = self;
+        Crop { row: row / scale, column: column / scale, height: height / scale, width: width / scale }
+    }
+}
+
+/// An open store.
+#[derive(Debug)]
+pub(crate) struct Store {
+    pub dtype: PixelType,
+    pub bands: usize,
+    pub images: Vec<StoredImage>,
+    path: PathBuf,
+    data_at: u64,
+    masked: Option<PathBuf>,
+    backing: Backing,
+}
+
+#[derive(Debug)]
+enum Backing {
+    Mapped(Mmap),
+    File(File),
+}
+
+impl Store {
+    /// Opens the store that `index` describes; the error says why it cannot be used.
+    fn open(index: Index, index_path: &Path, mode: StoreMode) -> Result<Store> {
+        let dir = index_path.parent().unwrap_or(Path::new(""));
+        let path = dir.join(&index.data);
+        let file = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
+        let there = file.metadata().map_err(|e| Error::io("read", &path, e))?.len();
+        let pixels: u64 = index.images.iter().map(|i| (i.height * i.width) as u64).sum();
+        let wanted = index.data_at + pixels * (index.bands * index.dtype.bytes()) as u64;
+        if there != index.file_bytes || there < wanted {
+            return Err(Error::data(&path, format!("{there} bytes long, {} expected", index.file_bytes)));
+        }
+        let masked = (index.masked_runs > 0).then(|| masked_path(index_path));
+        if let Some(masked) = &masked {
+            let wanted = (WRITTEN_LEN + index.masked_runs * 12) as u64;
+            let there = std::fs::metadata(masked).map_err(|e| Error::io("read", masked, e))?.len();
+            if there != wanted {
+                return Err(Error::data(masked, format!("{there} bytes long, {wanted} expected")));
+            }
+        }
+        let backing = match mode {
+            StoreMode::Read => Backing::File(file),
+            StoreMode::Mmap => {
+                // SAFETY: the store is written once under a temporary name and renamed, never changed in place.
+                // Somebody cutting the file off while it is mapped would end the process with SIGBUS, which
+                // `StoreMode::Read` is there to avoid; it cannot make the program read wrong memory.
+                let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", &path, e))?;
+                // Crops are drawn at random: reading ahead would only fill the page cache. Advice may fail.
+                let _ = map.advise(Advice::Random);
+                Backing::Mapped(map)
+            }
+        };
+        let Index { dtype, bands, images, data_at, .. } = index;
+        Ok(Store { dtype, bands, images, path, data_at, masked, backing })
+    }
+
+    /// Copies a crop of image `image` to `out`: rows, columns, bands.
+    pub fn copy_crop(&self, image: usize, crop: Crop, out: &mut [u8]) -> Result<()> {
+        let stored = &self.images[image];
+        let pixel = self.bands * self.dtype.bytes();
+        let inside = crop.row + crop.height <= stored.height && crop.column + crop.width <= stored.width;
+        if !inside || out.len() != crop.height * crop.width * pixel {
+            return Err(Error::Internal(format!("{crop:?} does not lie in {stored:?}")));
+        }
+        for (y, line) in (crop.row..).zip(out.chunks_exact_mut(crop.width * pixel)) {
+            let first = stored.first_pixel + (y * stored.width + crop.column) as u64;
+            let at = self.data_at + first * pixel as u64;
+            match &self.backing {
+                Backing::Mapped(map) => line.copy_from_slice(&map[at as usize..at as usize + line.len()]),
+                Backing::File(file) => {
+                    file.read_exact_at(line, at).map_err(|e| Error::io("read", &self.path, e))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The masked pixels of a store with one image, by row and column. They are read anew at each call: a
+    /// mask is needed once, when the places of patches are listed.
+    pub fn masked_runs(&self) -> Result<Vec<MaskedRun>> {
+        let Some(path) = &self.masked else { return Ok(Vec::new()) };
+        let io = |e| Error::io("read", path, e);
+        let mut file = File::open(path).map_err(io)?;
+        NpyHeader::read(&mut file).map_err(|m| Error::data(path, m))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(io)?;
+        let word = |b: &[u8], i: usize| u32::from_le_bytes([b[4 * i], b[4 * i + 1], b[4 * i + 2], b[4 * i + 3]]);
+        let run = |b| MaskedRun { row: word(b, 0), first: word(b, 1), end: word(b, 2) };
+        Ok(bytes.chunks_exact(12).map(run).collect())
+    }
+}
+
+/// The file of masked runs that belongs to an index.
+fn masked_path(index: &Path) -> PathBuf {
+    index.with_extension("masked.npy")
+}
