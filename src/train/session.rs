@@ -87,6 +87,11 @@ impl<'a> Session<'a> {
         self.device.as_ref()
     }
 
+    /// Whether runs add up the time of each plan step.
+    pub fn set_profile(&mut self, on: bool) {
+        self.device.set_profile(on);
+    }
+
     fn has_ema(&self) -> bool {
         self.cfg.training.ema.enabled
     }
