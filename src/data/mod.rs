@@ -136,3 +136,6 @@ impl DataSettings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

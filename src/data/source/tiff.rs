@@ -31,6 +31,7 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn Source>> {
     limits.ifd_value_size = 256 << 20;
     let mut decoder = Decoder::new(reader).map_err(failed)?.with_limits(limits);
     let tags = Tags::read(path, &mut decoder)?;
+    tags.check_length(path, &mut decoder)?;
     if let Some(array) = tags.as_plain_array(path, &mut decoder)? {
         return Ok(Box::new(array));
     }
@@ -119,6 +120,18 @@ impl Tags {
         })
     }
 
+    /// Refuses a file that ends before its last strip or tile does.
+    fn check_length(&self, path: &Path, decoder: &mut TiffDecoder) -> Result<()> {
+        let file = decoder.inner().inner.get_ref();
+        let there = file.metadata().map_err(|e| Error::io("read", path, e))?.len();
+        match self.chunks.iter().map(|&(at, len)| at.saturating_add(len)).max() {
+            Some(wanted) if wanted > there => {
+                Err(Error::data(path, format!("the file is cut off: {wanted} bytes expected, {there} there")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Uncompressed strips that follow each other are one plain array: it is read by rows, however large a
     /// strip is (some writers put a whole scene into one).
     fn as_plain_array(&self, path: &Path, decoder: &mut TiffDecoder) -> Result<Option<ArraySource>> {
@@ -131,13 +144,6 @@ impl Tags {
         }
         let at = self.chunks[0].0;
         let file = decoder.inner().inner.get_ref().try_clone().map_err(|e| Error::io("open", path, e))?;
-        let there = file.metadata().map_err(|e| Error::io("read", path, e))?.len();
-        if there < at.saturating_add(wanted) {
-            return Err(Error::data(
-                path,
-                format!("the file is cut off: {} bytes expected, {there} there", at + wanted),
-            ));
-        }
         let values = if self.planar { Values::Planar { file, at } } else { Values::Interleaved { file, at } };
         let info = self.info.clone();
         Ok(Some(ArraySource { path: path.into(), info, values, swap: self.big_endian, next_row: 0 }))
