@@ -11,11 +11,16 @@ use crate::device::cpu::{Ctx, Isa, Tile, TileSink, View, ViewMut};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 
 pub mod add;
+pub mod avg_pool;
 pub mod concat;
 pub mod conv2d;
 pub mod leaky_relu;
 pub mod mul;
+pub mod pixel_shuffle;
 pub mod pointwise;
+pub mod prepare;
+pub mod resize;
+mod resize_taps;
 pub mod slice;
 pub mod sum_to;
 
@@ -157,13 +162,22 @@ pub struct Case {
     pub op: std::sync::Arc<dyn Op>,
     /// Operand extents.
     pub inputs: Vec<Shape>,
+    /// Operands that are contiguous by definition: weights, flat memory.
+    pub contiguous: Vec<usize>,
 }
 
 #[cfg(test)]
 impl Case {
     /// A case from an op and its operands' extents.
     pub fn new(op: impl Op, inputs: &[[usize; 4]]) -> Self {
-        Case { op: std::sync::Arc::new(op), inputs: inputs.iter().map(|s| Shape(*s)).collect() }
+        let inputs = inputs.iter().map(|s| Shape(*s)).collect();
+        Case { op: std::sync::Arc::new(op), inputs, contiguous: vec![] }
+    }
+
+    /// The same with operands that cannot have gaps.
+    pub fn contiguous(mut self, operands: &[usize]) -> Self {
+        self.contiguous = operands.to_vec();
+        self
     }
 }
 

@@ -13,10 +13,12 @@ use crate::tape::{DType, Shape, Tape, Tensor64, Value};
 fn all_cases() -> Vec<Case> {
     [
         super::add::cases(),
+        super::avg_pool::cases(),
         super::concat::cases(),
         super::conv2d::cases(),
         super::leaky_relu::cases(),
         super::mul::cases(),
+        super::pixel_shuffle::cases(),
         super::slice::cases(),
         super::sum_to::cases(),
     ]
@@ -92,8 +94,7 @@ fn run_on_cpu(case: &Case, strided: bool, threads: usize, isa: Isa) -> (Vec<f64>
     let mut uploads = Vec::new();
     for (k, x) in inputs.iter_mut().enumerate() {
         let [n, h, w, c] = tape.shape(*x).0;
-        let is_image = h * w > 1 && case.inputs[0].n() == n;
-        if strided && is_image {
+        if strided && !case.contiguous.contains(&k) {
             let wide = Shape([n, h, w, c + 3]);
             let data = Tensor64::from_fn(wide, |[i, y, x, ch]| {
                 if (1..=c).contains(&ch) { reference[k].data[reference[k].index([i, y, x, ch - 1])] } else { f64::NAN }
@@ -124,21 +125,21 @@ fn run_on_cpu(case: &Case, strided: bool, threads: usize, isa: Isa) -> (Vec<f64>
 #[test]
 fn cpu_code_computes_the_references() {
     for case in all_cases() {
-        for strided in [false, true] {
-            // Weights and flat memory are contiguous by definition.
-            let weights = case.op.name().starts_with("conv2d") || case.op.name().ends_with("_flat");
-            if strided && weights && !case.op.name().starts_with("conv2d") {
-                continue;
-            }
-            let mut first: Option<Vec<f64>> = None;
-            for (threads, isa) in [(1, Isa::detect()), (2, Isa::detect()), (3, Isa::detect())] {
-                let (got, want) = run_on_cpu(&case, strided && !weights, threads, isa);
-                assert_close(&got, &want, 3e-6, &format!("{:?} strided {strided}", case.op));
-                let same = first.get_or_insert_with(|| got.clone());
-                assert_eq!(*same, got, "{:?} with {threads} threads", case.op);
-            }
-            let (got, want) = run_on_cpu(&case, strided && !weights, 2, Isa::PORTABLE);
-            assert_close(&got, &want, 3e-6, &format!("{:?} portable", case.op));
+        check_cpu(&case);
+    }
+}
+
+/// CPU code against the reference: with strided operands too, with 1, 2 and 3 threads, with each instruction set.
+pub(super) fn check_cpu(case: &Case) {
+    for strided in [false, true] {
+        let mut first: Option<Vec<f64>> = None;
+        for threads in 1..=3 {
+            let (got, want) = run_on_cpu(case, strided, threads, Isa::detect());
+            assert_close(&got, &want, 3e-6, &format!("{:?} strided {strided}", case.op));
+            let same = first.get_or_insert_with(|| got.clone());
+            assert_eq!(*same, got, "{:?} with {threads} threads", case.op);
         }
+        let (got, want) = run_on_cpu(case, strided, 2, Isa::PORTABLE);
+        assert_close(&got, &want, 3e-6, &format!("{:?} portable", case.op));
     }
 }

@@ -1,0 +1,254 @@
+//! Raw pixels to network input: the first op of every program. Normalises a batch in the file's own type and
+//! flips or turns each image by its code.
+//!
+//! NaN and infinity pass through, so that a bad pixel makes the step non-finite instead of vanishing.
+
+use super::{Application, Exec, Kernel, KernelCall, Op};
+use crate::device::cpu::{Ctx, View};
+use crate::tape::{DType, Shape, Tape, Tensor64, Value};
+use crate::{Error, Result};
+
+/// How pixel values become network input, and back; the methods of opensr-srgan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Normalization {
+    /// x·10/3, clamped to [0, 1].
+    Sen2Stretch,
+    /// Reflectance × 10000 to [0, 1].
+    Normalise10k,
+    /// Reflectance × 10000 to [−1, 1].
+    Normalise10kSigned,
+    /// Reflectance 0 … 0.3 to [−1, 1].
+    NormaliseS2,
+    /// Clamped to [0, 1].
+    ZeroOne,
+    /// [0, 1] to [−1, 1].
+    ZeroOneSigned,
+    /// As it is.
+    Identity,
+}
+
+/// `v` limited to [low, high]; NaN stays NaN.
+#[inline(always)]
+fn clamp(v: f32, low: f32, high: f32) -> f32 {
+    if v < low {
+        low
+    } else if v > high {
+        high
+    } else {
+        v
+    }
+}
+
+impl Normalization {
+    /// All methods with their names in configs.
+    const NAMES: [(Normalization, &'static str); 7] = [
+        (Normalization::Sen2Stretch, "sen2_stretch"),
+        (Normalization::Normalise10k, "normalise_10k"),
+        (Normalization::Normalise10kSigned, "normalise_10k_signed"),
+        (Normalization::NormaliseS2, "normalise_s2"),
+        (Normalization::ZeroOne, "zero_one"),
+        (Normalization::ZeroOneSigned, "zero_one_signed"),
+        (Normalization::Identity, "identity"),
+    ];
+
+    /// The method called `name` in configs and checkpoints (canonical names; the config knows the aliases).
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(_, n)| *n == name).map(|(m, _)| *m)
+    }
+
+    /// The canonical name.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(m, _)| *m == self).map_or("identity", |(_, n)| n)
+    }
+
+    /// A pixel value as network input.
+    #[inline(always)]
+    pub fn normalize(self, v: f32) -> f32 {
+        match self {
+            Normalization::Sen2Stretch => clamp(v * (10.0 / 3.0), 0.0, 1.0),
+            Normalization::Normalise10k => clamp(v / 10000.0, 0.0, 1.0),
+            Normalization::Normalise10kSigned => clamp(clamp(v / 10000.0, 0.0, 1.0) * 2.0 - 1.0, -1.0, 1.0),
+            Normalization::NormaliseS2 => clamp(v * (10.0 / 3.0) * 2.0 - 1.0, -1.0, 1.0),
+            Normalization::ZeroOne => clamp(v, 0.0, 1.0),
+            Normalization::ZeroOneSigned => clamp(v * 2.0 - 1.0, -1.0, 1.0),
+            Normalization::Identity => v,
+        }
+    }
+
+    /// Network output as a pixel value: the inverse inside the range that is not clamped.
+    pub fn denormalize(self, v: f32) -> f32 {
+        match self {
+            Normalization::Sen2Stretch => clamp(v * (3.0 / 10.0), 0.0, 1.0),
+            Normalization::Normalise10k => clamp(v * 10000.0, 0.0, 10000.0),
+            Normalization::Normalise10kSigned => clamp((v + 1.0) / 2.0, 0.0, 1.0) * 10000.0,
+            Normalization::NormaliseS2 => clamp((v + 1.0) / 2.0 * (3.0 / 10.0), 0.0, 1.0),
+            Normalization::ZeroOne => clamp(v, 0.0, 1.0),
+            Normalization::ZeroOneSigned => clamp((v + 1.0) / 2.0, 0.0, 1.0),
+            Normalization::Identity => v,
+        }
+    }
+}
+
+/// Operands: raw pixels (N,H,W,C) in an input slot of `dtype`, and a code per image (N,1,1,1) in a slot of
+/// bytes. Bit 0 of a code flips left to right, bit 1 top to bottom, bit 2 then exchanges rows and columns (square
+/// images only).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prepare {
+    /// Type of the raw pixels.
+    pub dtype: DType,
+    /// How values are scaled.
+    pub normalization: Normalization,
+}
+
+/// Where output pixel (y, x) of an h×w image comes from.
+#[inline(always)]
+fn source(code: u8, (y, x): (usize, usize), (h, w): (usize, usize)) -> (usize, usize) {
+    let (y, x) = if code & 4 != 0 { (x, y) } else { (y, x) };
+    let x = if code & 1 != 0 { w - 1 - x } else { x };
+    let y = if code & 2 != 0 { h - 1 - y } else { y };
+    (y, x)
+}
+
+impl Op for Prepare {
+    fn name(&self) -> &'static str {
+        "prepare"
+    }
+    fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        if inputs[1] != Shape([inputs[0].n(), 1, 1, 1]) {
+            return Err(format!("codes are {}, images {}", inputs[1], inputs[0]));
+        }
+        Ok(inputs[0])
+    }
+    fn vjp(&self, _tape: &mut Tape, _at: &Application, _d_output: Value) -> Result<Vec<Option<Value>>> {
+        Err(Error::Internal("prepare has no derivative: it makes input data".into()))
+    }
+    fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
+        Tensor64::from_fn(output, |[n, y, x, c]| {
+            let code = inputs[1].data[n] as u8;
+            let (y, x) = source(code, (y, x), (output.h(), output.w()));
+            f64::from(self.normalization.normalize(inputs[0].at([n, y, x, c]) as f32))
+        })
+    }
+    fn exec(&self) -> Exec<'_> {
+        Exec::Kernel(self)
+    }
+}
+
+/// A pixel type as it lies in a raw slot.
+trait Raw: Copy {
+    fn to_f32(self) -> f32;
+}
+
+macro_rules! raw {
+    ($($t:ty),*) => {
+        $(impl Raw for $t {
+            #[inline(always)]
+            fn to_f32(self) -> f32 {
+                self as f32
+            }
+        })*
+    };
+}
+raw!(u8, u16, i16, f32);
+
+impl Kernel for Prepare {
+    fn run(&self, ctx: &Ctx, call: KernelCall) {
+        match self.dtype {
+            DType::U8 => self.run_as::<u8>(ctx, &call),
+            DType::U16 => self.run_as::<u16>(ctx, &call),
+            DType::I16 => self.run_as::<i16>(ctx, &call),
+            DType::F32 => self.run_as::<f32>(ctx, &call),
+        }
+    }
+}
+
+impl Prepare {
+    fn run_as<T: Raw>(&self, ctx: &Ctx, call: &KernelCall) {
+        let (raw, codes, output) = (call.inputs[0], call.inputs[1], call.output);
+        let (first, codes) = (raw.ptr as usize, codes_of(&codes));
+        ctx.pool.run(output.n * output.h, &|row, _| {
+            let (n, y) = (row / output.h, row % output.h);
+            for x in 0..output.w {
+                let (sy, sx) = source(codes[n], (y, x), (output.h, output.w));
+                let at = ((n * output.h + sy) * output.w + sx) * output.c;
+                // SAFETY: the slot holds N·H·W·C elements of `dtype`, which `T` is; slots are aligned. Rows of
+                // the output are disjoint between items.
+                let (source, target) = unsafe {
+                    (std::slice::from_raw_parts((first as *const T).add(at), output.c), output.pixel(row * output.w + x))
+                };
+                target.iter_mut().zip(source).for_each(|(t, s)| *t = self.normalization.normalize(s.to_f32()));
+            }
+        });
+    }
+}
+
+/// The bytes of a slot of codes.
+fn codes_of<'a>(codes: &View) -> &'a [u8] {
+    // SAFETY: the slot has one byte per image and stays as it is during the run.
+    unsafe { std::slice::from_raw_parts(codes.ptr.cast::<u8>(), codes.n) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Device;
+    use crate::device::cpu::Cpu;
+    use crate::plan::{Plan, PlanOptions, Program};
+
+    fn run<T: Raw>(dtype: DType, normalization: Normalization, shape: Shape, raw: &[T], codes: &[u8]) -> Vec<f32> {
+        let mut tape = Tape::new();
+        let x = tape.input("raw", shape, dtype);
+        let c = tape.input("codes", Shape([shape.n(), 1, 1, 1]), DType::U8);
+        let y = tape.push(Prepare { dtype, normalization }, &[x, c]).unwrap();
+        let program = Program { name: "t", tape, outputs: vec![("y".into(), y)], checks: vec![], commits: vec![] };
+        let mut cpu = Cpu::new(2).unwrap();
+        let plan = Plan::compile(&program, PlanOptions { fuse: true, share: true, threads: 2 }).unwrap();
+        let id = cpu.load(plan).unwrap();
+        // SAFETY: plain numbers as bytes.
+        let bytes = unsafe { std::slice::from_raw_parts(raw.as_ptr().cast::<u8>(), std::mem::size_of_val(raw)) };
+        cpu.upload(id, "raw", bytes).unwrap();
+        cpu.upload(id, "codes", codes).unwrap();
+        cpu.run(id).unwrap().outputs.remove(0)
+    }
+
+    #[test]
+    fn every_code_is_its_own_flip_or_turn() {
+        let image: Vec<u16> = (0..9).collect();
+        let mut seen = Vec::new();
+        for code in 0..8 {
+            let out = run(DType::U16, Normalization::Identity, Shape([1, 3, 3, 1]), &image, &[code]);
+            assert!(!seen.contains(&out), "code {code}");
+            seen.push(out);
+        }
+        assert_eq!(seen[1], [2., 1., 0., 5., 4., 3., 8., 7., 6.]);
+        assert_eq!(seen[2], [6., 7., 8., 3., 4., 5., 0., 1., 2.]);
+        assert_eq!(seen[4], [0., 3., 6., 1., 4., 7., 2., 5., 8.]);
+        // Flip left to right, then exchange rows and columns: a quarter turn.
+        assert_eq!(seen[5], [2., 5., 8., 1., 4., 7., 0., 3., 6.]);
+    }
+
+    #[test]
+    fn types_and_methods() {
+        let shape = Shape([2, 1, 1, 2]);
+        let ten_k = Normalization::Normalise10k;
+        assert_eq!(run(DType::U16, ten_k, shape, &[0u16, 5000, 10000, 20000], &[0, 0]), [0.0, 0.5, 1.0, 1.0]);
+        assert_eq!(run(DType::I16, ten_k, shape, &[-5i16, 2500, 10000, 1], &[0, 1]), [0.0, 0.25, 1.0, 1e-4]);
+        let signed = Normalization::ZeroOneSigned;
+        assert_eq!(run(DType::U8, signed, shape, &[0u8, 1, 2, 0], &[0, 0]), [-1.0, 1.0, 1.0, -1.0]);
+        let odd = run(DType::F32, ten_k, shape, &[f32::NAN, f32::INFINITY, -1.0, 0.0], &[0, 0]);
+        assert!(odd[0].is_nan() && odd[1..] == [1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn denormalize_is_the_inverse() {
+        for (method, name) in Normalization::NAMES {
+            assert_eq!(Normalization::parse(name), Some(method));
+            for v in [0.02f32, 0.11, 0.29] {
+                let ten_k = matches!(method, Normalization::Normalise10k | Normalization::Normalise10kSigned);
+                let v = if ten_k { v * 10000.0 } else { v };
+                let back = method.denormalize(method.normalize(v));
+                assert!((back - v).abs() <= 1e-5 * v.max(1.0), "{name}: {v} {back}");
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Bicubic resizing, as PyTorch's `interpolate(mode="bicubic", align_corners=False)` with and without
+//! antialiasing: rows first, then columns, with the weights of [`super::resize_taps`]. Images are data here, so
+//! there is no derivative.
+
+use super::resize_taps::{ResizeTaps, resize_taps};
+use super::{Application, Exec, Kernel, KernelCall, Op};
+use crate::device::cpu::{Ctx, View};
+use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::{Error, Result, simd_fn};
+
+/// (N, H, W, C) to (N, height, width, C).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resize {
+    /// Output rows.
+    pub height: usize,
+    /// Output columns.
+    pub width: usize,
+    /// Stretch the kernel when reducing, so that nothing aliases.
+    pub antialias: bool,
+}
+
+impl Op for Resize {
+    fn name(&self) -> &'static str {
+        "resize"
+    }
+    fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        let [n, h, w, c] = inputs[0].0;
+        if h * w == 0 || self.height * self.width == 0 {
+            return Err(format!("{h}x{w} cannot be resized to {}x{}", self.height, self.width));
+        }
+        Ok(Shape([n, self.height, self.width, c]))
+    }
+    fn vjp(&self, _tape: &mut Tape, _at: &Application, _d_output: Value) -> Result<Vec<Option<Value>>> {
+        Err(Error::Internal("resize has no derivative: it makes input data".into()))
+    }
+    fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
+        let [_, h, w, _] = inputs[0].shape.0;
+        let (rows, columns) = self.taps(h, w);
+        Tensor64::from_fn(output, |[n, y, x, c]| {
+            let mut sum = 0.0;
+            for (i, wy) in window(&rows, y) {
+                for (j, wx) in window(&columns, x) {
+                    sum += f64::from(wy) * f64::from(wx) * inputs[0].at([n, i, j, c]);
+                }
+            }
+            sum
+        })
+    }
+    fn exec(&self) -> Exec<'_> {
+        Exec::Kernel(self)
+    }
+}
+
+impl Resize {
+    fn taps(&self, h: usize, w: usize) -> (ResizeTaps, ResizeTaps) {
+        (resize_taps(h, self.height, self.antialias), resize_taps(w, self.width, self.antialias))
+    }
+}
+
+/// Inputs and weights of output `i`.
+fn window(taps: &ResizeTaps, i: usize) -> impl Iterator<Item = (usize, f32)> + '_ {
+    (taps.start[i]..).zip(taps.weights[i * taps.taps..(i + 1) * taps.taps].iter().copied())
+}
+
+impl Kernel for Resize {
+    /// A combined row of the input for each thread.
+    fn scratch(&self, inputs: &[Shape], _output: Shape, threads: usize) -> usize {
+        threads * inputs[0].w() * inputs[0].c()
+    }
+
+    fn run(&self, ctx: &Ctx, call: KernelCall) {
+        let (input, output) = (call.inputs[0], call.output);
+        let (rows, columns) = self.taps(input.h, input.w);
+        let len = input.w * input.c;
+        let scratch = call.scratch.as_mut_ptr() as usize;
+        ctx.pool.run(output.n * output.h, &|row, worker| {
+            // SAFETY: each worker has `len` floats of scratch of its own.
+            let combined = unsafe { std::slice::from_raw_parts_mut((scratch as *mut f32).add(worker * len), len) };
+            let (n, y) = (row / output.h, row % output.h);
+            combined.fill(0.0);
+            for (i, weight) in window(&rows, y) {
+                add_row(ctx.isa, &input, n * input.h + i, weight, combined);
+            }
+            for x in 0..output.w {
+                // SAFETY: rows of the output are disjoint between items.
+                let target = unsafe { output.pixel(row * output.w + x) };
+                target.fill(0.0);
+                for (j, weight) in window(&columns, x) {
+                    let source = &combined[j * input.c..(j + 1) * input.c];
+                    target.iter_mut().zip(source).for_each(|(t, s)| *t += weight * s);
+                }
+            }
+        });
+    }
+}
+
+simd_fn! {
+    fn add_row(input: &View, row: usize, weight: f32, sums: &mut [f32]) {
+        for (x, sums) in sums.chunks_exact_mut(input.c).enumerate() {
+            // SAFETY: the pixel lies inside the input.
+            let source = unsafe { input.pixel(row * input.w + x) };
+            sums.iter_mut().zip(source).for_each(|(t, s)| *t += weight * s);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::tests::check_cpu;
+
+    #[test]
+    fn rows_and_columns_match_the_double_sum() {
+        for (h, w, antialias) in [(2, 3, false), (2, 3, true), (11, 9, false), (1, 1, true)] {
+            check_cpu(&super::super::Case::new(Resize { height: h, width: w, antialias }, &[[2, 8, 9, 4]]));
+        }
+    }
+
+    #[test]
+    fn a_constant_image_stays_constant() {
+        let flat = Tensor64::new(Shape([1, 8, 8, 1]), vec![0.7; 64]);
+        let out = Resize { height: 2, width: 2, antialias: true }.reference(&[&flat], Shape([1, 2, 2, 1]));
+        assert!(out.data.iter().all(|v| (v - 0.7).abs() < 1e-6));
+    }
+}
