@@ -148,7 +148,8 @@ fn missing_files_and_folders() {
     assert!(refused(&example).contains("at least two are needed"));
     assert!(refused(&DataSettings { root_dir: None, ..example }).contains("Data.root_dir"));
     let none = scene_settings(empty.path(), empty.path().join("none.npy"));
-    assert!(refused(&none).contains("none.npy"));
+    assert!(refused(&none).contains("none.npy: there is no such file"));
+    assert_eq!(Dataset::open(&none).unwrap_err().exit_code(), 2);
     assert!(refused(&DataSettings { scenes: Vec::new(), ..none.clone() }).contains("Data.scenes"));
     assert!(refused(&DataSettings { hr_size: None, ..none }).contains("Data.hr_size"));
 }
