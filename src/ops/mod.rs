@@ -14,10 +14,15 @@ pub mod add;
 pub mod concat;
 pub mod conv2d;
 pub mod leaky_relu;
+pub mod math;
 pub mod mul;
 pub mod pointwise;
+pub mod prelu;
+pub mod sigmoid;
+pub mod silu;
 pub mod slice;
 pub mod sum_to;
+pub mod tanh;
 
 /// Where an op stands on a tape while its derivative is written.
 #[derive(Clone, Copy, Debug)]

@@ -17,8 +17,12 @@ fn all_cases() -> Vec<Case> {
         super::conv2d::cases(),
         super::leaky_relu::cases(),
         super::mul::cases(),
+        super::prelu::cases(),
+        super::sigmoid::cases(),
+        super::silu::cases(),
         super::slice::cases(),
         super::sum_to::cases(),
+        super::tanh::cases(),
     ]
     .into_iter()
     .flatten()
