@@ -15,14 +15,19 @@ pub mod avg_pool;
 pub mod concat;
 pub mod conv2d;
 pub mod leaky_relu;
+pub mod math;
 pub mod mul;
 pub mod pixel_shuffle;
 pub mod pointwise;
 pub mod prepare;
 pub mod resize;
 mod resize_taps;
+pub mod prelu;
+pub mod sigmoid;
+pub mod silu;
 pub mod slice;
 pub mod sum_to;
+pub mod tanh;
 
 /// Where an op stands on a tape while its derivative is written.
 #[derive(Clone, Copy, Debug)]

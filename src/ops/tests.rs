@@ -19,8 +19,12 @@ fn all_cases() -> Vec<Case> {
         super::leaky_relu::cases(),
         super::mul::cases(),
         super::pixel_shuffle::cases(),
+        super::prelu::cases(),
+        super::sigmoid::cases(),
+        super::silu::cases(),
         super::slice::cases(),
         super::sum_to::cases(),
+        super::tanh::cases(),
     ]
     .into_iter()
     .flatten()
