@@ -10,9 +10,11 @@ use crate::Result;
 use crate::device::cpu::{Ctx, Isa, Tile, TileSink, View, ViewMut};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 
+pub mod adam;
 pub mod add;
 pub mod concat;
 pub mod conv2d;
+pub(crate) mod flat;
 pub mod leaky_relu;
 pub mod mul;
 pub mod pointwise;
@@ -157,13 +159,26 @@ pub struct Case {
     pub op: std::sync::Arc<dyn Op>,
     /// Operand extents.
     pub inputs: Vec<Shape>,
+    /// Operands by number, for ops that not every number suits; random ones otherwise.
+    pub data: Option<fn(usize, Shape) -> crate::tape::Tensor64>,
+    /// Whether the op has a derivative to check.
+    pub has_gradient: bool,
 }
 
 #[cfg(test)]
 impl Case {
     /// A case from an op and its operands' extents.
     pub fn new(op: impl Op, inputs: &[[usize; 4]]) -> Self {
-        Case { op: std::sync::Arc::new(op), inputs: inputs.iter().map(|s| Shape(*s)).collect() }
+        let inputs = inputs.iter().map(|s| Shape(*s)).collect();
+        Case { op: std::sync::Arc::new(op), inputs, data: None, has_gradient: true }
+    }
+    /// The same case on the operands that `data` makes.
+    pub fn with_data(self, data: fn(usize, Shape) -> crate::tape::Tensor64) -> Self {
+        Case { data: Some(data), ..self }
+    }
+    /// The same case of an op that training never differentiates.
+    pub fn without_gradient(self) -> Self {
+        Case { has_gradient: false, ..self }
     }
 }
 
