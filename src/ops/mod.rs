@@ -10,10 +10,12 @@ use crate::Result;
 use crate::device::cpu::{Ctx, Isa, Tile, TileSink, View, ViewMut};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 
+pub mod adam;
 pub mod add;
 pub mod avg_pool;
 pub mod concat;
 pub mod conv2d;
+pub(crate) mod flat;
 pub mod leaky_relu;
 pub mod math;
 pub mod mul;
@@ -169,6 +171,10 @@ pub struct Case {
     pub inputs: Vec<Shape>,
     /// Operands that are contiguous by definition: weights, flat memory.
     pub contiguous: Vec<usize>,
+    /// Operands by number, for ops that not every number suits; random ones otherwise.
+    pub data: Option<fn(usize, Shape) -> crate::tape::Tensor64>,
+    /// Whether the op has a derivative to check.
+    pub has_gradient: bool,
 }
 
 #[cfg(test)]
@@ -176,13 +182,22 @@ impl Case {
     /// A case from an op and its operands' extents.
     pub fn new(op: impl Op, inputs: &[[usize; 4]]) -> Self {
         let inputs = inputs.iter().map(|s| Shape(*s)).collect();
-        Case { op: std::sync::Arc::new(op), inputs, contiguous: vec![] }
+        Case { op: std::sync::Arc::new(op), inputs, contiguous: vec![], data: None, has_gradient: true }
     }
 
     /// The same with operands that cannot have gaps.
-    pub fn contiguous(mut self, operands: &[usize]) -> Self {
-        self.contiguous = operands.to_vec();
-        self
+    pub fn contiguous(self, operands: &[usize]) -> Self {
+        Case { contiguous: operands.to_vec(), ..self }
+    }
+
+    /// The same case on the operands that `data` makes.
+    pub fn with_data(self, data: fn(usize, Shape) -> crate::tape::Tensor64) -> Self {
+        Case { data: Some(data), ..self }
+    }
+
+    /// The same case of an op that training never differentiates.
+    pub fn without_gradient(self) -> Self {
+        Case { has_gradient: false, ..self }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::tape::{DType, Shape, Tape, Tensor64, Value};
 
 fn all_cases() -> Vec<Case> {
     [
+        super::adam::cases(),
         super::add::cases(),
         super::avg_pool::cases(),
         super::concat::cases(),
@@ -52,7 +53,8 @@ fn inputs_of(case: &Case, tape: &mut Tape, given: &mut HashMap<String, Tensor64>
     let mut inputs = Vec::new();
     for (k, shape) in case.inputs.iter().enumerate() {
         let name = format!("x{k}");
-        given.insert(name.clone(), random(*shape, 10 + k as u64));
+        let data = case.data.map_or_else(|| random(*shape, 10 + k as u64), |data| data(k, *shape));
+        given.insert(name.clone(), data);
         inputs.push(tape.input(&name, *shape, DType::F32));
     }
     inputs
@@ -60,7 +62,7 @@ fn inputs_of(case: &Case, tape: &mut Tape, given: &mut HashMap<String, Tensor64>
 
 #[test]
 fn derivatives_are_those_of_the_references() {
-    for case in all_cases() {
+    for case in all_cases().into_iter().filter(|c| c.has_gradient) {
         let (mut tape, mut given) = (Tape::new(), HashMap::new());
         let inputs = inputs_of(&case, &mut tape, &mut given);
         let output = tape.push_arc(case.op.clone(), &inputs).unwrap();
