@@ -280,35 +280,30 @@ unsafe fn add_panel<S: Simd, const M: usize, const NV: usize>(
                     x = x.add(block.pixel_step);
                 }
             }
+            // Small constant loops only: with anything larger the compiler keeps the accumulators in memory.
             let valid = width.min(block.columns - column);
-            // A loop over all M with a test inside, so that the accumulators stay in registers.
-            for (i, acc) in acc.iter().enumerate() {
-                if i < block.out_channels {
-                    store_row::<S, NV>(acc, to.add(i * block.out_stride + column), valid, accumulate);
+            let to = to.add(column);
+            if block.out_channels == M && valid == width {
+                for (i, acc) in acc.iter().enumerate() {
+                    for (j, &acc) in acc.iter().enumerate() {
+                        let to = to.add(i * block.out_stride + j * S::LANES);
+                        S::store(to, if accumulate { S::add(S::load(to), acc) } else { acc });
+                    }
+                }
+                continue;
+            }
+            let mut rows = [[0.0; 3 * MAX_LANES]; M];
+            for (acc, row) in acc.iter().zip(&mut rows) {
+                for (j, &acc) in acc.iter().enumerate() {
+                    S::store(row.as_mut_ptr().add(j * S::LANES), acc);
                 }
             }
-        }
-    }
-}
-
-/// Stores the first `valid` lanes of a row of a register block.
-#[inline(always)]
-unsafe fn store_row<S: Simd, const NV: usize>(acc: &[S::V; NV], to: *mut f32, valid: usize, accumulate: bool) {
-    // SAFETY: `valid` floats are writable, by the caller's promise.
-    unsafe {
-        if valid == NV * S::LANES {
-            for (j, &acc) in acc.iter().enumerate() {
-                let to = to.add(j * S::LANES);
-                S::store(to, if accumulate { S::add(S::load(to), acc) } else { acc });
+            for (i, row) in rows.iter().enumerate().take(block.out_channels) {
+                let to = std::slice::from_raw_parts_mut(to.add(i * block.out_stride), valid);
+                for (to, value) in to.iter_mut().zip(row) {
+                    *to = if accumulate { *to + value } else { *value };
+                }
             }
-            return;
-        }
-        let mut row = [0.0; 3 * MAX_LANES];
-        for (j, &acc) in acc.iter().enumerate() {
-            S::store(row.as_mut_ptr().add(j * S::LANES), acc);
-        }
-        for (k, value) in row.iter().enumerate().take(valid) {
-            *to.add(k) = if accumulate { *to.add(k) + value } else { *value };
         }
     }
 }
