@@ -160,8 +160,13 @@ impl WeightGrad {
                     unsafe {
                         let to = panels.at(p * panel_floats + (row * s.out_w + x) * self.panel);
                         let from = from.add(x * d_output.stride + p * self.panel);
-                        (0..channels).for_each(|c| *to.add(c) = *from.add(c));
-                        (channels..self.panel).for_each(|c| *to.add(c) = 0.0);
+                        match channels {
+                            // Constant sizes compile to moves instead of calls.
+                            6 => std::ptr::copy_nonoverlapping(from, to, 6),
+                            4 => std::ptr::copy_nonoverlapping(from, to, 4),
+                            _ => std::ptr::copy_nonoverlapping(from, to, channels),
+                        }
+                        to.add(channels).write_bytes(0, self.panel - channels);
                     }
                 }
             }
