@@ -185,15 +185,15 @@ unsafe fn packed(ctx: &Ctx, shape: &GemmShape, a: Matrix, b: Matrix, sink: &dyn 
             let depth = DEPTH.min(k - p);
             // SAFETY: elements of A and B; the worker's own blocks, which hold whole register blocks.
             unsafe {
-                for (i, q) in (0..rows).flat_map(|i| (0..depth).map(move |q| (i, q))) {
-                    *a_block.add(i * depth + q) = *a.at(row + i, p + q);
+                for i in 0..rows {
+                    copy_row(a.at(row + i, p), a.col_stride, depth, a_block.add(i * depth));
                 }
                 for q in 0..depth {
                     for j in (0..cols).step_by(width) {
                         let to = b_block.add(j * depth + q * width);
                         let valid = width.min(cols - j);
-                        (0..valid).for_each(|c| *to.add(c) = *b.at(p + q, col + j + c));
-                        (valid..width).for_each(|c| *to.add(c) = 0.0);
+                        copy_row(b.at(p + q, col + j), b.col_stride, valid, to);
+                        to.add(valid).write_bytes(0, width - valid);
                     }
                 }
                 for j in (0..cols).step_by(width) {
@@ -218,4 +218,21 @@ unsafe fn packed(ctx: &Ctx, shape: &GemmShape, a: Matrix, b: Matrix, sink: &dyn 
             channels: cols,
         });
     });
+}
+
+/// Copies `len` elements that are `step` floats apart.
+///
+/// # Safety
+/// The elements are readable, `to` has room for `len` floats.
+#[inline(always)]
+unsafe fn copy_row(from: *const f32, step: usize, len: usize, to: *mut f32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (step, len) {
+            // A constant size compiles to moves instead of a call.
+            (1, 16) => std::ptr::copy_nonoverlapping(from, to, 16),
+            (1, _) => std::ptr::copy_nonoverlapping(from, to, len),
+            _ => (0..len).for_each(|i| *to.add(i) = *from.add(i * step)),
+        }
+    }
 }
