@@ -5,8 +5,8 @@
 use std::time::{Duration, Instant};
 
 use srgan::device::cpu::{
-    ConvShape, Ctx, Isa, Pass, Pool, StoreTo, View, ViewMut, algorithm, conv2d, conv2d_input_grad, conv2d_weight_grad,
-    scratch_len,
+    ConvShape, Ctx, GemmShape, Isa, Matrix, Pass, Pool, StoreTo, View, ViewMut, algorithm, conv2d, conv2d_input_grad,
+    conv2d_weight_grad, gemm, gemm_scratch_len, scratch_len,
 };
 
 const BATCH: usize = 2;
@@ -28,6 +28,31 @@ fn main() {
             println!("{name:24}{:>20}{:>20}{:>20}", cells[0], cells[1], cells[2]);
         }
     }
+    if "linear".contains(&filter) {
+        [2, 32].into_iter().for_each(|batch| linear(&ctx, batch));
+    }
+}
+
+/// A linear layer 18432 → 1024: forward, input gradient, weight gradient, in GB/s of weights.
+fn linear(ctx: &Ctx, batch: usize) {
+    let (inputs, outputs) = (18432, 1024);
+    let (x, w, d) = (vec![0.5; batch * inputs], vec![0.25; inputs * outputs], vec![0.125; batch * outputs]);
+    let (x, w) = (Matrix::rows(&x, inputs), Matrix::rows(&w, inputs));
+    let d = Matrix::rows(&d, outputs);
+    let passes = [
+        (GemmShape { m: batch, n: outputs, k: inputs }, x, w.transposed()),
+        (GemmShape { m: batch, n: inputs, k: outputs }, d, w),
+        (GemmShape { m: outputs, n: inputs, k: batch }, d.transposed(), x),
+    ];
+    let cells = passes.map(|(shape, a, b)| {
+        let mut result = vec![0.0; shape.m * shape.n];
+        let mut scratch = vec![0.0; gemm_scratch_len(&shape, ctx.pool.threads())];
+        let sink = StoreTo(ViewMut::new(&mut result, [1, 1, shape.m, shape.n]));
+        // SAFETY: the matrices are live buffers, and the results go to a buffer of their own.
+        let time = median(|| unsafe { gemm(ctx, &shape, a, b, &sink, &mut scratch) });
+        format!("{:.1} GB/s", (4 * inputs * outputs) as f64 / time.as_nanos() as f64)
+    });
+    println!("{:24}{:>20}{:>20}{:>20}", format!("linear, batch {batch}"), cells[0], cells[1], cells[2]);
 }
 
 fn cases() -> Vec<(String, ConvShape)> {
@@ -63,7 +88,7 @@ fn time(ctx: &Ctx, s: &ConvShape, pass: Pass) -> Duration {
     let mut result = vec![0.0; input.len().max(d_output.len()).max(weight.len())];
     let mut scratch = vec![0.0; scratch_len(s, pass, ctx.pool.threads())];
     let (input, d_output) = (View::new(&input, in_sizes), View::new(&d_output, out_sizes));
-    let mut run = || {
+    median(|| {
         // SAFETY: the views are of live buffers, and the results go to a buffer of their own.
         unsafe {
             match pass {
@@ -81,7 +106,10 @@ fn time(ctx: &Ctx, s: &ConvShape, pass: Pass) -> Duration {
                 }
             }
         }
-    };
+    })
+}
+
+fn median(mut run: impl FnMut()) -> Duration {
     run();
     let (start, mut times) = (Instant::now(), Vec::new());
     while start.elapsed() < Duration::from_millis(250) || times.len() < 5 {

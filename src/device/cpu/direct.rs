@@ -7,15 +7,15 @@
 
 use super::band::{Band, Rect, copy_rect};
 use super::micro::{self, DEPTHWISE_PIXELS, DOT_CHANNELS, Pixels, WIDE_PIXELS};
-use super::pack::{PackedWeights, WeightOrder};
+use super::pack::{PackedWeights, PhaseWeights, WeightOrder};
 use super::scratch::{self, Shared};
 use super::simd::{MAX_LANES, lanes};
 use super::{ConvShape, Ctx, Pass, Tile, TileSink, View};
 
 /// Most floats of finished results that an item collects.
 const RESULT_FLOATS: usize = 16 * 1024;
-/// Most floats of packed weights that are used for all pixels of an item before the next ones: half of L1.
-const WEIGHT_CHUNK: usize = 4 * 1024;
+/// Most floats of packed weights that are used for all pixels of an item before the next ones: 20 KB of L1.
+const WEIGHT_CHUNK: usize = 5 * 1024;
 
 /// How the inner loop uses its vectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,12 +208,14 @@ impl Item<'_> {
     unsafe fn compute(&self, band: &Band) {
         let c = self.correlation;
         let mut offsets = Vec::with_capacity(self.packed.max_runs);
+        let mut addresses = Addresses::default();
         for phase_y in 0..c.phases.min(self.size[0]) {
             for phase_x in 0..c.phases.min(self.size[1]) {
                 let phase = self.packed.phase(phase_y * c.phases + phase_x);
                 self.run_offsets(band, [phase_y, phase_x], phase.run, &mut offsets);
+                self.addresses(band, [phase_y, phase_x], &mut addresses);
                 // SAFETY: the caller's promise.
-                unsafe { self.phase(band, [phase_y, phase_x], &offsets) };
+                unsafe { self.phase(&addresses, phase, &offsets) };
             }
         }
     }
@@ -234,72 +236,79 @@ impl Item<'_> {
         }
     }
 
-    /// The result pixels of one phase.
-    unsafe fn phase(&self, band: &Band, phase: [usize; 2], offsets: &[usize]) {
+    /// Addresses of a phase's result pixels and of their sources. Past the end the last pixel is computed
+    /// again, into a spare place, instead of by a shorter kernel.
+    fn addresses(&self, band: &Band, phase: [usize; 2], to: &mut Addresses) {
         let c = self.correlation;
         let rows = (self.size[0] - phase[0]).div_ceil(c.phases);
         let cols = (self.size[1] - phase[1]).div_ceil(c.phases);
         let stride = padded(c.result_ch);
-        let address = |pixel: usize| {
-            // Past the end the last pixel is computed once more, into a spare place, instead of by a shorter
-            // kernel.
-            let (y, x) = (pixel.min(rows * cols - 1) / cols, pixel.min(rows * cols - 1) % cols);
-            let result = if pixel < rows * cols {
-                (y * c.phases + phase[0]) * self.size[1] + x * c.phases + phase[1]
-            } else {
-                c.block[0] * c.block[1]
-            };
-            (band.at(y * c.step, x * c.step), self.results.at(result * stride))
-        };
-        let weights = self.packed.phase(phase[0] * c.phases + phase[1]);
-        let pixels = rows * cols;
+        to.source.clear();
+        to.result.clear();
+        for (y, x) in (0..rows).flat_map(|y| (0..cols).map(move |x| (y, x))) {
+            let result = (y * c.phases + phase[0]) * self.size[1] + x * c.phases + phase[1];
+            to.source.push(band.at(y * c.step, x * c.step));
+            to.result.push(self.results.at(result * stride));
+        }
+        let spare = self.results.at(c.block[0] * c.block[1] * stride);
+        to.pixels = to.source.len();
+        to.source.resize(to.pixels + Addresses::SPARE, band.at((rows - 1) * c.step, (cols - 1) * c.step));
+        to.result.resize(to.pixels + Addresses::SPARE, spare);
+    }
+
+    /// The result pixels of one phase.
+    unsafe fn phase(&self, addresses: &Addresses, weights: PhaseWeights, offsets: &[usize]) {
+        let stride = padded(self.correlation.result_ch);
         // SAFETY: addresses inside the band and the results; weights of this phase.
         unsafe {
             if offsets.is_empty() {
-                for p in 0..pixels {
-                    address(p).1.write_bytes(0, stride);
-                }
+                addresses.result.iter().for_each(|to| to.write_bytes(0, stride));
                 return;
             }
-            match c.lanes {
-                Lanes::Results => {
-                    let width = 2 * lanes(self.ctx.isa);
-                    for panel in 0..c.result_ch.div_ceil(width) {
-                        let per_run = weights.run * width;
-                        let weight = weights.ptr.add(panel * offsets.len() * per_run);
-                        for_chunks(offsets, per_run, |chunk, first| {
-                            let weight = weight.add(first * per_run);
-                            for p in (0..pixels).step_by(WIDE_PIXELS) {
-                                let mut block = block_addresses::<WIDE_PIXELS>(&address, p);
-                                block.result = block.result.map(|r| r.add(panel * width));
-                                micro::wide(self.ctx.isa, &block, chunk, weights.run, weight, first > 0);
-                            }
-                        });
-                    }
-                }
-                Lanes::Reduction => {
-                    let per_channel = weights.run.next_multiple_of(lanes(self.ctx.isa));
-                    for group in (0..c.result_ch).step_by(DOT_CHANNELS) {
-                        let channels = DOT_CHANNELS.min(c.result_ch - group);
-                        let per_run = per_channel * channels;
-                        let weight = weights.ptr.add(group * offsets.len() * per_channel);
-                        for_chunks(offsets, per_run, |chunk, first| {
-                            let weight = weight.add(first * per_run);
-                            for p in (0..pixels).step_by(micro::dot_pixels(channels)) {
-                                let mut block = block_addresses::<8>(&address, p);
-                                block.result = block.result.map(|r| r.add(group));
-                                micro::dot(self.ctx.isa, &block, chunk, weights.run, weight, channels, first > 0);
-                            }
-                        });
-                    }
-                }
+            match self.correlation.lanes {
+                Lanes::Results => self.phase_wide(addresses, weights, offsets),
+                Lanes::Reduction => self.phase_dot(addresses, weights, offsets),
                 Lanes::Depthwise => {
-                    for p in (0..pixels).step_by(DEPTHWISE_PIXELS) {
-                        let block = block_addresses::<DEPTHWISE_PIXELS>(&address, p);
+                    for p in (0..addresses.pixels).step_by(DEPTHWISE_PIXELS) {
+                        let block = addresses.block::<DEPTHWISE_PIXELS>(p, 0);
                         micro::depthwise(self.ctx.isa, &block, offsets, weights.ptr, stride);
                     }
                 }
             }
+        }
+    }
+
+    /// Panels of result channels, one after the other.
+    unsafe fn phase_wide(&self, addresses: &Addresses, weights: PhaseWeights, offsets: &[usize]) {
+        let width = 2 * lanes(self.ctx.isa);
+        let per_run = weights.run * width;
+        for panel in 0..self.correlation.result_ch.div_ceil(width) {
+            // SAFETY: as for `phase`.
+            for_chunks(offsets, per_run, |chunk, first| unsafe {
+                let weight = weights.ptr.add((panel * offsets.len() + first) * per_run);
+                for p in (0..addresses.pixels).step_by(WIDE_PIXELS) {
+                    let block = addresses.block::<WIDE_PIXELS>(p, panel * width);
+                    micro::wide(self.ctx.isa, &block, chunk, weights.run, weight, first > 0);
+                }
+            });
+        }
+    }
+
+    /// Groups of few result channels.
+    unsafe fn phase_dot(&self, addresses: &Addresses, weights: PhaseWeights, offsets: &[usize]) {
+        let per_channel = weights.run.next_multiple_of(lanes(self.ctx.isa));
+        let result_ch = self.correlation.result_ch;
+        for group in (0..result_ch).step_by(DOT_CHANNELS) {
+            let channels = DOT_CHANNELS.min(result_ch - group);
+            let per_run = per_channel * channels;
+            // SAFETY: as for `phase`.
+            for_chunks(offsets, per_run, |chunk, first| unsafe {
+                let weight = weights.ptr.add(group * offsets.len() * per_channel + first * per_run);
+                for p in (0..addresses.pixels).step_by(micro::dot_pixels(channels)) {
+                    let block = addresses.block::<8>(p, group);
+                    micro::dot(self.ctx.isa, &block, chunk, weights.run, weight, channels, first > 0);
+                }
+            });
         }
     }
 
@@ -330,8 +339,25 @@ fn for_chunks(offsets: &[usize], weights_per_run: usize, mut f: impl FnMut(&[usi
     }
 }
 
-#[inline(always)]
-fn block_addresses<const N: usize>(address: &impl Fn(usize) -> (*const f32, *mut f32), first: usize) -> Pixels<N> {
-    let pairs: [(*const f32, *mut f32); N] = std::array::from_fn(|i| address(first + i));
-    Pixels { source: pairs.map(|p| p.0), result: pairs.map(|p| p.1) }
+/// Addresses of the pixels of a phase, with spare ones at the end.
+#[derive(Default)]
+struct Addresses {
+    source: Vec<*const f32>,
+    result: Vec<*mut f32>,
+    pixels: usize,
+}
+
+impl Addresses {
+    /// One less than the most pixels of a kernel call.
+    const SPARE: usize = DEPTHWISE_PIXELS - 1;
+
+    /// The pixels of a call, with results from a channel on.
+    #[inline(always)]
+    fn block<const N: usize>(&self, first: usize, channel: usize) -> Pixels<N> {
+        let (source, result) = (&self.source[first..][..N], &self.result[first..][..N]);
+        Pixels {
+            source: std::array::from_fn(|i| source[i]),
+            result: std::array::from_fn(|i| result[i].wrapping_add(channel)),
+        }
+    }
 }

@@ -74,11 +74,12 @@ unsafe fn dot_block<S: Simd, const N: usize, const C: usize>(
         for &offset in offsets {
             let sources = sources.map(|p| p.add(offset));
             for k in (0..run).step_by(S::LANES) {
-                let b: [S::V; C] = std::array::from_fn(|c| S::load(weight.add(c * S::LANES)));
-                for (acc, source) in acc.iter_mut().zip(sources) {
-                    let a = S::load(source.add(k));
-                    for (acc, b) in acc.iter_mut().zip(b) {
-                        *acc = S::fma(a, b, *acc);
+                // With the weights innermost, N + C loads serve N C products, and 16 registers are enough.
+                let a = sources.map(|source| S::load(source.add(k)));
+                for c in 0..C {
+                    let b = S::load(weight.add(c * S::LANES));
+                    for (acc, a) in acc.iter_mut().zip(a) {
+                        acc[c] = S::fma(a, b, acc[c]);
                     }
                 }
                 weight = weight.add(C * S::LANES);

@@ -257,3 +257,87 @@ fn winograd_is_right() {
         check(shape, Algorithm::Winograd, WINOGRAD, 3000 + seed as u64);
     }
 }
+
+/// A B for all four orders of the operands' memory.
+#[test]
+fn gemm_is_right_in_every_order() {
+    let sizes = [[1, 1, 1], [2, 70, 300], [7, 5, 3], [33, 49, 2055], [100, 20, 9], [97, 300, 70], [3, 1, 1024]];
+    for (seed, [m, n, k]) in sizes.into_iter().enumerate() {
+        let mut r = rng(4000 + seed as u64);
+        let (a, b) = (random(&mut r, m * k), random(&mut r, n * k));
+        // `b` holds B transposed, as a linear layer's weight does.
+        let want = reference_linear([m, k, n], &wide(&a), &wide(&b));
+        let transpose = |v: &[f32], rows: usize, cols: usize| -> Vec<f32> {
+            (0..rows * cols).map(|i| v[i % rows * cols + i / rows]).collect()
+        };
+        let (a_t, b_t) = (transpose(&a, m, k), transpose(&b, n, k));
+        let orders_a = [Matrix::rows(&a, k), Matrix::rows(&a_t, m).transposed()];
+        let orders_b = [Matrix::rows(&b, k).transposed(), Matrix::rows(&b_t, n)];
+        for isa in Isa::all() {
+            for (a, b) in orders_a.iter().flat_map(|a| orders_b.iter().map(move |b| (*a, *b))) {
+                let what = format!("{m}x{n}x{k} {isa:?} {a:?} {b:?}");
+                let shape = GemmShape { m, n, k };
+                let run = |threads| {
+                    let pool = Pool::new(threads);
+                    let mut scratch = vec![f32::NAN; gemm_scratch_len(&shape, threads)];
+                    let sink = Collect::new([1, 1, m, n]);
+                    // SAFETY: the matrices are live buffers.
+                    unsafe { gemm(&Ctx { pool: &pool, isa }, &shape, a, b, &sink, &mut scratch) };
+                    sink.finish(&what)
+                };
+                let got = run(1);
+                assert_close(&got, &want, DIRECT, &what);
+                assert!((2..4).all(|threads| run(threads).iter().zip(&got).all(|(a, b)| a.to_bits() == b.to_bits())));
+            }
+        }
+    }
+}
+
+#[test]
+fn linear_gradients_are_right() {
+    let (batch, inputs, outputs) = (5, 333, 41);
+    let mut r = rng(4100);
+    let (x, w, d) = (random(&mut r, batch * inputs), random(&mut r, inputs * outputs), random(&mut r, batch * outputs));
+    let sizes = [batch, inputs, outputs];
+    let pool = Pool::new(2);
+    let ctx = Ctx { pool: &pool, isa: Isa::detect() };
+    let product = |shape: GemmShape, a, b| {
+        let mut scratch = vec![f32::NAN; gemm_scratch_len(&shape, 2)];
+        let sink = Collect::new([1, 1, shape.m, shape.n]);
+        // SAFETY: the matrices are live buffers.
+        unsafe { gemm(&ctx, &shape, a, b, &sink, &mut scratch) };
+        sink.finish("linear")
+    };
+    let dx =
+        product(GemmShape { m: batch, n: inputs, k: outputs }, Matrix::rows(&d, outputs), Matrix::rows(&w, inputs));
+    assert_close(&dx, &reference_linear_input_grad(sizes, &wide(&d), &wide(&w)), DIRECT, "input gradient");
+    let dw = product(
+        GemmShape { m: outputs, n: inputs, k: batch },
+        Matrix::rows(&d, outputs).transposed(),
+        Matrix::rows(&x, inputs),
+    );
+    assert_close(&dw, &reference_linear_weight_grad(sizes, &wide(&x), &wide(&d)), DIRECT, "weight gradient");
+}
+
+#[test]
+#[should_panic(expected = "floats of scratch and needs")]
+fn too_little_scratch_is_refused() {
+    let shape = ConvShape::square([1, 4, 4, 8], 8, 3, 1, 1).unwrap();
+    let (input, weight, pool) = (vec![0.0; 128], vec![0.0; 576], Pool::new(1));
+    let mut scratch = vec![0.0; scratch_len(&shape, Pass::Forward, 1) - 1];
+    let ctx = Ctx { pool: &pool, isa: Isa::PORTABLE };
+    let sink = Collect::new([1, 4, 4, 8]);
+    // SAFETY: the view is of a live buffer.
+    unsafe { conv2d(&ctx, &shape, View::new(&input, [1, 4, 4, 8]), &weight, &sink, &mut scratch) };
+}
+
+#[test]
+#[should_panic(expected = "a view for")]
+fn a_view_of_another_shape_is_refused() {
+    let shape = ConvShape::square([1, 4, 4, 8], 8, 3, 1, 1).unwrap();
+    let (input, weight, pool) = (vec![0.0; 128], vec![0.0; 576], Pool::new(1));
+    let ctx = Ctx { pool: &pool, isa: Isa::PORTABLE };
+    let sink = Collect::new([1, 4, 4, 8]);
+    // SAFETY: the view is of a live buffer.
+    unsafe { conv2d(&ctx, &shape, View::new(&input, [1, 8, 4, 4]), &weight, &sink, &mut []) };
+}

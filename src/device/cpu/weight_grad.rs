@@ -12,8 +12,8 @@ use super::{ConvShape, Ctx, View};
 
 /// Floats of copied input in a chunk: what the threads' L2 caches hold.
 const CHUNK_FLOATS: usize = 192 * 1024;
-/// Pixels that a register block adds before its weights go back to memory.
-const SLAB_PIXELS: usize = 256;
+/// Floats of input that all register blocks of an item go over before the next ones: most of L1.
+const SLAB_FLOATS: usize = 6 * 1024;
 /// Weights of a kernel row that an item owns for each of its output channels.
 const ITEM_RUN: usize = 192;
 /// Most floats after a run that a kernel reads.
@@ -160,8 +160,13 @@ impl WeightGrad {
                     unsafe {
                         let to = panels.at(p * panel_floats + (row * s.out_w + x) * self.panel);
                         let from = from.add(x * d_output.stride + p * self.panel);
-                        (0..channels).for_each(|c| *to.add(c) = *from.add(c));
-                        (channels..self.panel).for_each(|c| *to.add(c) = 0.0);
+                        match channels {
+                            // Constant sizes compile to moves instead of calls.
+                            6 => std::ptr::copy_nonoverlapping(from, to, 6),
+                            4 => std::ptr::copy_nonoverlapping(from, to, 4),
+                            _ => std::ptr::copy_nonoverlapping(from, to, channels),
+                        }
+                        to.add(channels).write_bytes(0, self.panel - channels);
                     }
                 }
             }
@@ -199,20 +204,44 @@ impl WeightGrad {
                 columns: ITEM_RUN.min(run - part * ITEM_RUN),
             };
             let to = d_weight.at(p * self.panel * out_stride + tap_row * run + part * ITEM_RUN);
-            let slab = (SLAB_PIXELS / s.out_w).max(1);
-            for (i, rows) in rows.chunks(slab).enumerate() {
-                let panel = panels.at(p * panel_floats + i * slab * s.out_w * self.panel);
-                // SAFETY: rows of the band, the matching pixels of the panel, weights owned by this item.
+            // SAFETY: rows of the band, the matching pixels of the panel, weights owned by this item.
+            unsafe {
+                let panel = panels.at(p * panel_floats);
+                self.add_slabs(ctx, &rows, offset + part * ITEM_RUN, panel, &block, to, later);
+            }
+        });
+    }
+
+    /// Adds all pixels of `rows` to the weights of a block, in slabs that stay in L1.
+    #[expect(clippy::too_many_arguments, reason = "an inner loop's operands")]
+    unsafe fn add_slabs(
+        &self,
+        ctx: &Ctx,
+        rows: &[Shared],
+        offset: usize,
+        panel: *const f32,
+        block: &ProductBlock,
+        to: *mut f32,
+        later: bool,
+    ) {
+        let out_w = self.shape.out_w;
+        let pixels = slab_pixels(self.pixel.min(ITEM_RUN));
+        let (slab_rows, slab_cols) = ((pixels / out_w).max(1), pixels.min(out_w));
+        for (i, rows) in rows.chunks(slab_rows).enumerate() {
+            for x in (0..out_w).step_by(slab_cols) {
+                let block = ProductBlock { pixels: slab_cols.min(out_w - x), ..*block };
+                let offset = offset + x * block.pixel_step;
+                let accumulate = later || i + x > 0;
+                // SAFETY: the caller's promise.
                 unsafe {
-                    let accumulate = later || i > 0;
-                    let offset = offset + part * ITEM_RUN;
+                    let panel = panel.add((i * slab_rows * out_w + x) * self.panel);
                     match self.panel {
                         4 => add_panel_4(ctx.isa, rows, offset, panel, &block, to, accumulate),
                         _ => add_panel_6(ctx.isa, rows, offset, panel, &block, to, accumulate),
                     }
                 }
             }
-        });
+        }
     }
 
     /// Adds a chunk's pixels to the sums of a depthwise kernel, `[tap][channel]`.
@@ -240,7 +269,13 @@ impl WeightGrad {
     }
 }
 
+/// Pixels of a slab, for pixels of which a block reads so many floats.
+pub(super) fn slab_pixels(floats: usize) -> usize {
+    (SLAB_FLOATS / floats).clamp(48, 256)
+}
+
 /// Sizes of the weights that an item owns.
+#[derive(Clone, Copy)]
 pub(super) struct ProductBlock {
     pub pixels: usize,
     pub pixel_step: usize,
@@ -280,35 +315,30 @@ unsafe fn add_panel<S: Simd, const M: usize, const NV: usize>(
                     x = x.add(block.pixel_step);
                 }
             }
+            // Small constant loops only: with anything larger the compiler keeps the accumulators in memory.
             let valid = width.min(block.columns - column);
-            // A loop over all M with a test inside, so that the accumulators stay in registers.
-            for (i, acc) in acc.iter().enumerate() {
-                if i < block.out_channels {
-                    store_row::<S, NV>(acc, to.add(i * block.out_stride + column), valid, accumulate);
+            let to = to.add(column);
+            if block.out_channels == M && valid == width {
+                for (i, acc) in acc.iter().enumerate() {
+                    for (j, &acc) in acc.iter().enumerate() {
+                        let to = to.add(i * block.out_stride + j * S::LANES);
+                        S::store(to, if accumulate { S::add(S::load(to), acc) } else { acc });
+                    }
+                }
+                continue;
+            }
+            let mut rows = [[0.0; 3 * MAX_LANES]; M];
+            for (acc, row) in acc.iter().zip(&mut rows) {
+                for (j, &acc) in acc.iter().enumerate() {
+                    S::store(row.as_mut_ptr().add(j * S::LANES), acc);
                 }
             }
-        }
-    }
-}
-
-/// Stores the first `valid` lanes of a row of a register block.
-#[inline(always)]
-unsafe fn store_row<S: Simd, const NV: usize>(acc: &[S::V; NV], to: *mut f32, valid: usize, accumulate: bool) {
-    // SAFETY: `valid` floats are writable, by the caller's promise.
-    unsafe {
-        if valid == NV * S::LANES {
-            for (j, &acc) in acc.iter().enumerate() {
-                let to = to.add(j * S::LANES);
-                S::store(to, if accumulate { S::add(S::load(to), acc) } else { acc });
+            for (i, row) in rows.iter().enumerate().take(block.out_channels) {
+                let to = std::slice::from_raw_parts_mut(to.add(i * block.out_stride), valid);
+                for (to, value) in to.iter_mut().zip(row) {
+                    *to = if accumulate { *to + value } else { *value };
+                }
             }
-            return;
-        }
-        let mut row = [0.0; 3 * MAX_LANES];
-        for (j, &acc) in acc.iter().enumerate() {
-            S::store(row.as_mut_ptr().add(j * S::LANES), acc);
-        }
-        for (k, value) in row.iter().enumerate().take(valid) {
-            *to.add(k) = if accumulate { *to.add(k) + value } else { *value };
         }
     }
 }

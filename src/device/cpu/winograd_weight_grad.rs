@@ -2,7 +2,7 @@
 //! in the last-level cache; the 36 sums of products live in scratch memory until the end.
 
 use super::scratch::{self, Shared, carve};
-use super::weight_grad::{ProductBlock, add_panel_6};
+use super::weight_grad::{ProductBlock, add_panel_6, slab_pixels};
 use super::winograd::{
     INPUT, POINTS, TILE, Tiles, pixel_addresses, transform_d_output, transform_d_weight, transform_input,
 };
@@ -14,8 +14,8 @@ const CHUNK_FLOATS: usize = 1 << 20;
 const ITEM_TILES: usize = 8;
 /// Output channels of a register block.
 const PANEL: usize = 6;
-/// Sums of products are added in slabs of this many tiles, so that both operands stay in L1 and L2.
-const SLAB_TILES: usize = 128;
+/// Fewest tiles of a chunk: the sums of products go through memory once per chunk.
+const LEAST_TILES: usize = 128;
 /// Floats after a plane that a register block reads.
 const SLACK: usize = 16;
 
@@ -30,7 +30,7 @@ impl WinogradWeightGrad {
     pub(super) fn new(shape: &ConvShape) -> WinogradWeightGrad {
         let tiles = Tiles::new(shape.batch, shape.out_h, shape.out_w);
         let fitting = CHUNK_FLOATS / (POINTS * (shape.in_ch + shape.out_ch));
-        let chunk = (fitting / SLAB_TILES * SLAB_TILES).max(SLAB_TILES).min(tiles.count);
+        let chunk = fitting.max(LEAST_TILES).min(tiles.count);
         WinogradWeightGrad { shape: *shape, tiles, chunk }
     }
 
@@ -139,13 +139,14 @@ impl WinogradWeightGrad {
         let panels = s.out_ch.div_ceil(PANEL);
         let part_panels = panels.div_ceil(panels.div_ceil(11));
         let parts = panels.div_ceil(part_panels);
+        let slab = slab_pixels(s.in_ch);
         ctx.pool.run(POINTS * parts, &|item, _| {
             let (point, part) = (item / parts, item % parts);
-            for tile in (0..count).step_by(SLAB_TILES) {
+            for tile in (0..count).step_by(slab) {
                 let row = [Shared::new(inputs.at(point * self.input_plane() + tile * s.in_ch))];
                 for p in part * part_panels..((part + 1) * part_panels).min(panels) {
                     let block = ProductBlock {
-                        pixels: SLAB_TILES.min(count - tile),
+                        pixels: slab.min(count - tile),
                         pixel_step: s.in_ch,
                         out_stride: s.in_ch,
                         out_channels: PANEL.min(s.out_ch - p * PANEL),
