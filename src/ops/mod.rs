@@ -17,6 +17,7 @@ pub mod concat;
 pub mod conv2d;
 pub(crate) mod flat;
 pub mod leaky_relu;
+pub mod linear;
 pub mod math;
 pub mod mul;
 pub mod pixel_shuffle;
@@ -28,6 +29,7 @@ pub mod prelu;
 pub mod sigmoid;
 pub mod silu;
 pub mod slice;
+pub mod spectral_norm;
 pub mod sum_to;
 pub mod tanh;
 

@@ -1,0 +1,199 @@
+//! Linear layers: `output[n, o] = Σ_k input[n, k]·weight[o, k]` on (N,1,1,K) and (O,1,1,K), and their gradients.
+//! The three are closed under differentiation. A bias is [`super::add::Add`].
+
+use super::{Application, Exec, Kernel, KernelCall, Op};
+use crate::Result;
+use crate::device::cpu::{Ctx, GemmShape, Matrix, StoreTo, Tile, TileSink, View, gemm, gemm_scratch_len};
+use crate::tape::{Shape, Tape, Tensor64, Value};
+
+/// A product of matrices with the extents of its operands' roles.
+trait Product: Op {
+    /// Rows, columns and inner extent.
+    fn sizes(&self, inputs: &[Shape]) -> GemmShape;
+    /// The factors.
+    fn factors(&self, inputs: &[View]) -> (Matrix, Matrix);
+}
+
+fn matrix(view: &View) -> Matrix {
+    Matrix { ptr: view.ptr, row_stride: view.stride, col_stride: 1 }
+}
+
+/// Rows of a product are images of the output.
+struct RowsAreImages<'a>(&'a dyn TileSink);
+
+impl TileSink for RowsAreImages<'_> {
+    fn store(&self, tile: &Tile) {
+        for i in 0..tile.pixels {
+            let data = tile.data.wrapping_add(i * tile.row_stride);
+            self.0.store(&Tile { data, n: tile.x0 + i, y: 0, x0: 0, pixels: 1, ..*tile });
+        }
+    }
+}
+
+fn is_matrix(s: Shape) -> bool {
+    s.h() == 1 && s.w() == 1
+}
+
+impl<P: Product> Kernel for P {
+    fn scratch(&self, inputs: &[Shape], _output: Shape, threads: usize) -> usize {
+        gemm_scratch_len(&self.sizes(inputs), threads)
+    }
+    fn run(&self, ctx: &Ctx, call: KernelCall) {
+        let sink = StoreTo(call.output);
+        self.run_into(ctx, call, &sink);
+    }
+    fn hosts_epilogue(&self) -> bool {
+        true
+    }
+    fn run_into(&self, ctx: &Ctx, call: KernelCall, sink: &dyn TileSink) {
+        let shapes: Vec<Shape> = call.inputs.iter().map(View::shape).collect();
+        let (a, b) = self.factors(call.inputs);
+        // SAFETY: the plan gives the operands this step's memory; the sizes are theirs.
+        unsafe { gemm(ctx, &self.sizes(&shapes), a, b, &RowsAreImages(sink), call.scratch) };
+    }
+}
+
+/// Operands input (N,1,1,K) and weight (O,1,1,K); output (N,1,1,O).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Linear;
+
+impl Op for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+    fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        if !inputs.iter().all(|s| is_matrix(*s)) || inputs[0].c() != inputs[1].c() {
+            return Err(format!("weight {} does not fit input {}", inputs[1], inputs[0]));
+        }
+        Ok(Shape([inputs[0].n(), 1, 1, inputs[1].n()]))
+    }
+    fn vjp(&self, tape: &mut Tape, at: &Application, d_output: Value) -> Result<Vec<Option<Value>>> {
+        let [input, weight] = [at.inputs[0], at.inputs[1]];
+        Ok(vec![
+            if at.needs[0] { Some(tape.push(LinearInputGrad, &[d_output, weight])?) } else { None },
+            if at.needs[1] { Some(tape.push(LinearWeightGrad, &[input, d_output])?) } else { None },
+        ])
+    }
+    fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
+        let k = inputs[0].shape.c();
+        Tensor64::from_fn(output, |[n, _, _, o]| {
+            (0..k).map(|i| inputs[0].at([n, 0, 0, i]) * inputs[1].at([o, 0, 0, i])).sum()
+        })
+    }
+    fn exec(&self) -> Exec<'_> {
+        Exec::Kernel(self)
+    }
+    fn macs(&self, inputs: &[Shape], _output: Shape) -> u64 {
+        (inputs[0].n() * inputs[1].len()) as u64
+    }
+}
+
+impl Product for Linear {
+    fn sizes(&self, inputs: &[Shape]) -> GemmShape {
+        GemmShape { m: inputs[0].n(), n: inputs[1].n(), k: inputs[0].c() }
+    }
+    fn factors(&self, inputs: &[View]) -> (Matrix, Matrix) {
+        (matrix(&inputs[0]), matrix(&inputs[1]).transposed())
+    }
+}
+
+/// Operands d_output (N,1,1,O) and weight (O,1,1,K); output (N,1,1,K).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinearInputGrad;
+
+impl Op for LinearInputGrad {
+    fn name(&self) -> &'static str {
+        "linear_input_grad"
+    }
+    fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        if !inputs.iter().all(|s| is_matrix(*s)) || inputs[0].c() != inputs[1].n() {
+            return Err(format!("weight {} does not fit d_output {}", inputs[1], inputs[0]));
+        }
+        Ok(Shape([inputs[0].n(), 1, 1, inputs[1].c()]))
+    }
+    fn vjp(&self, tape: &mut Tape, at: &Application, d_output: Value) -> Result<Vec<Option<Value>>> {
+        let [d_out, weight] = [at.inputs[0], at.inputs[1]];
+        Ok(vec![
+            if at.needs[0] { Some(tape.push(Linear, &[d_output, weight])?) } else { None },
+            if at.needs[1] { Some(tape.push(LinearWeightGrad, &[d_output, d_out])?) } else { None },
+        ])
+    }
+    fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
+        let outs = inputs[1].shape.n();
+        Tensor64::from_fn(output, |[n, _, _, k]| {
+            (0..outs).map(|o| inputs[0].at([n, 0, 0, o]) * inputs[1].at([o, 0, 0, k])).sum()
+        })
+    }
+    fn exec(&self) -> Exec<'_> {
+        Exec::Kernel(self)
+    }
+    fn macs(&self, inputs: &[Shape], _output: Shape) -> u64 {
+        (inputs[0].n() * inputs[1].len()) as u64
+    }
+}
+
+impl Product for LinearInputGrad {
+    fn sizes(&self, inputs: &[Shape]) -> GemmShape {
+        GemmShape { m: inputs[0].n(), n: inputs[1].c(), k: inputs[1].n() }
+    }
+    fn factors(&self, inputs: &[View]) -> (Matrix, Matrix) {
+        (matrix(&inputs[0]), matrix(&inputs[1]))
+    }
+}
+
+/// Operands input (N,1,1,K) and d_output (N,1,1,O); output (O,1,1,K).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinearWeightGrad;
+
+impl Op for LinearWeightGrad {
+    fn name(&self) -> &'static str {
+        "linear_weight_grad"
+    }
+    fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        if !inputs.iter().all(|s| is_matrix(*s)) || inputs[0].n() != inputs[1].n() {
+            return Err(format!("d_output {} does not fit input {}", inputs[1], inputs[0]));
+        }
+        Ok(Shape([inputs[1].c(), 1, 1, inputs[0].c()]))
+    }
+    fn vjp(&self, tape: &mut Tape, at: &Application, d_output: Value) -> Result<Vec<Option<Value>>> {
+        let [input, d_out] = [at.inputs[0], at.inputs[1]];
+        Ok(vec![
+            if at.needs[0] { Some(tape.push(LinearInputGrad, &[d_out, d_output])?) } else { None },
+            if at.needs[1] { Some(tape.push(Linear, &[input, d_output])?) } else { None },
+        ])
+    }
+    fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
+        let images = inputs[0].shape.n();
+        Tensor64::from_fn(output, |[o, _, _, k]| {
+            (0..images).map(|n| inputs[1].at([n, 0, 0, o]) * inputs[0].at([n, 0, 0, k])).sum()
+        })
+    }
+    fn exec(&self) -> Exec<'_> {
+        Exec::Kernel(self)
+    }
+    fn macs(&self, inputs: &[Shape], output: Shape) -> u64 {
+        (inputs[0].n() * output.len()) as u64
+    }
+}
+
+impl Product for LinearWeightGrad {
+    fn sizes(&self, inputs: &[Shape]) -> GemmShape {
+        GemmShape { m: inputs[1].c(), n: inputs[0].c(), k: inputs[0].n() }
+    }
+    fn factors(&self, inputs: &[View]) -> (Matrix, Matrix) {
+        (matrix(&inputs[1]).transposed(), matrix(&inputs[0]))
+    }
+}
+
+#[cfg(test)]
+pub(super) fn cases() -> Vec<super::Case> {
+    use super::Case;
+    let mut cases = Vec::new();
+    for (n, k, o) in [(2, 7, 5), (3, 40, 1), (9, 33, 70)] {
+        let (x, w, y) = ([n, 1, 1, k], [o, 1, 1, k], [n, 1, 1, o]);
+        cases.push(Case::new(Linear, &[x, w]));
+        cases.push(Case::new(LinearInputGrad, &[y, w]));
+        cases.push(Case::new(LinearWeightGrad, &[x, y]));
+    }
+    cases
+}

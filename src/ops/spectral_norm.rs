@@ -1,0 +1,266 @@
+//! Spectral normalisation (Miyato et al., "Spectral normalization for generative adversarial networks", 2018)
+//! as `torch.nn.utils.spectral_norm` does it: the weight, seen as a matrix W of output channels × the rest, is
+//! divided by σ = uᵀWv; u and v follow W by one power iteration per training forward and count as constants.
+
+use super::linear::{Linear, LinearInputGrad};
+use super::mul::Mul;
+use super::slice::SliceFlat;
+use super::{Application, Exec, Kernel, KernelCall, Op, Pointwise};
+use crate::device::cpu::{Ctx, Isa, Tile, View};
+use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::{Result, simd_fn};
+
+/// Vectors are divided by at least this length.
+const EPS: f64 = 1e-12;
+
+/// The normalised weight, and the new (u, v) in training mode.
+pub type Normalised = (Value, Option<(Value, Value)>);
+
+/// Writes W/σ for `weight` (O,kh,kw,I) with `u` (1,1,1,O) and `v` (1,1,1,kh·kw·I). In training mode the vectors
+/// take one power iteration first and are given back; in evaluation mode they are used as they are.
+///
+/// # Errors
+/// A shape error if the vectors do not fit the weight.
+pub fn spectral_norm(tape: &mut Tape, weight: Value, u: Value, v: Value, train: bool) -> Result<Normalised> {
+    let shape = tape.shape(weight);
+    let matrix = Shape([shape.n(), 1, 1, shape.h() * shape.w() * shape.c()]);
+    let flat = tape.push(SliceFlat::reshape(matrix), &[weight])?;
+    let (u, v) = if train {
+        let v = tape.push(LinearInputGrad, &[u, flat])?;
+        let v = tape.push(Normalize, &[v])?;
+        let u = tape.push(Linear, &[v, flat])?;
+        (tape.push(Normalize, &[u])?, v)
+    } else {
+        (u, v)
+    };
+    let sigma = tape.push(Sigma, &[flat, u, v])?;
+    let inverse = tape.push(Reciprocal, &[sigma])?;
+    let normalised = tape.push(Mul, &[weight, inverse])?;
+    Ok((normalised, train.then_some((u, v))))
+}
+
+/// `output = a / max(‖a‖, 1e-12)` for a vector. Used on constants only, so it has no derivative.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Normalize;
+
+impl Op for Normalize {
+    fn name(&self) -> &'static str {
+        "normalize"
+    }
+    fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        Ok(inputs[0])
+    }
+    fn vjp(&self, _tape: &mut Tape, _at: &Application, _d_output: Value) -> Result<Vec<Option<Value>>> {
+        // Power iterations count as constants: the gradient ends here.
+        Ok(vec![None])
+    }
+    fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
+        let norm = inputs[0].data.iter().map(|v| v * v).sum::<f64>().sqrt().max(EPS);
+        Tensor64::new(output, inputs[0].data.iter().map(|v| v / norm).collect())
+    }
+    fn exec(&self) -> Exec<'_> {
+        Exec::Kernel(self)
+    }
+}
+
+impl Kernel for Normalize {
+    fn run(&self, _ctx: &Ctx, call: KernelCall) {
+        // SAFETY: vectors are contiguous and belong to this step.
+        let (a, out) = unsafe { (call.inputs[0].dense(), call.output.dense()) };
+        let norm = a.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt().max(EPS);
+        out.iter_mut().zip(a).for_each(|(o, v)| *o = (f64::from(*v) / norm) as f32);
+    }
+}
+
+/// `σ = Σ_ij u_i W_ij v_j`; operands W (O,1,1,K), u, v. Differentiable in W alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sigma;
+
+fn bilinear(w: impl Fn(usize, usize) -> f64, u: &[f64], v: &[f64]) -> f64 {
+    u.iter().enumerate().map(|(i, u)| u * v.iter().enumerate().map(|(j, v)| w(i, j) * v).sum::<f64>()).sum()
+}
+
+impl Op for Sigma {
+    fn name(&self) -> &'static str {
+        "sigma"
+    }
+    fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        let [w, u, v] = [inputs[0], inputs[1], inputs[2]];
+        if u != Shape::vector(w.n()) || v != Shape::vector(w.c()) || w.len() != w.n() * w.c() {
+            return Err(format!("vectors {u} and {v} do not fit the matrix {w}"));
+        }
+        Ok(Shape::SCALAR)
+    }
+    fn vjp(&self, tape: &mut Tape, at: &Application, d_output: Value) -> Result<Vec<Option<Value>>> {
+        if at.needs[0] {
+            return Ok(vec![Some(tape.push(Outer, &[at.inputs[1], at.inputs[2], d_output])?), None, None]);
+        }
+        Ok(vec![None; 3])
+    }
+    fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
+        let w = |i, j| inputs[0].at([i, 0, 0, j]);
+        Tensor64::new(output, vec![bilinear(w, &inputs[1].data, &inputs[2].data)])
+    }
+    fn exec(&self) -> Exec<'_> {
+        Exec::Kernel(self)
+    }
+}
+
+impl Kernel for Sigma {
+    /// One number per row.
+    fn scratch(&self, inputs: &[Shape], _output: Shape, _threads: usize) -> usize {
+        inputs[0].n()
+    }
+    fn run(&self, ctx: &Ctx, call: KernelCall) {
+        let (w, rows) = (call.inputs[0], call.scratch.as_mut_ptr() as usize);
+        // SAFETY: vectors are contiguous and belong to this step.
+        let (u, v) = unsafe { (call.inputs[1].dense(), call.inputs[2].dense()) };
+        ctx.pool.run(w.n, &|i, _| {
+            // SAFETY: row `i` of the matrix; each item owns one number of scratch.
+            unsafe { *(rows as *mut f32).add(i) = dot(ctx.isa, w.pixel(i), v) };
+        });
+        let sum = call.scratch.iter().zip(u).map(|(wv, u)| f64::from(*wv) * f64::from(*u)).sum::<f64>();
+        // SAFETY: the output is one number.
+        unsafe { *call.output.ptr = sum as f32 };
+    }
+}
+
+simd_fn! {
+    /// ⟨a, b⟩ in blocks of f32 lanes summed in f64.
+    fn dot(a: &[f32], b: &[f32]) -> f32 {
+        let mut total = 0f64;
+        for (a, b) in a.chunks(4096).zip(b.chunks(4096)) {
+            let mut lanes = [0f32; 32];
+            for (a, b) in a.chunks(32).zip(b.chunks(32)) {
+                for (l, (x, y)) in lanes.iter_mut().zip(a.iter().zip(b)) {
+                    *l += x * y;
+                }
+            }
+            total += lanes.iter().map(|l| f64::from(*l)).sum::<f64>();
+        }
+        total as f32
+    }
+}
+
+/// `output[i, j] = s·u_i·v_j`, (O,1,1,K) from u, v and the scalar s. Differentiable in s alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Outer;
+
+impl Op for Outer {
+    fn name(&self) -> &'static str {
+        "outer"
+    }
+    fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        Ok(Shape([inputs[0].c(), 1, 1, inputs[1].c()]))
+    }
+    fn vjp(&self, tape: &mut Tape, at: &Application, d_output: Value) -> Result<Vec<Option<Value>>> {
+        let d_scalar = tape.push(Sigma, &[d_output, at.inputs[0], at.inputs[1]])?;
+        Ok(vec![None, None, Some(d_scalar)])
+    }
+    fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
+        let s = inputs[2].data[0];
+        Tensor64::from_fn(output, |[i, _, _, j]| s * inputs[0].data[i] * inputs[1].data[j])
+    }
+    fn exec(&self) -> Exec<'_> {
+        Exec::Kernel(self)
+    }
+}
+
+impl Kernel for Outer {
+    fn run(&self, ctx: &Ctx, call: KernelCall) {
+        let output = call.output;
+        // SAFETY: vectors are contiguous and belong to this step.
+        let [u, v, s] = [0, 1, 2].map(|k| unsafe { call.inputs[k].dense() });
+        ctx.pool.run(output.n, &|i, _| {
+            let factor = s[0] * u[i];
+            // SAFETY: each item owns one row of the output.
+            unsafe { output.pixel(i) }.iter_mut().zip(v).for_each(|(o, v)| *o = factor * v);
+        });
+    }
+}
+
+/// `output = 1/a`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Reciprocal;
+
+impl Op for Reciprocal {
+    fn name(&self) -> &'static str {
+        "reciprocal"
+    }
+    fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        Ok(inputs[0])
+    }
+    fn vjp(&self, tape: &mut Tape, at: &Application, d_output: Value) -> Result<Vec<Option<Value>>> {
+        let square = tape.push(Mul, &[at.output, at.output])?;
+        let product = tape.push(Mul, &[d_output, square])?;
+        Ok(vec![Some(tape.push(super::mul::Scale::by(-1.0), &[product])?)])
+    }
+    fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
+        Tensor64::new(output, inputs[0].data.iter().map(|v| 1.0 / v).collect())
+    }
+    fn exec(&self) -> Exec<'_> {
+        Exec::Pointwise(self)
+    }
+}
+
+impl Pointwise for Reciprocal {
+    fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, _operands: &[View]) {
+        reciprocal(isa, tile);
+    }
+}
+
+simd_fn! {
+    fn reciprocal(tile: &mut Tile) {
+        super::pointwise::map(tile, |v| 1.0 / v);
+    }
+}
+
+#[cfg(test)]
+pub(super) fn cases() -> Vec<super::Case> {
+    use super::Case;
+    vec![
+        Case::new(Normalize, &[[1, 1, 1, 9]]).without_gradient(),
+        Case::new(Sigma, &[[5, 1, 1, 70], [1, 1, 1, 5], [1, 1, 1, 70]]).contiguous(&[1, 2]).without_gradient(),
+        Case::new(Outer, &[[1, 1, 1, 5], [1, 1, 1, 7], [1, 1, 1, 1]]).contiguous(&[0, 1, 2]).without_gradient(),
+        Case::new(Reciprocal, &[[1, 2, 3, 4]]),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::Error;
+    use crate::ops::sum_to::sum_product_to;
+    use crate::rng::{Rng, Stream};
+    use crate::tape::DType;
+
+    /// The whole of it in evaluation mode, where u and v are constants, against central differences.
+    #[test]
+    fn the_weight_gradient_goes_through_sigma() -> Result<()> {
+        let mut tape = Tape::new();
+        let mut rng = Rng::new(4, Stream::Noise, 0, 0);
+        let mut given = HashMap::new();
+        for (name, shape) in [("w", [3, 2, 2, 2]), ("u", [1, 1, 1, 3]), ("v", [1, 1, 1, 8]), ("c", [3, 2, 2, 2])] {
+            given.insert(name.to_owned(), Tensor64::from_fn(Shape(shape), |_| f64::from(rng.normal())));
+        }
+        let mut input = |name: &str| tape.input(name, given[name].shape, DType::F32);
+        let (w, u, v, c) = (input("w"), input("u"), input("v"), input("c"));
+        let (y, none) = spectral_norm(&mut tape, w, u, v, false)?;
+        assert!(none.is_none());
+        let objective = sum_product_to(&mut tape, y, c, Shape::SCALAR)?;
+        let grad = tape.gradients(&[(y, c)], &[w])?[0].ok_or_else(|| Error::Internal("no gradient".into()))?;
+        let got = tape.evaluate_f64(&given)?[grad.index()].data.clone();
+        for (i, got) in got.into_iter().enumerate() {
+            let at = |h: f64| -> Result<f64> {
+                let mut moved = given.clone();
+                moved.entry("w".into()).and_modify(|t| t.data[i] += h);
+                Ok(tape.evaluate_f64(&moved)?[objective.index()].data[0])
+            };
+            let want = (at(1e-5)? - at(-1e-5)?) / 2e-5;
+            assert!((got - want).abs() < 1e-6 * want.abs().max(1.0), "{i}: {got} {want}");
+        }
+        Ok(())
+    }
+}
