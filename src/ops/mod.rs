@@ -16,6 +16,7 @@ pub mod conv2d;
 pub mod leaky_relu;
 pub mod math;
 pub mod mul;
+pub mod norm;
 pub mod pointwise;
 pub mod prelu;
 pub mod sigmoid;
@@ -162,13 +163,22 @@ pub struct Case {
     pub op: std::sync::Arc<dyn Op>,
     /// Operand extents.
     pub inputs: Vec<Shape>,
+    /// Whether the derivative rule holds operand by operand. Ops whose operands are functions of each other
+    /// have checks of their own.
+    pub derivative: bool,
 }
 
 #[cfg(test)]
 impl Case {
     /// A case from an op and its operands' extents.
     pub fn new(op: impl Op, inputs: &[[usize; 4]]) -> Self {
-        Case { op: std::sync::Arc::new(op), inputs: inputs.iter().map(|s| Shape(*s)).collect() }
+        Case { op: std::sync::Arc::new(op), inputs: inputs.iter().map(|s| Shape(*s)).collect(), derivative: true }
+    }
+
+    /// The same case for the CPU check alone.
+    #[must_use]
+    pub fn without_derivative(self) -> Self {
+        Case { derivative: false, ..self }
     }
 }
 
