@@ -21,6 +21,7 @@ pub mod linear;
 pub mod math;
 pub mod mul;
 pub mod pixel_shuffle;
+pub mod norm;
 pub mod pointwise;
 pub mod prepare;
 pub mod resize;
@@ -177,6 +178,9 @@ pub struct Case {
     pub data: Option<fn(usize, Shape) -> crate::tape::Tensor64>,
     /// Whether the op has a derivative to check.
     pub has_gradient: bool,
+    /// Whether the derivative rule holds operand by operand. Ops whose operands are functions of each other
+    /// have checks of their own.
+    pub derivative: bool,
 }
 
 #[cfg(test)]
@@ -200,6 +204,13 @@ impl Case {
     /// The same case of an op that training never differentiates.
     pub fn without_gradient(self) -> Self {
         Case { has_gradient: false, ..self }
+        Case { op: std::sync::Arc::new(op), inputs: inputs.iter().map(|s| Shape(*s)).collect(), derivative: true }
+    }
+
+    /// The same case for the CPU check alone.
+    #[must_use]
+    pub fn without_derivative(self) -> Self {
+        Case { derivative: false, ..self }
     }
 }
 

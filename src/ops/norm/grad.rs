@@ -1,0 +1,235 @@
+//! First derivatives: the sums over a group, and the gradient for x.
+
+use super::super::sum_to::{SumTo, sum_to};
+use super::super::{Application, Exec, Kernel, KernelCall, Op, Pointwise, same_shape};
+use super::reduce::{Blocks, LANES};
+use super::{Apply, CHUNK, SecondGrad, check_parts, chunks, group_pixels, part, row};
+use crate::device::cpu::{Ctx, Isa, Tile, View};
+use crate::ops::{add::Add, mul::Mul};
+use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::{Result, simd_fn};
+
+/// Σ d_output and Σ d_output·x̂ over each group, (G,1,1,2C): operands d_output, x and its statistics.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GradSums;
+
+impl Op for GradSums {
+    fn name(&self) -> &'static str {
+        "norm_grad_sums"
+    }
+    fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        let x = same_shape(inputs[0], inputs[1])?;
+        check_parts(x, inputs[2], 3)?;
+        Ok(Shape([inputs[2].n(), 1, 1, 2 * x.c()]))
+    }
+    fn vjp(&self, tape: &mut Tape, at: &Application, d_output: Value) -> Result<Vec<Option<Value>>> {
+        let [d, x, stats] = [at.inputs[0], at.inputs[1], at.inputs[2]];
+        let channels = tape.shape(x).c();
+        let (by_sum, by_product) = (part(tape, d_output, channels, 0)?, part(tape, d_output, channels, 1)?);
+        Ok(vec![
+            if at.needs[0] { Some(tape.push(Apply, &[x, stats, by_product, by_sum])?) } else { None },
+            if at.needs[1] { Some(tape.push(InputGrad, &[d, x, stats, at.output, by_product])?) } else { None },
+            None,
+        ])
+    }
+    fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
+        let (d, x, stats, c) = (inputs[0], inputs[1], inputs[2], inputs[0].shape.c());
+        let mut sums = Tensor64::zeros(output);
+        Tensor64::from_fn(d.shape, |at| {
+            let of = |k: usize| [at[0], 0, 0, k * c + at[3]];
+            let normal = (x.at(at) - stats.at(of(0))) * stats.at(of(1));
+            for (k, term) in [d.at(at), d.at(at) * normal].into_iter().enumerate() {
+                let i = sums.index(of(k));
+                sums.data[i] += term;
+            }
+            0.0
+        });
+        sums
+    }
+    fn exec(&self) -> Exec<'_> {
+        Exec::Kernel(self)
+    }
+}
+
+impl Kernel for GradSums {
+    fn scratch(&self, inputs: &[Shape], output: Shape, _threads: usize) -> usize {
+        Blocks::new(inputs[0], output.n()).scratch(2)
+    }
+
+    fn run(&self, ctx: &Ctx, call: KernelCall) {
+        let [d, x, stats] = [call.inputs[0], call.inputs[1], call.inputs[2]];
+        let (channels, out) = (x.c, call.output);
+        let blocks = Blocks::new(x.shape(), out.n);
+        let block = |first: usize, count: usize, sums: &mut [f32]| {
+            // SAFETY: the statistics have a row for every group.
+            let mean = unsafe { &stats.pixel(first / blocks.group)[..channels] };
+            sum_block(ctx.isa, &d, &x, mean, first, count, sums);
+        };
+        let finish = |g: usize, c0: usize, len: usize, rows: &[f32]| {
+            // SAFETY: as above.
+            let inv = unsafe { &stats.pixel(g)[channels..2 * channels] };
+            for c in c0..c0 + len {
+                let sum = |k: usize| (0..blocks.per_group()).map(|b| f64::from(rows[(2 * b + k) * channels + c])).sum();
+                let (plain, product): (f64, f64) = (sum(0), sum(1));
+                // SAFETY: channel `c` of group `g` belongs to this item alone.
+                unsafe {
+                    *out.at(g, 0, 0).add(c) = plain as f32;
+                    *out.at(g, 0, 0).add(channels + c) = (product * f64::from(inv[c])) as f32;
+                }
+            }
+        };
+        blocks.run(ctx, call, 2, &block, &finish);
+    }
+}
+
+simd_fn! {
+    /// For each channel of `count` pixels: Σd and Σd·(x − mean).
+    fn sum_block(d: &View, x: &View, mean: &[f32], first: usize, count: usize, sums: &mut [f32]) {
+        for c0 in (0..x.c).step_by(LANES) {
+            if c0 + LANES <= x.c {
+                sum_channels(d, x, mean, first, count, c0..c0 + LANES, sums);
+            } else {
+                sum_channels(d, x, mean, first, count, c0..x.c, sums);
+            }
+        }
+    }
+}
+
+/// [`sum_block`] for the channels `at`.
+#[inline(always)]
+fn sum_channels(
+    d: &View,
+    x: &View,
+    mean: &[f32],
+    first: usize,
+    count: usize,
+    at: std::ops::Range<usize>,
+    sums: &mut [f32],
+) {
+    let len = at.len();
+    let (mut sum, mut product) = ([0f32; LANES], [0f32; LANES]);
+    let mut m = [0f32; LANES];
+    m[..len].copy_from_slice(&mean[at.clone()]);
+    for p in first..first + count {
+        // SAFETY: the pixels of the block lie inside both views.
+        let (d, x) = unsafe { (&d.pixel(p)[at.clone()], &x.pixel(p)[at.clone()]) };
+        for l in 0..len {
+            sum[l] += d[l];
+            product[l] += d[l] * (x[l] - m[l]);
+        }
+    }
+    sums[at.start..][..len].copy_from_slice(&sum[..len]);
+    sums[x.c + at.start..][..len].copy_from_slice(&product[..len]);
+}
+
+/// `gamma·invstd·(d_output − m(d_output) − x̂·m(d_output·x̂))` with m = mean over the group: operands d_output, x,
+/// its statistics, their [`GradSums`] and, with affine parameters, gamma. The derivative rule counts the
+/// dependence through statistics and sums.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct InputGrad;
+
+impl Op for InputGrad {
+    fn name(&self) -> &'static str {
+        "norm_input_grad"
+    }
+    fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        let x = same_shape(inputs[0], inputs[1])?;
+        check_parts(x, inputs[2], 3)?;
+        check_parts(x, inputs[3], 2)?;
+        inputs[4..].iter().try_for_each(|s| check_parts(x, *s, 1))?;
+        Ok(x)
+    }
+    fn vjp(&self, tape: &mut Tape, at: &Application, d_output: Value) -> Result<Vec<Option<Value>>> {
+        let [d, x, stats, sums] = [at.inputs[0], at.inputs[1], at.inputs[2], at.inputs[3]];
+        let gamma = at.inputs.get(4);
+        let u_sums = tape.push(GradSums, &[d_output, x, stats])?;
+        let mut d_inputs = vec![None; at.inputs.len()];
+        if at.needs[0] {
+            // The matrix of the linear map d_output -> d_x is symmetric.
+            let mut operands = vec![d_output, x, stats, u_sums];
+            operands.extend(gamma);
+            d_inputs[0] = Some(tape.push(InputGrad, &operands)?);
+        }
+        let affine = at.needs.get(4) == Some(&true);
+        if at.needs[1] || affine {
+            let [_, _, _, c] = tape.shape(x).0;
+            let target = Shape([tape.shape(stats).n(), 1, 1, c]);
+            let product = tape.push(SumTo { target }, &[d_output, d])?;
+            if at.needs[1] {
+                let mut operands = vec![d_output, d, x, stats, u_sums, sums, product];
+                operands.extend(gamma);
+                d_inputs[1] = Some(tape.push(SecondGrad, &operands)?);
+            }
+            if let (true, Some(gamma)) = (affine, gamma) {
+                d_inputs[4] = Some(gamma_grad(tape, [x, stats, sums, u_sums, product], *gamma)?);
+            }
+        }
+        Ok(d_inputs)
+    }
+    fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
+        let (d, x, stats, sums, c) = (inputs[0], inputs[1], inputs[2], inputs[3], output.c());
+        let count = group_pixels(output, stats.shape.n()) as f64;
+        Tensor64::from_fn(output, |at| {
+            let of = |t: &Tensor64, k: usize| t.at([at[0], 0, 0, k * c + at[3]]);
+            let normal = (x.at(at) - of(stats, 0)) * of(stats, 1);
+            let rest = d.at(at) - (of(sums, 0) + normal * of(sums, 1)) / count;
+            inputs.get(4).map_or(1.0, |g| of(g, 0)) * of(stats, 1) * rest
+        })
+    }
+    fn exec(&self) -> Exec<'_> {
+        Exec::Pointwise(self)
+    }
+}
+
+/// `Σ u·d_x / gamma` from sums: invstd·(Σu·d − (Σu·Σd + Σu·x̂·Σd·x̂)/count), over the groups that share gamma.
+fn gamma_grad(tape: &mut Tape, [x, stats, sums, u_sums, product]: [Value; 5], gamma: Value) -> Result<Value> {
+    let channels = tape.shape(x).c();
+    let count = group_pixels(tape.shape(x), tape.shape(stats).n());
+    let mut terms = Vec::new();
+    for k in 0..2 {
+        let (a, b) = (part(tape, sums, channels, k)?, part(tape, u_sums, channels, k)?);
+        terms.push(tape.push(Mul, &[a, b])?);
+    }
+    let explained = tape.push(Add::SUM, &terms)?;
+    let rest = tape.push(Add { alpha: 1.0, beta: -1.0 / count as f32 }, &[product, explained])?;
+    let inv = part(tape, stats, channels, 1)?;
+    let whole = tape.push(Mul, &[rest, inv])?;
+    sum_to(tape, whole, tape.shape(gamma))
+}
+
+impl Pointwise for InputGrad {
+    fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, operands: &[View]) {
+        input_grad(isa, tile, &operands[1], &operands[2], &operands[3], operands.get(4));
+    }
+}
+
+simd_fn! {
+    fn input_grad(tile: &mut Tile, x: &View, stats: &View, sums: &View, gamma: Option<&View>) {
+        let (n, c) = (tile.n, x.c);
+        let per_pixel = 1.0 / group_pixels(x.shape(), stats.n) as f32;
+        // SAFETY: rows of the operands, whose extents the shape rule checked.
+        let (stats, sums, gamma) = unsafe { (row(stats, n), row(sums, n), gamma.map(|g| row(g, n))) };
+        chunks(tile, |first, len| {
+            let c0 = tile.c0 + first;
+            let (mut mean, mut scale) = ([0f32; CHUNK], [0f32; CHUNK]);
+            let (mut slope, mut shift) = ([0f32; CHUNK], [0f32; CHUNK]);
+            for l in 0..len {
+                let inv = stats[c + c0 + l];
+                mean[l] = stats[c0 + l];
+                scale[l] = inv * gamma.map_or(1.0, |g| g[c0 + l]);
+                shift[l] = scale[l] * sums[c0 + l] * per_pixel;
+                slope[l] = scale[l] * inv * sums[c + c0 + l] * per_pixel;
+            }
+            for p in 0..tile.pixels {
+                // SAFETY: the tile is ours; x has the tile's pixels and channels.
+                let (values, x) = unsafe {
+                    let x = std::slice::from_raw_parts(x.at(n, tile.y, tile.x0 + p).add(c0), len);
+                    (&mut tile.pixel(p)[first..first + len], x)
+                };
+                for l in 0..len {
+                    values[l] = scale[l] * values[l] - shift[l] - slope[l] * (x[l] - mean[l]);
+                }
+            }
+        });
+    }
+}

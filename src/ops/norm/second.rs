@@ -1,0 +1,94 @@
+//! The gradient of the input gradient for x.
+
+use super::super::{Application, Exec, Op, Pointwise, same_shape};
+use super::{CHUNK, check_parts, chunks, group_pixels, row};
+use crate::device::cpu::{Isa, Tile, View};
+use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::{Error, Result, simd_fn};
+
+/// The gradient of ⟨u, d_x(x, d)⟩ for x, where d_x is [`InputGrad`](super::InputGrad) and m a mean over the group:
+/// `gamma·invstd²·[−x̂·(m(u·d) − m(u)·m(d) − 3·m(u·x̂)·m(d·x̂)) − (u − m(u))·m(d·x̂) − (d − m(d))·m(u·x̂)]`.
+///
+/// Operands u, d, x, its statistics, the sums of u, the sums of d, Σ u·d and, with affine parameters, gamma.
+/// Training never differentiates it again, so it has no derivative.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SecondGrad;
+
+impl Op for SecondGrad {
+    fn name(&self) -> &'static str {
+        "norm_second_grad"
+    }
+    fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        let x = same_shape(inputs[0], inputs[1])?;
+        same_shape(x, inputs[2])?;
+        for (k, parts) in [(3, 3), (4, 2), (5, 2), (6, 1)] {
+            check_parts(x, inputs[k], parts)?;
+        }
+        inputs[7..].iter().try_for_each(|s| check_parts(x, *s, 1))?;
+        Ok(x)
+    }
+    fn vjp(&self, tape: &mut Tape, at: &Application, _d_output: Value) -> Result<Vec<Option<Value>>> {
+        let message = "third derivatives of a normalisation are not available".into();
+        Err(Error::Shape { node: tape.node(at.output).path.to_string(), op: self.name(), message })
+    }
+    fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
+        let c = output.c();
+        let count = group_pixels(output, inputs[3].shape.n()) as f64;
+        Tensor64::from_fn(output, |at| {
+            let of = |k: usize, i: usize| inputs[k].at([at[0], 0, 0, i * c + at[3]]);
+            let mean = |k: usize, i: usize| of(k, i) / count;
+            let (u, d, inv) = (inputs[0].at(at), inputs[1].at(at), of(3, 1));
+            let normal = (inputs[2].at(at) - of(3, 0)) * inv;
+            let bend = mean(6, 0) - mean(4, 0) * mean(5, 0) - 3.0 * mean(4, 1) * mean(5, 1);
+            let sum = -normal * bend - (u - mean(4, 0)) * mean(5, 1) - (d - mean(5, 0)) * mean(4, 1);
+            inputs.get(7).map_or(1.0, |_| of(7, 0)) * inv * inv * sum
+        })
+    }
+    fn exec(&self) -> Exec<'_> {
+        Exec::Pointwise(self)
+    }
+}
+
+impl Pointwise for SecondGrad {
+    fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, operands: &[View]) {
+        second_grad(isa, tile, operands);
+    }
+}
+
+simd_fn! {
+    fn second_grad(tile: &mut Tile, operands: &[View]) {
+        let (d, x) = (&operands[1], &operands[2]);
+        let (n, c) = (tile.n, x.c);
+        let per_pixel = 1.0 / group_pixels(x.shape(), operands[3].n) as f32;
+        // SAFETY: rows of the operands, whose extents the shape rule checked.
+        let vector = |k: usize| unsafe { row(&operands[k], n) };
+        let (stats, u_sums, d_sums, product) = (vector(3), vector(4), vector(5), vector(6));
+        let gamma = (operands.len() > 7).then(|| vector(7));
+        chunks(tile, |first, len| {
+            let c0 = tile.c0 + first;
+            let (mut by_x, mut by_u, mut by_d) = ([0f32; CHUNK], [0f32; CHUNK], [0f32; CHUNK]);
+            let (mut mean, mut shift) = ([0f32; CHUNK], [0f32; CHUNK]);
+            for l in 0..len {
+                let k = c0 + l;
+                let inv = stats[c + k];
+                let factor = inv * inv * gamma.map_or(1.0, |g| g[k]);
+                let (u1, u2) = (u_sums[k] * per_pixel, u_sums[c + k] * per_pixel);
+                let (d1, d2) = (d_sums[k] * per_pixel, d_sums[c + k] * per_pixel);
+                mean[l] = stats[k];
+                by_x[l] = factor * inv * (product[k] * per_pixel - u1 * d1 - 3.0 * u2 * d2);
+                (by_u[l], by_d[l]) = (factor * d2, factor * u2);
+                shift[l] = factor * (u1 * d2 + d1 * u2);
+            }
+            for p in 0..tile.pixels {
+                // SAFETY: the tile is ours; d and x have the tile's pixels and channels.
+                let (u, d, x) = unsafe {
+                    let under = |v: &View| std::slice::from_raw_parts(v.at(n, tile.y, tile.x0 + p).add(c0), len);
+                    (&mut tile.pixel(p)[first..first + len], under(d), under(x))
+                };
+                for l in 0..len {
+                    u[l] = shift[l] - by_x[l] * (x[l] - mean[l]) - by_u[l] * u[l] - by_d[l] * d[l];
+                }
+            }
+        });
+    }
+}
