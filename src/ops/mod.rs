@@ -12,9 +12,13 @@ use crate::tape::{Shape, Tape, Tensor64, Value};
 
 pub mod adam;
 pub mod add;
+pub mod assign;
+pub mod bce;
 pub mod concat;
 pub mod conv2d;
+pub mod ema;
 pub(crate) mod flat;
+pub mod grad_norm;
 pub mod leaky_relu;
 pub mod mul;
 pub mod pointwise;

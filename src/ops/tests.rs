@@ -14,8 +14,11 @@ fn all_cases() -> Vec<Case> {
     [
         super::adam::cases(),
         super::add::cases(),
+        super::bce::cases(),
         super::concat::cases(),
         super::conv2d::cases(),
+        super::ema::cases(),
+        super::grad_norm::cases(),
         super::leaky_relu::cases(),
         super::mul::cases(),
         super::slice::cases(),
