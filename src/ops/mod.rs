@@ -12,8 +12,8 @@ use crate::tape::{Shape, Tape, Tensor64, Value};
 
 pub mod adam;
 pub mod add;
-pub mod avg_pool;
 pub mod assign;
+pub mod avg_pool;
 pub mod bce;
 pub mod concat;
 pub mod conv2d;
@@ -24,13 +24,13 @@ pub mod leaky_relu;
 pub mod linear;
 pub mod math;
 pub mod mul;
-pub mod pixel_shuffle;
 pub mod norm;
+pub mod pixel_shuffle;
 pub mod pointwise;
+pub mod prelu;
 pub mod prepare;
 pub mod resize;
 mod resize_taps;
-pub mod prelu;
 pub mod sigmoid;
 pub mod silu;
 pub mod slice;
@@ -180,11 +180,9 @@ pub struct Case {
     pub contiguous: Vec<usize>,
     /// Operands by number, for ops that not every number suits; random ones otherwise.
     pub data: Option<fn(usize, Shape) -> crate::tape::Tensor64>,
-    /// Whether the op has a derivative to check.
+    /// Whether the op has a derivative rule that holds operand by operand. Ops whose operands are functions of
+    /// each other (a tensor and its statistics) have checks of their own.
     pub has_gradient: bool,
-    /// Whether the derivative rule holds operand by operand. Ops whose operands are functions of each other
-    /// have checks of their own.
-    pub derivative: bool,
 }
 
 #[cfg(test)]
@@ -205,16 +203,9 @@ impl Case {
         Case { data: Some(data), ..self }
     }
 
-    /// The same case of an op that training never differentiates.
+    /// The same case for the CPU check alone.
     pub fn without_gradient(self) -> Self {
         Case { has_gradient: false, ..self }
-        Case { op: std::sync::Arc::new(op), inputs: inputs.iter().map(|s| Shape(*s)).collect(), derivative: true }
-    }
-
-    /// The same case for the CPU check alone.
-    #[must_use]
-    pub fn without_derivative(self) -> Self {
-        Case { derivative: false, ..self }
     }
 }
 

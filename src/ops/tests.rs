@@ -69,7 +69,6 @@ fn inputs_of(case: &Case, tape: &mut Tape, given: &mut HashMap<String, Tensor64>
 #[test]
 fn derivatives_are_those_of_the_references() {
     for case in all_cases().into_iter().filter(|c| c.has_gradient) {
-    for case in all_cases().into_iter().filter(|case| case.derivative) {
         let (mut tape, mut given) = (Tape::new(), HashMap::new());
         let inputs = inputs_of(&case, &mut tape, &mut given);
         let output = tape.push_arc(case.op.clone(), &inputs).unwrap();

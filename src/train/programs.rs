@@ -329,10 +329,10 @@ impl<'a> Programs<'a> {
     fn adam(&self, layout: &Layout, weight_decay: f64) -> Adam {
         let o = &self.cfg.optimizers;
         Adam {
-            beta1: o.betas[0] as f32,
-            beta2: o.betas[1] as f32,
-            eps: o.eps as f32,
-            weight_decay: weight_decay as f32,
+            beta1: o.betas[0],
+            beta2: o.betas[1],
+            eps: o.eps,
+            weight_decay,
             decayed: layout.decayed(),
         }
     }
@@ -388,7 +388,7 @@ impl<'a> Programs<'a> {
         if ema.enabled {
             let enabled = self.scalar(tape, scalars::EMA_ON)?;
             let count = tape.state(names::EMA_UPDATES, Shape::SCALAR);
-            let (decay, use_num_updates) = (ema.decay as f32, ema.use_num_updates);
+            let (decay, use_num_updates) = (ema.decay, ema.use_num_updates);
             metrics.push(names::EMA_LAST_DECAY, tape.push(EmaDecay { decay, use_num_updates }, &[enabled, count])?);
             let states =
                 vec![(format!("ema.{params}"), n), (params, n), (names::EMA_UPDATES.to_owned(), Shape::SCALAR)];
