@@ -106,8 +106,7 @@ pub fn bench(cfg: &Config, device: Box<dyn Device>, options: &BenchOptions) -> R
         return Err(Error::usage(format!("--hr {} is not a multiple of the scale, {scale}", options.hr)));
     }
     let lr = options.hr / scale;
-    let shape =
-        BatchShape { batch, hr: (options.hr, options.hr), hr_type: DType::F32, lr_type: Some(DType::F32) };
+    let shape = BatchShape { batch, hr: (options.hr, options.hr), hr_type: DType::F32, lr_type: Some(DType::F32) };
     let mut session = Session::new(cfg, device)?;
     let key = match options.phase {
         Phase::Forward => Key::Forward(batch, lr, lr),

@@ -147,10 +147,8 @@ pub fn probabilities(
     real: Value,
     fake: Value,
 ) -> Result<Vec<(&'static str, Value)>> {
-    let mut all = vec![
-        (names::D_REAL, tape.push(MeanSigmoid, &[real])?),
-        (names::D_FAKE, tape.push(MeanSigmoid, &[fake])?),
-    ];
+    let mut all =
+        vec![(names::D_REAL, tape.push(MeanSigmoid, &[real])?), (names::D_FAKE, tape.push(MeanSigmoid, &[fake])?)];
     if kind == Adversarial::RelativisticBce {
         let (r, f) = (relative(tape, real, fake)?, relative(tape, fake, real)?);
         all.push((names::D_REAL_RELATIVISTIC, tape.push(MeanSigmoid, &[r])?));

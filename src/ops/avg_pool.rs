@@ -51,7 +51,10 @@ impl Op for AvgPool {
         Tensor64::from_fn(output, |[n, i, j, c]| {
             let (rows, columns) = (window(i, h, self.out_h), window(j, w, self.out_w));
             let area = (rows.len() * columns.len()) as f64;
-            rows.flat_map(|y| columns.clone().map(move |x| (y, x))).map(|(y, x)| inputs[0].at([n, y, x, c])).sum::<f64>() / area
+            rows.flat_map(|y| columns.clone().map(move |x| (y, x)))
+                .map(|(y, x)| inputs[0].at([n, y, x, c]))
+                .sum::<f64>()
+                / area
         })
     }
     fn exec(&self) -> Exec<'_> {

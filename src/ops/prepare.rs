@@ -174,7 +174,10 @@ impl Prepare {
                 // SAFETY: the slot holds N·H·W·C elements of `dtype`, which `T` is; slots are aligned. Rows of
                 // the output are disjoint between items.
                 let (source, target) = unsafe {
-                    (std::slice::from_raw_parts((first as *const T).add(at), output.c), output.pixel(row * output.w + x))
+                    (
+                        std::slice::from_raw_parts((first as *const T).add(at), output.c),
+                        output.pixel(row * output.w + x),
+                    )
                 };
                 target.iter_mut().zip(source).for_each(|(t, s)| *t = self.normalization.normalize(s.to_f32()));
             }

@@ -97,12 +97,15 @@ mod tests {
 
     fn config(changes: &[&str]) -> Config {
         let overrides: Vec<String> = changes.iter().map(|c| (*c).to_owned()).collect();
-        Config::from_yaml("Model: {in_bands: 4}\nTraining: {Losses: {adv_loss_beta: 0.05}}", None, &overrides).unwrap().0
+        Config::from_yaml("Model: {in_bands: 4}\nTraining: {Losses: {adv_loss_beta: 0.05}}", None, &overrides)
+            .unwrap()
+            .0
     }
 
     #[test]
     fn the_ramp_starts_after_pretraining_and_counts_batches() {
-        let cfg = config(&["Training.pretrain_g_only=true", "Training.g_pretrain_steps=4", "Training.adv_loss_ramp_steps=4"]);
+        let cfg =
+            config(&["Training.pretrain_g_only=true", "Training.g_pretrain_steps=4", "Training.adv_loss_ramp_steps=4"]);
         let t = &cfg.training;
         let weights: Vec<f64> = (0..10).map(|s| adversarial_weight(t, s)).collect();
         assert_eq!(weights[..5], [0.0; 5]);

@@ -16,8 +16,8 @@ use crate::ops::assign::Assign;
 use crate::ops::concat::{ConcatChannels, ConcatFlat};
 use crate::ops::ema::{EmaBuffers, EmaCommit, EmaDecay};
 use crate::ops::grad_norm::{ClipScale, GradNorm};
+use crate::ops::image_metrics::ImageMetrics;
 use crate::ops::mul::Mul;
-use crate::ops::pixel_losses::ImageMetrics;
 use crate::ops::prepare::{Normalization, Prepare};
 use crate::ops::resize::Resize;
 use crate::ops::slice::SliceChannels;
@@ -320,21 +320,14 @@ impl<'a> Programs<'a> {
             let grad = tape.push(ConcatFlat { offsets, shape: Shape::vector(layout.len) }, &parts)?;
             let norm = tape.push(GradNorm, &[grad])?;
             let max_norm = self.cfg.optimizers.gradient_clip_val as f32;
-            let clip =
-                if max_norm > 0.0 { tape.push(ClipScale { max_norm }, &[norm])? } else { tape.scalar(1.0) };
+            let clip = if max_norm > 0.0 { tape.push(ClipScale { max_norm }, &[norm])? } else { tape.scalar(1.0) };
             Ok(Bucket { grad, norm, clip })
         })
     }
 
     fn adam(&self, layout: &Layout, weight_decay: f64) -> Adam {
         let o = &self.cfg.optimizers;
-        Adam {
-            beta1: o.betas[0],
-            beta2: o.betas[1],
-            eps: o.eps,
-            weight_decay,
-            decayed: layout.decayed(),
-        }
+        Adam { beta1: o.betas[0], beta2: o.betas[1], eps: o.eps, weight_decay, decayed: layout.decayed() }
     }
 
     /// D's weights after its update, before it is certain that the step counts.

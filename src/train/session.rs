@@ -100,8 +100,7 @@ impl<'a> Session<'a> {
         let seed = self.cfg.training.seed;
         for (_, generator, state) in flat_states(&self.programs, self.has_ema()) {
             let layout = if generator { self.programs.generator() } else { self.programs.discriminator() };
-            let values =
-                if state.ends_with(".params") { layout.initial_params(seed) } else { vec![0.0; layout.len] };
+            let values = if state.ends_with(".params") { layout.initial_params(seed) } else { vec![0.0; layout.len] };
             self.device.set_state(&state, Shape::vector(values.len()), &values)?;
         }
         for (name, tensor) in self.buffers() {

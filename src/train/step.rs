@@ -3,6 +3,7 @@
 use super::names::{self, scalars};
 use super::programs::BatchShape;
 use super::session::{Key, Session};
+use crate::Result;
 use crate::checkpoint::PlateauState;
 use crate::config::Config;
 use crate::device::bytes_of;
@@ -10,7 +11,6 @@ use crate::loss::Adversarial;
 use crate::nn;
 use crate::optim::schedule;
 use crate::rng::{Rng, Stream};
-use crate::Result;
 
 /// Raw images of a batch as a program's slots take them.
 #[derive(Clone, Copy, Debug)]

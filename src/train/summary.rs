@@ -6,12 +6,12 @@ use super::programs::{BatchShape, EvaluateOptions};
 use super::session::{Key, Session};
 use super::validate::batch_size;
 use super::{data_settings, open_device};
+use crate::Result;
 use crate::config::Config;
 use crate::data::Dataset;
 use crate::log::Table;
 use crate::nn::Layout;
 use crate::plan::Plan;
-use crate::Result;
 
 /// The extent of a training batch.
 pub fn train_shape(cfg: &Config, dataset: &Dataset) -> BatchShape {

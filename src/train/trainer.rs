@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::names;
 use super::programs::BatchShape;
 use super::saving;
 use super::session::Session;
 use super::signals::StopSignal;
 use super::step::{RawBatch, StepNumbers, StepReport, run_step};
 use super::validate::{Validation, validate};
-use super::names;
 use crate::checkpoint::{BestK, Counters, LAST, MeanState, Meta, Mode};
 use crate::config::{Config, ValInterval};
 use crate::data::{Batch, Dataset, Loader};
@@ -110,7 +110,8 @@ impl<'a> Trainer<'a> {
         }
         let bad = self.meta.early_stopping.bad;
         let metric = &self.cfg.schedulers.metric_g;
-        (bad >= t.early_stopping_patience).then(|| format!("stopped early: {bad} validations without a better {metric}"))
+        (bad >= t.early_stopping_patience)
+            .then(|| format!("stopped early: {bad} validations without a better {metric}"))
     }
 
     /// The rest of the current epoch.
@@ -266,7 +267,8 @@ impl<'a> Trainer<'a> {
         self.meta.last_validation = Some(self.meta.step);
         let monitored = self.monitored(&self.cfg.schedulers.metric_g, &validation);
         let is_best = self.move_schedules(monitored, adversarial, &validation);
-        let shown: Vec<(&str, f64)> = validation.values.iter().map(|(n, v)| (*n, *v)).filter(|(_, v)| *v != 0.0).collect();
+        let shown: Vec<(&str, f64)> =
+            validation.values.iter().map(|(n, v)| (*n, *v)).filter(|(_, v)| *v != 0.0).collect();
         self.progress.validation(at, &shown, is_best);
         if !validation.panels.rows().is_empty() {
             self.log.panels(at, validation.panels)?;

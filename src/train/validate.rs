@@ -150,9 +150,8 @@ impl Means {
 
 /// BCE(D(SR), 0) + BCE(D(HR), 1) of one image's logits, or mean D(SR) − mean D(HR) for Wasserstein.
 fn discriminator_loss(cfg: &Config, real: &[f32], fake: &[f32]) -> f64 {
-    let mean = |logits: &[f32], f: fn(f64) -> f64| {
-        logits.iter().map(|v| f(f64::from(*v))).sum::<f64>() / logits.len() as f64
-    };
+    let mean =
+        |logits: &[f32], f: fn(f64) -> f64| logits.iter().map(|v| f(f64::from(*v))).sum::<f64>() / logits.len() as f64;
     match cfg.training.losses.adv_loss_type {
         AdvLoss::Wasserstein => mean(fake, |v| v) - mean(real, |v| v),
         AdvLoss::Bce => mean(fake, softplus) + mean(real, |v| softplus(-v)),
@@ -165,12 +164,7 @@ fn softplus(x: f64) -> f64 {
 
 fn draw(panels: &mut Panels, cfg: &Config, batch: &Batch, outputs: &[(String, Vec<f32>)]) -> Result<()> {
     let (scale, channels) = (cfg.generator.scaling_factor, batch.hr.bands);
-    let shape = PanelShape {
-        lr_height: batch.hr.height / scale,
-        lr_width: batch.hr.width / scale,
-        scale,
-        channels,
-    };
+    let shape = PanelShape { lr_height: batch.hr.height / scale, lr_width: batch.hr.width / scale, scale, channels };
     let count = batch.n.min(cfg.logging.num_val_images - panels.rows().len());
     let lr_len = shape.lr_height * shape.lr_width * channels;
     let hr_len = lr_len * scale * scale;
