@@ -70,7 +70,9 @@ unsafe fn copy_pixels(from: *const f32, view: &View, count: usize, pixel: usize,
         for i in 0..count {
             let to = to.add(i * pixel);
             std::ptr::copy_nonoverlapping(from.add(i * view.stride), to, view.c);
-            to.add(view.c).write_bytes(0, pixel - view.c);
+            if view.c < pixel {
+                to.add(view.c).write_bytes(0, pixel - view.c);
+            }
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Matrix products for linear layers, whose batch is small against their weights: a product is as fast as it
 //! reads the weights, once.
 //!
-//! Two ways: *skinny*, where B's columns are contiguous (a linear layer's forward pass), runs dot products
-//! along them without moving B; *packed* copies blocks of B into panels and runs register blocks.
+//! Three ways: *skinny*, where B's columns are contiguous (a linear layer's forward pass), runs dot products
+//! along them without moving B; *streamed*, where its rows are (the input gradient), adds them to rows of C
+//! in L1; *packed* copies blocks of B into panels and runs register blocks.
 
 use super::micro::{self, DOT_CHANNELS, Pixels, WIDE_PIXELS};
 use super::scratch::{self, Shared, carve};
@@ -15,6 +16,10 @@ const ROWS: usize = 96;
 const COLS: usize = 256;
 /// Rows of B that are packed at a time.
 const DEPTH: usize = 64;
+/// Floats of C that a streamed item keeps in L1.
+const STREAMED_FLOATS: usize = 4 * 1024;
+/// Most rows of A of the streamed way; with more, going over C for every four rows of B costs too much.
+const STREAMED_ROWS: usize = 8;
 /// Most rows of A of the skinny way.
 const SKINNY_ROWS: usize = 64;
 /// Columns of C of a skinny item.
@@ -73,6 +78,19 @@ impl GemmShape {
         self.m <= SKINNY_ROWS && b.row_stride == 1 && b.col_stride != 1
     }
 
+    fn is_streamed(&self, b: &Matrix) -> bool {
+        self.m <= STREAMED_ROWS && self.m < self.k && b.col_stride == 1
+    }
+
+    fn streamed_cols(&self) -> usize {
+        (STREAMED_FLOATS / self.m / 128 * 128).clamp(512, 1024).min(self.n)
+    }
+
+    /// Streamed: per thread a block of C with one spare row.
+    fn streamed_parts(&self, threads: usize) -> [usize; 1] {
+        [threads * scratch::whole_lines((self.m + 1) * self.streamed_cols())]
+    }
+
     /// Skinny: A in the order of the dot kernel; per thread the sums, and C's block.
     fn skinny_parts(&self, threads: usize) -> [usize; 3] {
         let sums = (SKINNY_COLS + 1) * self.m.next_multiple_of(DOT_CHANNELS);
@@ -94,8 +112,11 @@ impl GemmShape {
 
 /// Floats of scratch memory that [`gemm`] needs; what they hold before the call does not matter.
 pub fn gemm_scratch_len(shape: &GemmShape, threads: usize) -> usize {
-    let skinny = if shape.m <= SKINNY_ROWS { scratch::total(shape.skinny_parts(threads)) } else { 0 };
-    skinny.max(scratch::total(shape.packed_parts(threads)))
+    let packed = scratch::total(shape.packed_parts(threads));
+    if shape.m > SKINNY_ROWS {
+        return packed;
+    }
+    packed.max(scratch::total(shape.skinny_parts(threads))).max(scratch::total(shape.streamed_parts(threads)))
 }
 
 /// C = A B, handed to `sink` as one image row of m pixels with n channels.
@@ -111,6 +132,8 @@ pub unsafe fn gemm(ctx: &Ctx, shape: &GemmShape, a: Matrix, b: Matrix, sink: &dy
     unsafe {
         if shape.is_skinny(&b) {
             skinny(ctx, shape, a, b, sink, scratch);
+        } else if shape.is_streamed(&b) {
+            streamed(ctx, shape, a, b, sink, scratch);
         } else {
             packed(ctx, shape, a, b, sink, scratch);
         }
@@ -169,6 +192,33 @@ unsafe fn skinny(ctx: &Ctx, shape: &GemmShape, a: Matrix, b: Matrix, sink: &dyn 
     });
 }
 
+/// Rows of B, four at a time, added to rows of C, two at a time.
+unsafe fn streamed(ctx: &Ctx, shape: &GemmShape, a: Matrix, b: Matrix, sink: &dyn TileSink, scratch: &mut [f32]) {
+    let GemmShape { m, n, k } = *shape;
+    let parts = shape.streamed_parts(ctx.pool.threads());
+    let [blocks] = carve(scratch, parts);
+    let stride = shape.streamed_cols();
+    ctx.pool.run(n.div_ceil(stride), &|item, worker| {
+        let block = blocks.at(worker * (parts[0] / ctx.pool.threads()));
+        let (first, cols) = (item * stride, stride.min(n - item * stride));
+        // SAFETY: elements of A and B; the worker's own block, whose spare row takes what an odd number of
+        // rows leaves over.
+        unsafe {
+            block.write_bytes(0, (m + 1) * stride);
+            for p in (0..k).step_by(4) {
+                let rows_b = std::array::from_fn(|q| b.at((p + q).min(k - 1), first));
+                for i in (0..m).step_by(2) {
+                    let element = |i: usize, p: usize| if i < m && p < k { *a.at(i, p) } else { 0.0 };
+                    let factors = [i, i + 1].map(|i| std::array::from_fn(|q| element(i, p + q)));
+                    let rows_c = [i, i + 1].map(|i| block.add(i * stride));
+                    micro::add_rows(ctx.isa, rows_c, &factors, rows_b, cols);
+                }
+            }
+        }
+        sink.store(&Tile { data: block, row_stride: stride, n: 0, y: 0, x0: 0, pixels: m, c0: first, channels: cols });
+    });
+}
+
 /// Register blocks over packed panels of B.
 unsafe fn packed(ctx: &Ctx, shape: &GemmShape, a: Matrix, b: Matrix, sink: &dyn TileSink, scratch: &mut [f32]) {
     let GemmShape { m, n, k } = *shape;
@@ -193,7 +243,9 @@ unsafe fn packed(ctx: &Ctx, shape: &GemmShape, a: Matrix, b: Matrix, sink: &dyn 
                         let to = b_block.add(j * depth + q * width);
                         let valid = width.min(cols - j);
                         copy_row(b.at(p + q, col + j), b.col_stride, valid, to);
-                        to.add(valid).write_bytes(0, width - valid);
+                        if valid < width {
+                            to.add(valid).write_bytes(0, width - valid);
+                        }
                     }
                 }
                 for j in (0..cols).step_by(width) {

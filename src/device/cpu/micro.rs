@@ -145,3 +145,30 @@ simd_kernel! {
         }
     }
 }
+
+simd_kernel! {
+    /// Four rows of B times four columns of two rows of A, added to two rows of C:
+    /// `c[i][j] += Σ a[i][q] b[q][j]` for `len` values of j.
+    ///
+    /// # Safety
+    /// `len` floats readable at each row of B, writable at each row of C.
+    pub(super) unsafe fn add_rows<S>(c: [*mut f32; 2], a: &[[f32; 4]; 2], b: [*const f32; 4], len: usize) {
+        let whole = len / S::LANES * S::LANES;
+        // SAFETY: the caller's promise.
+        unsafe {
+            let factors: [[S::V; 4]; 2] = a.map(|row| row.map(|v| S::splat(v)));
+            for j in (0..whole).step_by(S::LANES) {
+                let b = b.map(|row| S::load(row.add(j)));
+                for (c, a) in c.iter().zip(&factors) {
+                    let low = S::fma(a[1], b[1], S::fma(a[0], b[0], S::load(c.add(j))));
+                    S::store(c.add(j), S::fma(a[3], b[3], S::fma(a[2], b[2], low)));
+                }
+            }
+            for j in whole..len {
+                for (c, a) in c.iter().zip(a) {
+                    *c.add(j) += a.iter().zip(b).map(|(a, b)| a * *b.add(j)).sum::<f32>();
+                }
+            }
+        }
+    }
+}

@@ -18,6 +18,7 @@ mod isa;
 mod micro;
 mod pack;
 mod pool;
+mod products;
 pub mod reference;
 mod scratch;
 mod simd;

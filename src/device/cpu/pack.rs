@@ -145,7 +145,7 @@ fn pack_panel(c: &Correlation, weight: &[f32], taps: &[usize], first: usize, wid
 
 /// Groups of result channels: `[group][run][vector][channel of the group][lane]`, zero beyond a run's end.
 fn pack_dot(c: &Correlation, weight: &[f32], taps: &[usize], [run, run_padded, vector]: [usize; 3], to: &mut [f32]) {
-    let runs = if run == 0 { 0 } else { taps.len() * c.source_ch / run };
+    let runs = (taps.len() * c.source_ch).checked_div(run).unwrap_or(0);
     let mut to = to.iter_mut();
     for group in (0..c.result_ch).step_by(DOT_CHANNELS) {
         let channels = DOT_CHANNELS.min(c.result_ch - group);

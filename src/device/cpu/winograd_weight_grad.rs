@@ -1,8 +1,8 @@
 //! Winograd weight gradient: d_weight = Gᵀ \[Σ over tiles of D ⊙ V\] G. The tiles go through in chunks that stay
 //! in the last-level cache; the 36 sums of products live in scratch memory until the end.
 
+use super::products::{ProductBlock, add_panel_6, slab_pixels};
 use super::scratch::{self, Shared, carve};
-use super::weight_grad::{ProductBlock, add_panel_6, slab_pixels};
 use super::winograd::{
     INPUT, POINTS, TILE, Tiles, pixel_addresses, transform_d_output, transform_d_weight, transform_input,
 };
