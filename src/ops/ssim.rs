@@ -21,8 +21,8 @@ const SIGMA: f64 = 1.5;
 const EPS: f64 = 1e-12;
 /// Output rows of a tile.
 const TILE_ROWS: usize = 16;
-/// Floats that are filtered together.
-const LANES: usize = 16;
+/// Floats of a row that are filtered together: their sums stay in the first-level cache.
+const RUN: usize = 256;
 
 /// Mean structural similarity of two batches of equal extent, a scalar.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -135,7 +135,7 @@ struct Tiles {
     c: usize,
     /// Output columns of a tile.
     columns: usize,
-    /// Floats from a row of a tile to the next, with the window's border and room for whole lanes.
+    /// Floats from a row of a tile to the next, with the window's border.
     pitch: usize,
 }
 
@@ -152,7 +152,7 @@ impl Tiles {
     fn new(ssim: &Ssim, shape: Shape) -> Self {
         let [_, h, w, c] = shape.0;
         let columns = (2048 / c).max(8).min(w);
-        let pitch = ((columns + ssim.window - 1) * c).next_multiple_of(LANES) + LANES;
+        let pitch = ((columns + ssim.window - 1) * c).next_multiple_of(16) + 16;
         Tiles { window: ssim.window, before: ssim.before(), h, w, c, columns, pitch }
     }
 
@@ -210,24 +210,19 @@ simd_fn! {
     }
 }
 
-/// `lanes` values from `at` on.
-#[inline(always)]
-fn lanes(values: &[f32], at: usize) -> [f32; LANES] {
-    let mut out = [0.0; LANES];
-    out.copy_from_slice(&values[at..at + LANES]);
-    out
-}
-
 simd_fn! {
     /// The sum of the similarities of a tile's output pixels.
     fn sum_tile(ssim: &Ssim, tiles: &Tiles, tile: &Tile, weights: &[f32], scratch: &mut [f32]) -> f64 {
-        let (sources, moments) = scratch.split_at_mut(2 * tiles.source_rows() * tiles.pitch);
-        let (s_rows, d_rows) = sources.split_at(tiles.source_rows() * tiles.pitch);
+        let pitch = tiles.pitch;
+        let (sources, moments) = scratch.split_at_mut(2 * tiles.source_rows() * pitch);
+        let (s_rows, d_rows) = sources.split_at(tiles.source_rows() * pitch);
+        let border = (tile.columns + tiles.window - 1) * tiles.c;
         let mut total = 0.0;
         for y in 0..tile.rows {
-            let border = (tile.columns + tiles.window - 1) * tiles.c;
-            for at in (0..border).step_by(LANES) {
-                filter_columns(&s_rows[y * tiles.pitch..], &d_rows[y * tiles.pitch..], at, tiles.pitch, weights, moments);
+            for at in (0..border).step_by(RUN) {
+                let run = at..border.min(at + RUN);
+                let from = y * pitch + at;
+                filter_columns(&s_rows[from..], &d_rows[from..], pitch, weights, rows_mut(moments, pitch, run));
             }
             total += sum_row(ssim, tile.columns * tiles.c, tiles, weights, moments);
         }
@@ -235,53 +230,85 @@ simd_fn! {
     }
 }
 
-/// Weighted sums down the columns: moments of s, d, s², d² for the floats from `at` on.
+/// The same range of the rows of the four moments.
 #[inline(always)]
-fn filter_columns(s: &[f32], d: &[f32], at: usize, pitch: usize, weights: &[f32], moments: &mut [f32]) {
-    let mut sums = [[0f32; LANES]; 4];
+fn rows_mut(moments: &mut [f32], pitch: usize, range: std::ops::Range<usize>) -> [&mut [f32]; 4] {
+    let (a, rest) = moments.split_at_mut(pitch);
+    let (b, rest) = rest.split_at_mut(pitch);
+    let (c, d) = rest.split_at_mut(pitch);
+    [a, b, c, d].map(|row| &mut row[range.clone()])
+}
+
+/// Weighted sums down the columns: the moments of s, d, s², d².
+#[inline(always)]
+fn filter_columns(s: &[f32], d: &[f32], pitch: usize, weights: &[f32], moments: [&mut [f32]; 4]) {
+    let n = moments[0].len();
+    let [mean_s, mean_d, square_s, square_d] = moments.map(|m| {
+        m.fill(0.0);
+        &mut m[..n]
+    });
     for (k, w) in weights.iter().enumerate() {
-        let (s, d) = (lanes(s, k * pitch + at), lanes(d, k * pitch + at));
-        for l in 0..LANES {
-            let (ws, wd) = (w * s[l], w * d[l]);
-            sums[0][l] += ws;
-            sums[1][l] += wd;
-            sums[2][l] += ws * s[l];
-            sums[3][l] += wd * d[l];
+        let (s, d) = (&s[k * pitch..][..n], &d[k * pitch..][..n]);
+        for i in 0..n {
+            let (ws, wd) = (w * s[i], w * d[i]);
+            mean_s[i] += ws;
+            mean_d[i] += wd;
+            square_s[i] += ws * s[i];
+            square_d[i] += wd * d[i];
         }
-    }
-    for (m, sum) in sums.iter().enumerate() {
-        moments[m * pitch + at..][..LANES].copy_from_slice(sum);
     }
 }
 
-/// Weighted sums along a row, and the sum of the similarities of its first `count` floats.
+/// Weighted sums along a row, of values that are `step` apart; two taps at a time.
+#[inline(always)]
+fn filter_row(from: &[f32], step: usize, weights: &[f32], to: &mut [f32]) {
+    let n = to.len();
+    to.fill(0.0);
+    let (pairs, last) = weights.as_chunks::<2>();
+    for (k, [first, second]) in pairs.iter().enumerate() {
+        let (a, b) = (&from[2 * k * step..][..n], &from[(2 * k + 1) * step..][..n]);
+        for i in 0..n {
+            to[i] += first * a[i] + second * b[i];
+        }
+    }
+    for w in last {
+        to.iter_mut().zip(&from[(weights.len() - 1) * step..]).for_each(|(t, f)| *t += w * f);
+    }
+}
+
+/// The sum of the similarities of the first `count` floats of a row.
 #[inline(always)]
 fn sum_row(ssim: &Ssim, count: usize, tiles: &Tiles, weights: &[f32], moments: &[f32]) -> f64 {
-    let [c1, c2] = ssim.constants().map(|c| c as f32);
-    let mut row = [0f32; LANES];
-    for at in (0..count).step_by(LANES) {
-        let mut sums = [[0f32; LANES]; 4];
-        for (k, w) in weights.iter().enumerate() {
-            for (m, sum) in sums.iter_mut().enumerate() {
-                let values = lanes(moments, m * tiles.pitch + at + k * tiles.c);
-                for l in 0..LANES {
-                    sum[l] += w * values[l];
-                }
-            }
+    let constants = ssim.constants().map(|c| c as f32);
+    let (mut filtered, mut values) = ([[0f32; RUN]; 4], [0f32; RUN]);
+    let mut total = 0.0;
+    for at in (0..count).step_by(RUN) {
+        let n = RUN.min(count - at);
+        for (m, to) in filtered.iter_mut().enumerate() {
+            filter_row(&moments[m * tiles.pitch + at..], tiles.c, weights, &mut to[..n]);
         }
-        let [mean_s, mean_d, square_s, square_d] = sums;
-        let mut similarity = [0f32; LANES];
-        for l in 0..LANES {
-            let (ss, dd) = (mean_s[l] * mean_s[l], mean_d[l] * mean_d[l]);
-            let (vs, vd) = (square_s[l] - ss, square_d[l] - dd);
-            let numerator = (0.5 * (ss - dd) + c1) * (0.5 * (vs - vd) + c2);
-            let denominator = (0.5 * (ss + dd) + c1) * (0.5 * (vs + vd) + c2);
-            similarity[l] = numerator / (denominator + EPS as f32);
+        similarities(constants, &filtered, &mut values[..n]);
+        let mut lanes = [0f32; 16];
+        for run in values[..n].chunks(lanes.len()) {
+            lanes.iter_mut().zip(run).for_each(|(sum, v)| *sum += v);
         }
-        let valid = LANES.min(count - at);
-        row[..valid].iter_mut().zip(similarity).for_each(|(sum, v)| *sum += v);
+        total += lanes.iter().map(|v| f64::from(*v)).sum::<f64>();
     }
-    row.iter().map(|v| f64::from(*v)).sum()
+    total
+}
+
+/// The similarities from the four filtered moments.
+#[inline(always)]
+fn similarities([c1, c2]: [f32; 2], moments: &[[f32; RUN]; 4], values: &mut [f32]) {
+    let n = values.len();
+    let [mean_s, mean_d, square_s, square_d] = moments.each_ref().map(|m| &m[..n]);
+    for i in 0..n {
+        let (ss, dd) = (mean_s[i] * mean_s[i], mean_d[i] * mean_d[i]);
+        let (vs, vd) = (square_s[i] - ss, square_d[i] - dd);
+        let numerator = (0.5 * (ss - dd) + c1) * (0.5 * (vs - vd) + c2);
+        let denominator = (0.5 * (ss + dd) + c1) * (0.5 * (vs + vd) + c2);
+        values[i] = numerator / (denominator + EPS as f32);
+    }
 }
 
 impl Op for Ssim {
