@@ -300,7 +300,7 @@ fn training_case(case: &mut Case, findings: &mut Findings) -> Result<()> {
         let codes = vec![0; shape.n()];
         let raw = RawBatch { hr: bytes_of(&hr), lr: Some(bytes_of(&lr)), codes: &codes, noise: None };
         let numbers = StepNumbers::at(&cfg, step, &none, &none);
-        let report = run_step(&mut session, &cfg, batch, &raw, (step, numbers))?;
+        let report = run_step(&mut session, &cfg, batch, &[raw], (step, numbers))?;
         if !report.committed {
             return Err(Error::Internal(format!("{}: step {step} was not finite", case.name)));
         }

@@ -13,8 +13,10 @@ pub mod scalars {
     pub const ADV_WEIGHT: usize = 2;
     /// 1 if the step updates the EMA, else 0.
     pub const EMA_ON: usize = 3;
+    /// Must be finite for the step to count: the host's verdict on a step's micro-batches.
+    pub const GUARD: usize = 4;
     /// Number of slots.
-    pub const COUNT: usize = 4;
+    pub const COUNT: usize = 5;
 }
 
 /// First moments of the generator.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::session::Session;
 use super::signals::StopSignal;
-use super::summary::{compile_all, state_bytes, train_shape};
+use super::summary::{compile_all, state_bytes, steps_per_epoch, train_shape};
 use super::table::compare_with_bicubic;
 use super::trainer::{Ended, Trainer};
 use super::validate::DISC;
@@ -45,7 +45,7 @@ pub fn run(cfg: &Config, warnings: &[String], options: &RunOptions) -> Result<()
     let mut session = Session::new(cfg, open_device(cfg)?)?;
     let dataset = Dataset::open(&data_settings(cfg))?;
     dataset.notes().iter().for_each(|n| messages.info(n));
-    let steps_per_epoch = dataset.steps_per_epoch(cfg.data.train_batch_size)? as u64;
+    let steps_per_epoch = steps_per_epoch(cfg, &dataset)?;
     check_memory(&session, cfg, &dataset)?;
     let meta = load(&mut session, cfg, &begin, &messages)?;
     let folder = match &begin {

@@ -8,7 +8,7 @@ use crate::checkpoint::{TensorFile, compare_architecture};
 use crate::config::Config;
 use crate::device::{Device, Outcome, PlanId, bytes_of};
 use crate::nn::{Layout, Tensor};
-use crate::plan::{Plan, PlanOptions};
+use crate::plan::{Plan, PlanOptions, Program};
 use crate::tape::Shape;
 use crate::{Error, Result};
 
@@ -23,6 +23,25 @@ pub enum Key {
     Evaluate(BatchShape, EvaluateOptions),
     /// The generator's forward pass: batch, LR rows, LR columns.
     Forward(usize, usize, usize),
+    /// A part of a step with gradient accumulation.
+    Accumulate(Part),
+}
+
+/// The parts of a step with gradient accumulation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// Clears the sums.
+    Begin,
+    /// Content gradients of a micro-batch, in pretraining.
+    Content(BatchShape),
+    /// The discriminator's gradients of a micro-batch.
+    Judge(BatchShape),
+    /// The discriminator's staged update.
+    Stage,
+    /// The generator's gradients of a micro-batch.
+    Generate(BatchShape),
+    /// All state changes; whether the discriminator is one of them.
+    Update(bool),
 }
 
 /// A tensor as a checkpoint holds it.
@@ -106,6 +125,11 @@ impl<'a> Session<'a> {
         for (name, tensor) in self.buffers() {
             self.device.set_state(&name, tensor.shape, &tensor.initial(seed))?;
         }
+        if self.cfg.training.accumulate_grad_batches > 1 {
+            for (state, shape) in self.programs.staged_states() {
+                self.device.set_state(&state, shape, &vec![0.0; shape.len()])?;
+            }
+        }
         for counter in [names::G_UPDATES, names::D_UPDATES, names::EMA_UPDATES] {
             self.device.set_state(counter, Shape::SCALAR, &[0.0])?;
         }
@@ -146,9 +170,21 @@ impl<'a> Session<'a> {
             Key::Adversarial(shape) => self.programs.adversarial(shape)?,
             Key::Evaluate(shape, options) => self.programs.evaluate(shape, options)?,
             Key::Forward(batch, height, width) => self.programs.forward(batch, (height, width))?,
+            Key::Accumulate(part) => self.part(part)?,
         };
         let threads = self.device.threads();
         Plan::compile(&program, PlanOptions { fuse: true, share: true, threads })
+    }
+
+    fn part(&self, part: Part) -> Result<Program> {
+        match part {
+            Part::Begin => self.programs.accumulate_begin(),
+            Part::Content(shape) => self.programs.accumulate_content(shape),
+            Part::Judge(shape) => self.programs.accumulate_judge(shape),
+            Part::Stage => self.programs.accumulate_stage(),
+            Part::Generate(shape) => self.programs.accumulate_generate(shape),
+            Part::Update(adversarial) => self.programs.accumulate_update(adversarial),
+        }
     }
 
     /// Fills an input slot.

@@ -1,8 +1,10 @@
 //! One training step: schedules to scalars, a run of the right program, and the complete list of metrics.
 
+use std::collections::HashMap;
+
 use super::names::{self, scalars};
 use super::programs::BatchShape;
-use super::session::{Key, Session};
+use super::session::{Key, Part, Session};
 use crate::Result;
 use crate::checkpoint::PlateauState;
 use crate::config::Config;
@@ -121,7 +123,7 @@ pub fn metric_names(cfg: &Config, objective: Adversarial) -> Vec<&'static str> {
     all
 }
 
-/// Runs step `step` on a batch.
+/// Runs step `step` on its batches: one, or as many micro-batches as gradients are accumulated over.
 ///
 /// # Errors
 /// Those of the device and of compiling a program at its first use.
@@ -129,30 +131,19 @@ pub fn run_step(
     session: &mut Session,
     cfg: &Config,
     shape: BatchShape,
-    batch: &RawBatch,
+    batches: &[RawBatch],
     (step, numbers): (u64, StepNumbers),
 ) -> Result<StepReport> {
-    let key = if numbers.pretraining { Key::Pretrain(shape) } else { Key::Adversarial(shape) };
-    let plan = session.plan(key)?;
-    session.upload(plan, "hr", batch.hr)?;
-    session.upload(plan, "codes", batch.codes)?;
-    if let Some(lr) = batch.lr {
-        session.upload(plan, "lr", lr)?;
-    }
-    if nn::is_stochastic(cfg) {
-        let noise = match batch.noise {
-            Some(given) => given.to_vec(),
-            None => latent_noise(cfg, Stream::Noise, step, 0..shape.batch as u64),
-        };
-        session.upload(plan, "noise", bytes_of(&noise))?;
-    }
-    let outcome = session.run(plan, numbers.scalars())?;
-    let mut measured = Vec::new();
-    for ((names, _), values) in session.device().plan(plan).outputs.iter().zip(&outcome.outputs) {
-        measured.extend(names.split('\n').map(str::to_owned).zip(values.iter().map(|v| f64::from(*v))));
-    }
+    let mut run = StepRun { session, cfg, step, scalars: numbers.scalars(), measured: HashMap::new() };
+    let committed = match batches {
+        [batch] => {
+            let key = if numbers.pretraining { Key::Pretrain(shape) } else { Key::Adversarial(shape) };
+            run.program(key, Some((batch, 0)), 1.0)?
+        }
+        _ => run.accumulated(shape, batches, numbers.pretraining)?,
+    };
+    let measured = run.measured;
     let updates = session.counters()?[2];
-    let measured = |name: &str| measured.iter().find(|(n, _)| n == name).map(|(_, v)| *v);
     let ema = &cfg.training.ema;
     let values = metric_names(cfg, session.programs().objective()).into_iter().map(|name| {
         let value = match name {
@@ -168,11 +159,73 @@ pub fn run_step(
             "EMA/steps_until_activation" => ema.update_after_step.saturating_sub(step) as f64,
             "EMA/num_updates" => updates as f64,
             // What the phase does not compute is logged as 0: the adversarial part in pretraining.
-            _ => measured(name).unwrap_or(0.0),
+            _ => measured.get(name).copied().unwrap_or(0.0),
         };
         (name, value)
     });
-    Ok(StepReport { committed: outcome.committed, pretraining: numbers.pretraining, values: values.collect() })
+    Ok(StepReport { committed, pretraining: numbers.pretraining, values: values.collect() })
+}
+
+/// A step in progress: the programs that it runs and what they measured.
+struct StepRun<'r, 'a> {
+    session: &'r mut Session<'a>,
+    cfg: &'r Config,
+    step: u64,
+    scalars: [f32; scalars::COUNT],
+    measured: HashMap<String, f64>,
+}
+
+impl StepRun<'_, '_> {
+    /// Runs a program, on a batch with the number of its first sample in the step, and adds `share` of its
+    /// metrics. True if its checks passed.
+    fn program(&mut self, key: Key, batch: Option<(&RawBatch, usize)>, share: f64) -> Result<bool> {
+        let plan = self.session.plan(key)?;
+        if let Some((batch, first)) = batch {
+            self.session.upload(plan, "hr", batch.hr)?;
+            self.session.upload(plan, "codes", batch.codes)?;
+            if let Some(lr) = batch.lr {
+                self.session.upload(plan, "lr", lr)?;
+            }
+            if nn::is_stochastic(self.cfg) {
+                let samples = first as u64..(first + batch.codes.len()) as u64;
+                let noise = match batch.noise {
+                    Some(given) => given.to_vec(),
+                    None => latent_noise(self.cfg, Stream::Noise, self.step, samples),
+                };
+                self.session.upload(plan, "noise", bytes_of(&noise))?;
+            }
+        }
+        let outcome = self.session.run(plan, self.scalars)?;
+        for ((names, _), values) in self.session.device().plan(plan).outputs.iter().zip(&outcome.outputs) {
+            for (name, value) in names.split('\n').zip(values) {
+                *self.measured.entry(name.to_owned()).or_default() += share * f64::from(*value);
+            }
+        }
+        Ok(outcome.committed)
+    }
+
+    /// All parts of a step with gradient accumulation; metrics are means over the micro-batches.
+    fn accumulated(&mut self, shape: BatchShape, batches: &[RawBatch], pretraining: bool) -> Result<bool> {
+        let share = 1.0 / batches.len() as f64;
+        let mut each = |run: &mut Self, part: Part| -> Result<()> {
+            for (i, batch) in batches.iter().enumerate() {
+                run.program(Key::Accumulate(part), Some((batch, i * shape.batch)), share)?;
+            }
+            Ok(())
+        };
+        self.program(Key::Accumulate(Part::Begin), None, 1.0)?;
+        if pretraining {
+            each(self, Part::Content(shape))?;
+        } else {
+            each(self, Part::Judge(shape))?;
+            self.program(Key::Accumulate(Part::Stage), None, 1.0)?;
+            each(self, Part::Generate(shape))?;
+        }
+        let losses = [names::CONTENT, names::GENERATOR_ADVERSARIAL, names::GENERATOR_TOTAL, names::D_ADVERSARIAL];
+        let finite = losses.iter().all(|n| self.measured.get(*n).is_none_or(|v| v.is_finite()));
+        self.scalars[scalars::GUARD] = if finite { 0.0 } else { f32::NAN };
+        self.program(Key::Accumulate(Part::Update(!pretraining)), None, 1.0)
+    }
 }
 
 /// Standard normal noise for the stochastic generator, (N, D), each image's from its own counter.

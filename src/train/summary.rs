@@ -3,10 +3,10 @@
 use std::fmt::Write;
 
 use super::programs::{BatchShape, EvaluateOptions};
-use super::session::{Key, Session};
+use super::session::{Key, Part, Session};
 use super::validate::batch_size;
 use super::{data_settings, open_device};
-use crate::Result;
+use crate::{Error, Result};
 use crate::config::Config;
 use crate::data::Dataset;
 use crate::log::Table;
@@ -24,13 +24,33 @@ pub fn train_shape(cfg: &Config, dataset: &Dataset) -> BatchShape {
     }
 }
 
+/// Steps of an epoch; what is left over at its end is dropped.
+///
+/// # Errors
+/// [`Error::Config`] if an epoch has too few samples for one step.
+pub fn steps_per_epoch(cfg: &Config, dataset: &Dataset) -> Result<u64> {
+    let batches = dataset.steps_per_epoch(cfg.data.train_batch_size)?;
+    let parts = cfg.training.accumulate_grad_batches;
+    if batches < parts {
+        let message = format!("a step takes {parts} batches, but an epoch has only {batches}");
+        return Err(Error::config("Training.accumulate_grad_batches", message));
+    }
+    Ok((batches / parts) as u64)
+}
+
 /// The programs that a run of `cfg` on `dataset` will use, with their plans.
 ///
 /// # Errors
 /// Shape errors of the networks, which name the layer.
 pub fn compile_all(session: &Session, cfg: &Config, dataset: &Dataset) -> Result<Vec<Plan>> {
     let shape = train_shape(cfg, dataset);
-    let mut plans = vec![session.compile(Key::Pretrain(shape))?, session.compile(Key::Adversarial(shape))?];
+    let keys = if cfg.training.accumulate_grad_batches > 1 {
+        let parts = [Part::Content(shape), Part::Judge(shape), Part::Generate(shape), Part::Update(true)];
+        parts.map(Key::Accumulate).to_vec()
+    } else {
+        vec![Key::Pretrain(shape), Key::Adversarial(shape)]
+    };
+    let mut plans = keys.into_iter().map(|key| session.compile(key)).collect::<Result<Vec<Plan>>>()?;
     let ema = cfg.training.ema.enabled;
     for (i, size) in dataset.val_sizes().iter().enumerate() {
         let options = EvaluateOptions { ema, discriminator: true, images: true, bicubic: false };
@@ -40,13 +60,17 @@ pub fn compile_all(session: &Session, cfg: &Config, dataset: &Dataset) -> Result
     Ok(plans)
 }
 
-/// Bytes of the states: (weights with buffers and average, optimiser).
+/// Bytes of the states: (weights with buffers and average; moments and accumulated gradients).
 pub fn state_bytes(session: &Session, cfg: &Config) -> (usize, usize) {
     let (g, d) = (session.programs().generator(), session.programs().discriminator());
     let buffers = |l: &Layout| l.buffers.iter().map(|b| b.shape.len()).sum::<usize>();
     let average = if cfg.training.ema.enabled { g.len + buffers(g) } else { 0 };
     let weights = g.len + d.len + buffers(g) + buffers(d) + average;
-    (4 * weights, 4 * 2 * (g.len + d.len))
+    let staged = match cfg.training.accumulate_grad_batches {
+        1 => 0,
+        _ => session.programs().staged_states().iter().map(|(_, shape)| shape.len()).sum(),
+    };
+    (4 * weights, 4 * (2 * (g.len + d.len) + staged))
 }
 
 /// The text that `--dry-run` prints: layers, parameters, multiply-adds, memory, steps per epoch.
@@ -56,7 +80,7 @@ pub fn state_bytes(session: &Session, cfg: &Config) -> (usize, usize) {
 pub fn dry_run(cfg: &Config) -> Result<String> {
     let session = Session::new(cfg, open_device(cfg)?)?;
     let dataset = Dataset::open(&data_settings(cfg))?;
-    let steps = dataset.steps_per_epoch(cfg.data.train_batch_size)?;
+    let steps = steps_per_epoch(cfg, &dataset)?;
     let plans = compile_all(&session, cfg, &dataset)?;
     let mut text = String::new();
     for layout in [session.programs().generator(), session.programs().discriminator()] {

@@ -116,23 +116,28 @@ impl<'a> Trainer<'a> {
 
     /// The rest of the current epoch.
     fn epoch(&mut self, shape: BatchShape, steps_per_epoch: u64) -> Result<Option<Ended>> {
-        let mut loader = Loader::start(&self.dataset, self.meta.epoch, self.meta.batch_in_epoch as usize)?;
+        // A step is as many loaded batches as gradients are accumulated over.
+        let parts = self.cfg.training.accumulate_grad_batches;
+        let first = self.meta.batch_in_epoch as usize * parts;
+        let mut loader = Loader::start(&self.dataset, self.meta.epoch, first)?;
         self.progress.start_epoch(self.meta.epoch, steps_per_epoch, self.meta.batch_in_epoch);
         let mut content = MeanState::default();
         let mut waited = Duration::ZERO;
         let ended = loop {
             let start = Instant::now();
-            let Some(batch) = loader.next() else { break None };
-            let batch = batch?;
-            let report = self.step(shape, &batch)?;
+            let batches = loader.by_ref().take(parts).collect::<Result<Vec<Batch>>>()?;
+            if batches.len() < parts {
+                break None;
+            }
+            let report = self.step(shape, &batches)?;
             let now_waited = loader.waited();
-            self.show(&report, shape.batch, start.elapsed(), now_waited - waited);
+            self.show(&report, parts * shape.batch, start.elapsed(), now_waited - waited);
             waited = now_waited;
             if report.committed {
                 content.sum += report.get(names::CONTENT);
                 content.count += 1;
             }
-            loader.recycle(batch);
+            batches.into_iter().for_each(|b| loader.recycle(b));
             if let Some(ended) = self.between_steps(steps_per_epoch)? {
                 break Some(ended);
             }
@@ -142,15 +147,14 @@ impl<'a> Trainer<'a> {
     }
 
     /// One step with its log row and the handling of non-finite numbers.
-    fn step(&mut self, shape: BatchShape, batch: &Batch) -> Result<StepReport> {
+    fn step(&mut self, shape: BatchShape, batches: &[Batch]) -> Result<StepReport> {
         let step = self.meta.step;
         let numbers = StepNumbers::at(self.cfg, step, &self.meta.plateau_g, &self.meta.plateau_d);
-        let raw = RawBatch {
-            hr: &batch.hr.data,
-            lr: batch.lr.as_ref().map(|lr| lr.data.as_slice()),
-            codes: &batch.augment,
-            noise: None,
+        let raw = |batch: &'_ Batch| -> RawBatch<'_> {
+            let lr = batch.lr.as_ref().map(|lr| lr.data.as_slice());
+            RawBatch { hr: &batch.hr.data, lr, codes: &batch.augment, noise: None }
         };
+        let raw: Vec<RawBatch> = batches.iter().map(raw).collect();
         let report = run_step(&mut self.session, self.cfg, shape, &raw, (step, numbers))?;
         if step.is_multiple_of(self.cfg.logging.log_every_n_steps) {
             let row: Vec<(&str, Scalar)> = report.values.iter().map(|(n, v)| (*n, Scalar::F32(*v as f32))).collect();
@@ -158,22 +162,24 @@ impl<'a> Trainer<'a> {
         }
         self.meta.step += 1;
         self.meta.batch_in_epoch += 1;
-        self.meta.data_position = self.meta.batch_in_epoch * self.cfg.data.train_batch_size as u64;
+        let samples_per_step = (batches.len() * self.cfg.data.train_batch_size) as u64;
+        self.meta.data_position = self.meta.batch_in_epoch * samples_per_step;
         if report.committed {
             self.meta.counters.skipped_in_a_row = 0;
             self.add_to_means(&report);
         } else {
-            self.skipped(step, batch)?;
+            self.skipped(step, batches)?;
         }
         Ok(report)
     }
 
-    fn skipped(&mut self, step: u64, batch: &Batch) -> Result<()> {
+    fn skipped(&mut self, step: u64, batches: &[Batch]) -> Result<()> {
         let counters = &mut self.meta.counters;
         counters.skipped += 1;
         counters.skipped_in_a_row += 1;
         let in_a_row = counters.skipped_in_a_row;
-        let samples: Vec<String> = batch.samples.iter().take(batch.n).map(|s| format!("  {s}")).collect();
+        let samples = batches.iter().flat_map(|b| b.samples.iter().take(b.n));
+        let samples: Vec<String> = samples.map(|s| format!("  {s}")).collect();
         self.messages.warn(&format!(
             "step {step}: a loss or gradient is not finite; weights stay as they were. The batch:\n{}",
             samples.join("\n")

@@ -1,0 +1,83 @@
+//! Programs without an update: validation, and each network's forward pass alone.
+
+use super::parts::{Bound, Inputs};
+use super::{BatchShape, Programs};
+use crate::Result;
+use crate::ops::image_metrics::ImageMetrics;
+use crate::ops::resize::Resize;
+use crate::plan::Program;
+use crate::tape::{DType, Shape, Tape};
+
+/// What a validation program gives back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct EvaluateOptions {
+    /// Use the averaged weights.
+    pub ema: bool,
+    /// Logits of the discriminator on HR and SR.
+    pub discriminator: bool,
+    /// LR, SR and HR.
+    pub images: bool,
+    /// Metrics of bicubic upsampling of LR, beside SR's.
+    pub bicubic: bool,
+}
+
+impl Programs<'_> {
+    /// Validation: SR with the stored statistics, metrics per image, logits of D where asked, and the images
+    /// themselves where asked.
+    ///
+    /// # Errors
+    /// A shape error with the layer's path.
+    pub fn evaluate(&self, shape: BatchShape, options: EvaluateOptions) -> Result<Program> {
+        let mut tape = Tape::new();
+        let inputs = self.inputs(&mut tape, shape)?;
+        let prefix = if options.ema { "ema." } else { "" };
+        let mut g = Bound::new(&mut tape, &self.generator, prefix, prefix);
+        let sr = self.run_generator(&mut tape, &inputs, &mut g, false)?;
+        let losses = &self.cfg.training.losses;
+        let image_metrics = ImageMetrics { max_val: losses.max_val as f32, ssim_win: losses.ssim_win };
+        let mut outputs = vec![("metrics".to_owned(), tape.push(image_metrics, &[sr, inputs.hr])?)];
+        if options.bicubic {
+            let (height, width) = shape.hr;
+            let up = tape.push(Resize { height, width, antialias: false }, &[inputs.lr])?;
+            outputs.push(("bicubic_metrics".to_owned(), tape.push(image_metrics, &[up, inputs.hr])?));
+        }
+        if options.discriminator {
+            let mut d = Bound::new(&mut tape, &self.discriminator, "", "");
+            let real = self.run_discriminator(&mut tape, inputs.hr, &mut d, false)?;
+            let fake = self.run_discriminator(&mut tape, sr, &mut d, false)?;
+            outputs.extend([("real_logits".to_owned(), real), ("fake_logits".to_owned(), fake)]);
+        }
+        if options.images {
+            outputs.extend([("lr".to_owned(), inputs.lr), ("sr".to_owned(), sr), ("hr".to_owned(), inputs.hr)]);
+        }
+        Ok(Program { name: "evaluate", tape, outputs, checks: vec![], commits: vec![] })
+    }
+
+    /// The generator's forward pass alone, in evaluation mode, on LR that is already prepared.
+    ///
+    /// # Errors
+    /// A shape error with the layer's path.
+    pub fn forward(&self, batch: usize, lr: (usize, usize)) -> Result<Program> {
+        let mut tape = Tape::new();
+        let lr = tape.input("lr", Shape([batch, lr.0, lr.1, self.cfg.model.in_bands]), DType::F32);
+        let noise = self.noise(&mut tape, batch);
+        let inputs = Inputs { lr, hr: lr, noise };
+        let mut g = Bound::new(&mut tape, &self.generator, "", "");
+        let sr = self.run_generator(&mut tape, &inputs, &mut g, false)?;
+        let outputs = vec![("sr".to_owned(), sr)];
+        Ok(Program { name: "forward", tape, outputs, checks: vec![], commits: vec![] })
+    }
+
+    /// The discriminator's logits in evaluation mode for prepared images.
+    ///
+    /// # Errors
+    /// A shape error with the layer's path.
+    pub fn judge(&self, batch: usize, hr: (usize, usize)) -> Result<Program> {
+        let mut tape = Tape::new();
+        let image = tape.input("hr", Shape([batch, hr.0, hr.1, self.cfg.model.in_bands]), DType::F32);
+        let mut d = Bound::new(&mut tape, &self.discriminator, "", "");
+        let logits = self.run_discriminator(&mut tape, image, &mut d, false)?;
+        let outputs = vec![("logits".to_owned(), logits)];
+        Ok(Program { name: "judge", tape, outputs, checks: vec![], commits: vec![] })
+    }
+}
