@@ -11,12 +11,15 @@ use crate::device::cpu::{Ctx, Isa, Tile, TileSink, View, ViewMut};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 
 pub mod add;
+pub mod avg_pool;
 pub mod concat;
 pub mod conv2d;
 pub mod leaky_relu;
+pub mod linear;
 pub mod math;
 pub mod mul;
 pub mod norm;
+pub mod pixel_shuffle;
 pub mod pointwise;
 pub mod prelu;
 pub mod sigmoid;

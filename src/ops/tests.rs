@@ -13,11 +13,14 @@ use crate::tape::{DType, Shape, Tape, Tensor64, Value};
 fn all_cases() -> Vec<Case> {
     [
         super::add::cases(),
+        super::avg_pool::cases(),
         super::concat::cases(),
         super::conv2d::cases(),
         super::leaky_relu::cases(),
+        super::linear::cases(),
         super::mul::cases(),
         super::norm::cases(),
+        super::pixel_shuffle::cases(),
         super::prelu::cases(),
         super::sigmoid::cases(),
         super::silu::cases(),
