@@ -22,9 +22,12 @@ pub mod norm;
 pub mod pixel_shuffle;
 pub mod pointwise;
 pub mod prelu;
+pub mod prepare;
+pub mod resize;
 pub mod sigmoid;
 pub mod silu;
 pub mod slice;
+pub mod spectral_norm;
 pub mod sum_to;
 pub mod tanh;
 

@@ -22,9 +22,11 @@ fn all_cases() -> Vec<Case> {
         super::norm::cases(),
         super::pixel_shuffle::cases(),
         super::prelu::cases(),
+        super::resize::cases(),
         super::sigmoid::cases(),
         super::silu::cases(),
         super::slice::cases(),
+        super::spectral_norm::cases(),
         super::sum_to::cases(),
         super::tanh::cases(),
     ]
@@ -134,8 +136,9 @@ fn cpu_code_computes_the_references() {
     for case in all_cases() {
         for strided in [false, true] {
             // Weights and flat memory are contiguous by definition.
-            let weights = case.op.name().starts_with("conv2d") || case.op.name().ends_with("_flat");
-            if strided && weights && !case.op.name().starts_with("conv2d") {
+            let name = case.op.name();
+            let weights = name.starts_with("conv2d") || name.ends_with("_flat") || name == "mat_vec";
+            if strided && weights && !name.starts_with("conv2d") {
                 continue;
             }
             let mut first: Option<Vec<f64>> = None;
