@@ -11,6 +11,7 @@
 //! device/cpu -> threads, SIMD kernels
 //! ```
 
+pub mod bench;
 pub mod checkpoint;
 pub mod config;
 pub mod data;

@@ -1,1 +1,74 @@
-fn main() {}
+//! `srgan-train -c cfg.yaml`: trains a super-resolution GAN from one YAML file.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use srgan::config::{Config, Resume};
+use srgan::train::{RunOptions, dry_run, run};
+use srgan::{Error, Result};
+
+/// Train a super-resolution GAN for satellite imagery from one YAML file.
+///
+/// Exit codes: 0 finished; 2 wrong config, data or checkpoint; 3 diverged; 75 stopped by a signal with its state
+/// saved (continue with --resume auto); 1 anything else.
+#[derive(Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Args {
+    /// Configuration: the YAML of opensr-srgan, or one of configs/
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+
+    /// Values that override the file's, by their path in it: `Training.seed=1 Data.rgb_bands=[2,1,0]`
+    #[arg(value_name = "SECTION.KEY=VALUE")]
+    overrides: Vec<String>,
+
+    /// Continue the newest run of the project (auto; starts one if there is none), or a run folder or checkpoint
+    #[arg(long, value_name = "auto|CHECKPOINT")]
+    resume: Option<String>,
+
+    /// Folder of the run instead of logs/<project>/<timestamp>
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+
+    /// Where to train; the same as Training.device
+    #[arg(long, value_name = "cpu|cuda|auto")]
+    device: Option<String>,
+
+    /// Print layers, parameters, multiply-adds, memory and steps per epoch, and stop
+    #[arg(long)]
+    dry_run: bool,
+}
+
+const EXAMPLES: &str = "Examples:
+  srgan-train -c configs/demo.yaml
+  srgan-train -c configs/demo.yaml Training.seed=1 Generator.n_blocks=8
+  srgan-train -c cfg.yaml --resume auto          # in a batch job: start or continue
+  srgan-train -c cfg.yaml --dry-run";
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match start(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            match &e {
+                Error::Stopped { .. } => eprintln!("{e}"),
+                _ => eprintln!("error: {e}"),
+            }
+            ExitCode::from(e.exit_code())
+        }
+    }
+}
+
+fn start(args: Args) -> Result<()> {
+    let mut overrides = args.overrides;
+    overrides.extend(args.device.map(|d| format!("Training.device={d}")));
+    let (cfg, warnings) = Config::load(&args.config, &overrides)?;
+    if args.dry_run {
+        warnings.iter().for_each(|w| eprintln!("warning: {w}"));
+        println!("{}", dry_run(&cfg)?);
+        return Ok(());
+    }
+    let resume = args.resume.map(|r| if r == "auto" { Resume::Auto } else { Resume::From(r.into()) });
+    run(&cfg, &warnings, &RunOptions { resume, run_dir: args.run_dir })
+}

@@ -98,3 +98,92 @@ impl BestK {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Offers values to a fresh list in a folder; returns the steps kept and the files that are there.
+    fn offer(mode: Mode, values: &[(u64, f64)]) -> (Vec<u64>, Vec<String>) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut best = BestK::new(mode, 2, Vec::new());
+        for &(step, metric) in values {
+            if let Some(plan) = best.plan(step, metric) {
+                fs::write(dir.path().join(&plan.entry.path), b"x").unwrap();
+                best.commit(dir.path(), plan).unwrap();
+            }
+        }
+        let mut files: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        files.sort();
+        (best.entries().iter().map(|e| e.step).collect(), files)
+    }
+
+    #[test]
+    fn the_best_two_are_kept_best_first() {
+        let (steps, files) = offer(Mode::Min, &[(1, 0.5), (2, 0.7), (3, 0.6), (4, 0.9), (5, 0.1)]);
+        assert_eq!(steps, [5, 1]);
+        assert_eq!(files, ["best-step=1.safetensors", "best-step=5.safetensors"]);
+        assert_eq!(offer(Mode::Max, &[(1, 30.0), (2, 31.0), (3, 29.0), (4, 30.5)]).0, [2, 4]);
+    }
+
+    #[test]
+    fn non_finite_values_are_never_best_even_first() {
+        for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            for mode in [Mode::Min, Mode::Max] {
+                assert_eq!(offer(mode, &[(1, value), (2, 0.5), (3, value), (4, 0.4)]).1.len(), 2);
+                assert_eq!(offer(mode, &[(1, value)]), (vec![], vec![]));
+            }
+        }
+    }
+
+    #[test]
+    fn of_equal_values_the_earlier_stays() {
+        assert_eq!(offer(Mode::Min, &[(1, 0.5), (2, 0.5), (3, 0.5)]).0, [1, 2]);
+    }
+
+    #[test]
+    fn a_repeated_validation_replaces_its_own_entry() {
+        let (steps, files) = offer(Mode::Min, &[(1, 0.5), (2, 0.4), (2, 0.3)]);
+        assert_eq!((steps, files.len()), (vec![2, 1], 2));
+    }
+
+    #[test]
+    fn nothing_is_deleted_before_the_new_file_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = dir.path().join("best-step=1.safetensors");
+        fs::write(&old, b"x").unwrap();
+        let entry = BestEntry { path: "best-step=1.safetensors".into(), metric: 1.0, step: 1 };
+        let mut best = BestK::new(Mode::Min, 1, vec![entry]);
+        let plan = best.plan(2, 0.5).unwrap();
+        assert!(old.exists() && best.entries()[0].step == 1, "planning changes nothing");
+        best.commit(dir.path(), plan).unwrap();
+        assert!(!old.exists());
+    }
+
+    #[test]
+    fn only_best_files_of_the_folder_are_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("run");
+        fs::create_dir(&run).unwrap();
+        fs::write(dir.path().join("best-step=1.safetensors"), b"x").unwrap();
+        fs::write(run.join("last.safetensors"), b"x").unwrap();
+        for name in ["../best-step=1.safetensors", "last.safetensors", "..", "/"] {
+            let entry = BestEntry { path: name.into(), metric: 1.0, step: 1 };
+            let mut best = BestK::new(Mode::Min, 1, vec![entry]);
+            let plan = best.plan(2, 0.5).unwrap();
+            best.commit(&run, plan).unwrap();
+        }
+        assert!(dir.path().join("best-step=1.safetensors").exists() && run.join("last.safetensors").exists());
+    }
+
+    #[test]
+    fn the_mode_follows_the_metric() {
+        for name in ["psnr", "ssim", "val_metrics/psnr", "val_metrics/ssim", "train_metrics/psnr"] {
+            assert_eq!(Mode::of(name), Mode::Max);
+        }
+        for name in ["val_metrics/l1", "val_metrics/sam", "validation/DISC_adversarial_loss"] {
+            assert_eq!(Mode::of(name), Mode::Min);
+        }
+    }
+}

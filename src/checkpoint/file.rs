@@ -57,12 +57,13 @@ impl CheckpointFile<'_> {
         let mut end = 0;
         for TensorRef { name, shape, data } in &self.tensors {
             let start = end;
-            end += data.len() * size_of::<f32>();
+            end += size_of_val(*data);
             let info = TensorInfo { dtype: Dtype::F32, shape: shape.to_vec(), data_offsets: (start, end) };
             infos.push(((*name).to_owned(), info));
         }
         let document = serde_json::to_string(self.meta).map_err(|e| Error::Internal(e.to_string()))?;
-        let metadata = HashMap::from([(META_KEY.to_owned(), document), ("format".to_owned(), "pt".to_owned())]);
+        // One key only: the order of several would differ from run to run, and with it the file.
+        let metadata = HashMap::from([(META_KEY.to_owned(), document)]);
         let names = infos.len();
         // This also checks every shape against the number of its values.
         let header = Metadata::new(Some(metadata), infos).map_err(|e| Error::Internal(e.to_string()))?;

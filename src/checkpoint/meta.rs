@@ -38,6 +38,10 @@ pub struct Meta {
     /// Update counts of the optimisers and the EMA.
     #[serde(default)]
     pub counters: Counters,
+    /// Value of `step` at the last validation: a run that was stopped between a step and its validation makes
+    /// up for it.
+    #[serde(default)]
+    pub last_validation: Option<u64>,
     /// Plateau scheduler of the generator.
     #[serde(default)]
     pub plateau_g: PlateauState,
@@ -76,6 +80,7 @@ impl Default for Meta {
             data_position: 0,
             seed: 0,
             counters: Counters::default(),
+            last_validation: None,
             plateau_g: PlateauState::default(),
             plateau_d: PlateauState::default(),
             early_stopping: EarlyStopping::default(),

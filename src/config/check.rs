@@ -140,7 +140,8 @@ impl Checker<'_> {
         }
         let margin = config.training.losses.ssim_win / 2;
         if size <= margin {
-            let wrong = Wrong::new(format!("patches of {size} pixels are too small for an ssim_win of {}", 2 * margin + 1));
+            let wrong =
+                Wrong::new(format!("patches of {size} pixels are too small for an ssim_win of {}", 2 * margin + 1));
             return Err(self.error("Data.hr_size", wrong));
         }
         let smallest = config.discriminator.smallest_input(config.data.train_batch_size);
@@ -185,7 +186,8 @@ impl Checker<'_> {
             }
         }
         if config.logging.wandb.enabled {
-            warnings.push("Logging.wandb.enabled: metrics are written to the run folder, not to Weights & Biases".into());
+            warnings
+                .push("Logging.wandb.enabled: metrics are written to the run folder, not to Weights & Biases".into());
         }
         if training.gpus.ids().len() > 1 {
             let count = training.gpus.ids().len();

@@ -26,12 +26,12 @@ mod tests;
 use std::path::Path;
 
 pub use choice::{
-    AdvLoss, BlockType, DatasetType, Degradation, DeviceChoice, DiscriminatorType, GeneratorType, Layout, Normalization,
-    PerceptualMetric, Precision, PretrainLoss, Ramp, StoreMode, Warmup,
+    AdvLoss, BlockType, DatasetType, Degradation, DeviceChoice, DiscriminatorType, GeneratorType, Layout,
+    Normalization, PerceptualMetric, Precision, PretrainLoss, Ramp, StoreMode, Warmup,
 };
 pub use schema::{
-    Config, Data, Discriminator, Ema, Generator, Logging, Losses, Model, Optimizers, Schedulers, Training, TruncatedVgg,
-    Wandb,
+    Config, Data, Discriminator, Ema, Generator, Logging, Losses, Model, Optimizers, Schedulers, Training,
+    TruncatedVgg, Wandb,
 };
 pub use text::Change;
 pub use values::{BatchLimit, EmaDevice, Gpus, Resume, ValInterval};

@@ -29,7 +29,7 @@ const IGNORED: &[(&str, &str)] = &[
 /// Rewrites aliases and legacy forms; returns warnings about keys without effect. Errors: what this program
 /// refuses by name (SEN2NAIP, normalisation by Python callables).
 pub(crate) fn canonicalise(root: &mut Node) -> Result<Vec<String>> {
-    refuse_sen2naip(root)?;
+    refuse_other_data_sets(root)?;
     normalization_mapping(root)?;
     legacy_block(root)?;
     let mut warnings = Vec::new();
@@ -52,16 +52,21 @@ pub(crate) fn canonicalise(root: &mut Node) -> Result<Vec<String>> {
     Ok(warnings)
 }
 
-fn refuse_sen2naip(root: &Node) -> Result<()> {
-    match root.get("Data.dataset_type") {
-        Some(node) if node.text().is_some_and(|text| text.trim().eq_ignore_ascii_case("sen2naip")) => {
-            let wrong = Wrong::new("the SEN2NAIP data set cannot be read by this program");
+/// Names of data sets in opensr-srgan's own files that need its Python readers or are not published.
+const OTHER_DATA_SETS: &[&str] = &["SEN2NAIP", "cv", "SPOT6", "S2_6b", "SISR_WW"];
+
+fn refuse_other_data_sets(root: &Node) -> Result<()> {
+    let Some(node) = root.get("Data.dataset_type") else { return Ok(()) };
+    let named = |name: &&&str| node.text().is_some_and(|text| text.trim().eq_ignore_ascii_case(name));
+    match OTHER_DATA_SETS.iter().find(named) {
+        Some(name) => {
+            let wrong = Wrong::new(format!("the {name} data set cannot be read by this program"));
             Err(node.error(wrong.hint(
-                "export its pairs to folders and use Data.dataset_type=LRHRFolderDataset with Data.root_dir, \
-                 or train on scenes with Data.dataset_type=Scenes and Data.scenes",
+                "use your own pairs of files with Data.dataset_type=LRHRFolderDataset and Data.root_dir, \
+                 or whole scenes with Data.dataset_type=Scenes and Data.scenes",
             )))
         }
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 

@@ -26,7 +26,10 @@ pub(crate) struct Node {
 #[derive(Clone, Debug)]
 pub(crate) enum Content {
     /// A scalar as written; `plain` if it was not quoted and so may mean more than its text.
-    Scalar { text: String, plain: bool },
+    Scalar {
+        text: String,
+        plain: bool,
+    },
     List(Vec<Node>),
     Map(Vec<Entry>),
 }
@@ -226,9 +229,13 @@ impl Node {
             Origin::Line { file, line } => {
                 Error::Config { file: file.as_deref().map(Into::into), line: Some(*line), key, message, hint }
             }
-            Origin::Override(text) => {
-                Error::Config { file: None, line: None, key, message: format!("{message} (in the override `{text}`)"), hint }
-            }
+            Origin::Override(text) => Error::Config {
+                file: None,
+                line: None,
+                key,
+                message: format!("{message} (in the override `{text}`)"),
+                hint,
+            },
         }
     }
 }

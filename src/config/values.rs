@@ -141,8 +141,9 @@ impl Scalar for String {
 
 impl Scalar for PathBuf {
     fn parse(node: &Node) -> Result<Self, Wrong> {
+        let is_switch = matches!(node.plain(), Some(Plain::Bool(_)));
         match node.text() {
-            Some(text) if !PathBuf::says_none(node) => Ok(PathBuf::from(text)),
+            Some(text) if !is_switch && !text.trim().is_empty() => Ok(PathBuf::from(text)),
             _ => Err(Wrong::type_of(node, "a path")),
         }
     }
@@ -222,19 +223,26 @@ impl Scalar for Resume {
     }
 }
 
-/// Reads "a share as a number with a point, or a count as a whole number".
-fn share_or_count(node: &Node) -> Result<Result<f64, u64>, Wrong> {
-    match node.plain() {
-        Some(Plain::Int(_)) => u64::parse(node).map(Err),
-        _ => f64::parse(node).map(Ok),
+/// A number with a point is a share, a whole number is a count.
+enum ShareOrCount {
+    Share(f64),
+    Count(u64),
+}
+
+impl ShareOrCount {
+    fn parse(node: &Node) -> Result<Self, Wrong> {
+        match node.plain() {
+            Some(Plain::Int(_)) => u64::parse(node).map(Self::Count),
+            _ => f64::parse(node).map(Self::Share),
+        }
     }
 }
 
 impl Scalar for ValInterval {
     fn parse(node: &Node) -> Result<Self, Wrong> {
-        match share_or_count(node)? {
-            Ok(share) if share > 0.0 && share <= 1.0 => Ok(ValInterval::Fraction(share)),
-            Err(steps) if steps > 0 => Ok(ValInterval::Steps(steps)),
+        match ShareOrCount::parse(node)? {
+            ShareOrCount::Share(share) if share > 0.0 && share <= 1.0 => Ok(ValInterval::Fraction(share)),
+            ShareOrCount::Count(steps) if steps > 0 => Ok(ValInterval::Steps(steps)),
             _ => Err(Wrong::type_of(node, "a share of an epoch above 0 and up to 1.0, or a whole number of steps")),
         }
     }
@@ -249,10 +257,12 @@ impl Scalar for ValInterval {
 
 impl Scalar for BatchLimit {
     fn parse(node: &Node) -> Result<Self, Wrong> {
-        match share_or_count(node)? {
-            Ok(share) if (0.0..=1.0).contains(&share) => Ok(BatchLimit::Fraction(share)),
-            Err(batches) => Ok(BatchLimit::Batches(batches)),
-            Ok(_) => Err(Wrong::type_of(node, "a share of the batches from 0.0 to 1.0, or a whole number of batches")),
+        match ShareOrCount::parse(node)? {
+            ShareOrCount::Share(share) if (0.0..=1.0).contains(&share) => Ok(BatchLimit::Fraction(share)),
+            ShareOrCount::Count(batches) => Ok(BatchLimit::Batches(batches)),
+            ShareOrCount::Share(_) => {
+                Err(Wrong::type_of(node, "a share of the batches from 0.0 to 1.0, or a whole number of batches"))
+            }
         }
     }
 
@@ -289,9 +299,10 @@ impl Scalar for EmaDevice {
         match node.text().map(|text| text.trim().to_lowercase()).as_deref() {
             Some("cpu") => Ok(EmaDevice::Cpu),
             Some("cuda" | "gpu") => Ok(EmaDevice::Cuda(0)),
-            Some(text) if text.starts_with("cuda:") => {
-                text["cuda:".len()..].parse().map(EmaDevice::Cuda).map_err(|_| Wrong::type_of(node, "cpu or cuda:<number>"))
-            }
+            Some(text) if text.starts_with("cuda:") => text["cuda:".len()..]
+                .parse()
+                .map(EmaDevice::Cuda)
+                .map_err(|_| Wrong::type_of(node, "cpu or cuda:<number>")),
             _ => Err(Wrong::type_of(node, "cpu or cuda:<number>")),
         }
     }

@@ -62,7 +62,9 @@ impl<'a> Builder<'a> {
                 Event::StreamEnd => return Ok(root),
                 Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing => {}
                 _ if documents > 0 => {
-                    return Err(self.node(key, &span, Content::List(vec![])).error(Wrong::new("a second YAML document")));
+                    return Err(self
+                        .node(key, &span, Content::List(vec![]))
+                        .error(Wrong::new("a second YAML document")));
                 }
                 event => {
                     documents += 1;
@@ -102,7 +104,8 @@ impl<'a> Builder<'a> {
         let anchor = match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let is_text = tag.is_some_and(|tag| tag.suffix == "str");
-                node.content = Content::Scalar { text: text.into_owned(), plain: style == ScalarStyle::Plain && !is_text };
+                node.content =
+                    Content::Scalar { text: text.into_owned(), plain: style == ScalarStyle::Plain && !is_text };
                 refuse_references(&node)?;
                 anchor
             }
@@ -148,7 +151,9 @@ impl<'a> Builder<'a> {
             let name = match event {
                 Event::MappingEnd => break,
                 Event::Scalar(name, ..) => name.into_owned(),
-                _ => return Err(self.node(key, &span, Content::List(vec![])).error(Wrong::new("a key must be a name"))),
+                _ => {
+                    return Err(self.node(key, &span, Content::List(vec![])).error(Wrong::new("a key must be a name")));
+                }
             };
             let full = join(key, &name);
             let (event, value_span) = self.next(&full)?;

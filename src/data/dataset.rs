@@ -1,5 +1,6 @@
 //! An opened data set: which samples there are and how one is copied out of the store.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::loader::Loader;
@@ -79,12 +80,11 @@ pub(super) struct Sample {
 }
 
 /// An opened data set: its training samples and its validation images. Cloning is cheap.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Dataset {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     settings: DataSettings,
     parts: Parts,
@@ -270,6 +270,14 @@ impl Dataset {
             batch.samples.push(SampleId { file: hr.file().to_string(), row: crop.row, column: crop.column });
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for Dataset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { settings, train_len, sizes, .. } = &*self.inner;
+        let mut text = f.debug_struct("Dataset");
+        text.field("kind", &settings.kind).field("train_len", train_len).field("sizes", sizes).finish_non_exhaustive()
     }
 }
 

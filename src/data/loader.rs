@@ -126,8 +126,9 @@ impl Loader {
 
     fn run(job: Job, first: usize) -> Loader {
         let settings = job.dataset.settings();
-        let workers = settings.num_workers.min(job.len - first);
-        let slots = (settings.num_workers * settings.prefetch_factor).max(1);
+        let to_come = job.len - first;
+        let workers = settings.num_workers.min(to_come);
+        let slots = settings.num_workers.saturating_mul(settings.prefetch_factor).min(to_come).max(1);
         let ring = Ring { next: first, free: vec![None; slots], done: BTreeMap::new(), stop: false };
         let shared =
             Arc::new(Shared { job, ring: Mutex::new(ring), slot_free: Condvar::new(), batch_done: Condvar::new() });

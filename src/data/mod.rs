@@ -9,7 +9,7 @@
 //! (seed, epoch, index), never on the number of threads or their timing.
 
 mod dataset;
-pub mod degrade;
+
 mod folders;
 mod loader;
 mod origins;
@@ -136,3 +136,6 @@ impl DataSettings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,8 @@
 
 pub mod cpu;
 
+use std::time::Duration;
+
 use crate::Result;
 use crate::plan::Plan;
 use crate::tape::Shape;
@@ -59,6 +61,12 @@ pub trait Device {
 
     /// The plan behind an id.
     fn plan(&self, plan: PlanId) -> &Plan;
+
+    /// Whether runs add up the time of each plan step, from now on.
+    fn set_profile(&mut self, on: bool);
+
+    /// Time spent in each step of a plan while profiled.
+    fn times(&self, plan: PlanId) -> &[Duration];
 }
 
 /// The bytes of a slice of floats, for [`Device::upload`].

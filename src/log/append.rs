@@ -74,6 +74,31 @@ impl AppendFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::testing::{limit_file_size, run_child, task};
+
+    /// Writes two records to the file of its task, and meets a full disk in the middle of the next one; run
+    /// by the test below in a process of its own.
+    #[test]
+    #[ignore = "a part of another test"]
+    fn child() {
+        let Some(path) = task() else { return };
+        limit_file_size(10);
+        let mut file = AppendFile::open(Path::new(&path)).unwrap();
+        file.append(b"one\n").unwrap();
+        file.append(b"two\n").unwrap();
+        file.append(b"three\n").unwrap_err();
+        file.replace_last(4, b"two\n", b"changed\n").unwrap_err();
+        file.append(b"4\n").unwrap();
+    }
+
+    #[test]
+    fn a_disk_full_within_a_record_leaves_whole_records() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let (code, text) = run_child("log::append::tests::child", path.to_str().unwrap());
+        assert_eq!(code, Some(0), "{text}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\ntwo\n4\n");
+    }
 
     #[test]
     fn records_are_added_and_the_last_is_replaced() {

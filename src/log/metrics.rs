@@ -103,7 +103,7 @@ impl MetricsLog {
         let numbers = names.iter().cloned().zip(0..).collect();
         let failure = Arc::new(Mutex::new(None));
         let (sender, jobs) = sync_channel(QUEUE);
-        let writer = Writer { csv, events, names, folder: folder.into(), text: Vec::new() };
+        let writer = Writer { csv, events, names, folder: folder.into(), text: Vec::new(), last_step: None };
         let failed = Arc::clone(&failure);
         let thread = std::thread::Builder::new().name("metrics".into());
         let writer = thread.spawn(move || {
@@ -185,6 +185,8 @@ struct Writer {
     names: Vec<String>,
     folder: PathBuf,
     text: Vec<(usize, String)>,
+    /// The step of the last row; its epoch is an event of its own that is written once.
+    last_step: Option<u64>,
 }
 
 impl Writer {
@@ -211,7 +213,8 @@ impl Writer {
         self.text.extend(values.iter().map(|(number, value)| (*number, value.to_string())));
         self.csv.row(step, epoch, &self.text)?;
         let scalars = values.iter().map(|(number, value)| (self.names[*number].as_str(), value.to_f32()));
-        self.events.scalars(step, std::iter::once(("epoch", epoch as f32)).chain(scalars))
+        let epoch = (self.last_step.replace(step) != Some(step)).then_some(("epoch", epoch as f32));
+        self.events.scalars(step, epoch.into_iter().chain(scalars))
     }
 
     fn panels(&mut self, step: u64, panels: &Panels) -> Result<()> {
@@ -225,5 +228,68 @@ impl Writer {
             self.events.image(step, &format!("val/{i}"), size, row.channels(), &row.to_png()?)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_back_as_they_were() {
+        for (value, want) in [
+            (Scalar::F32(0.1), "0.1"),
+            (Scalar::F64(f64::from(0.1f32)), "0.10000000149011612"),
+            (Scalar::F32(1e-30), "1e-30"),
+            (Scalar::F64(1.0), "1.0"),
+            (Scalar::F32(f32::NAN), "nan"),
+            (Scalar::F64(-f64::NAN), "nan"),
+            (Scalar::F64(f64::INFINITY), "inf"),
+            (Scalar::F32(f32::NEG_INFINITY), "-inf"),
+        ] {
+            assert_eq!(value.to_string(), want);
+        }
+    }
+
+    #[test]
+    fn flushed_rows_are_in_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = MetricsLog::open(dir.path(), &["a", "b"], 0).unwrap();
+        log.row(0, 0, &[("b", 0.5f32.into())]).unwrap();
+        log.row(0, 0, &[("a", 2.0f64.into())]).unwrap();
+        log.flush().unwrap();
+        let text = || fs::read_to_string(dir.path().join("metrics.csv")).unwrap();
+        assert_eq!(text(), "step,epoch,a,b\n0,0,2.0,0.5\n");
+        log.row(1, 0, &[]).unwrap();
+        drop(log);
+        assert_eq!(text(), "step,epoch,a,b\n0,0,2.0,0.5\n1,0,,\n", "closing writes what is left");
+    }
+
+    #[test]
+    fn an_unknown_metric_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = MetricsLog::open(dir.path(), &["a"], 0).unwrap();
+        let error = log.row(0, 0, &[("c", 1.0f32.into())]).unwrap_err().to_string();
+        assert!(error.contains("metric c"), "{error}");
+    }
+
+    #[test]
+    fn an_error_of_the_writer_reaches_the_trainer_and_keeps_the_rows() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = MetricsLog::open(dir.path(), &["a"], 0).unwrap();
+        log.row(4, 0, &[("a", 1.0f32.into())]).unwrap();
+        log.flush().unwrap();
+        // A file where the folder of the pictures should be: the writer fails and stops.
+        fs::write(dir.path().join("val"), b"").unwrap();
+        let mut panels = Panels::new(&[0]);
+        let shape = super::super::PanelShape { lr_height: 1, lr_width: 1, scale: 1, channels: 1 };
+        panels.push(&shape, &[0.0], &[0.0], &[0.0]).unwrap();
+        log.panels(4, panels).unwrap();
+        let error = log.flush().unwrap_err().to_string();
+        assert!(error.contains("val"), "{error}");
+        let error = log.row(5, 0, &[]).unwrap_err().to_string();
+        assert!(error.contains("earlier error"), "{error}");
+        assert!(log.finish().is_err());
+        assert_eq!(fs::read_to_string(dir.path().join("metrics.csv")).unwrap(), "step,epoch,a\n4,0,1.0\n");
     }
 }

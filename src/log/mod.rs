@@ -15,6 +15,8 @@ mod panel;
 mod progress;
 mod run_dir;
 mod table;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use atomic::advice;
 pub use atomic::write_atomic;

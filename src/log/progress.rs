@@ -97,9 +97,10 @@ impl Progress {
         self.last_line = Instant::now();
         self.bar = self.messages.bars().map(|bars| {
             let bar = bars.add(ProgressBar::new(batches).with_position(done));
-            let style = ProgressStyle::with_template("{prefix} {bar:20} {pos}/{len} {wide_msg}");
+            // Two lines, so that nothing is cut on a terminal of 80 columns.
+            let style = ProgressStyle::with_template("{bar:20} {prefix}\n{wide_msg}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            bar.set_prefix(format!("epoch {epoch}"));
+            bar.set_prefix(self.place());
             bar
         });
     }
@@ -111,12 +112,13 @@ impl Progress {
         self.whole.add(info, 1.0);
         match &self.bar {
             Some(bar) => {
-                bar.set_message(self.text(info));
+                bar.set_prefix(format!("{} · {}", self.place(), self.rates()));
+                bar.set_message(numbers(info));
                 bar.set_position(self.done);
             }
             None if self.last_line.elapsed() >= INTERVAL => {
                 self.last_line = Instant::now();
-                self.messages.transient(&format!("{} · {}", self.place(), self.text(info)));
+                self.messages.transient(&format!("{} · {} · {}", self.place(), numbers(info), self.rates()));
             }
             None => {}
         }
@@ -151,20 +153,20 @@ impl Progress {
         format!("epoch {} {}/{}", self.epoch, self.done, self.batches)
     }
 
-    fn text(&self, info: &StepInfo) -> String {
-        let show = |name: &str, p: Option<f32>| p.map(|p| format!(" · {name} {p:.2}")).unwrap_or_default();
+    fn rates(&self) -> String {
         format!(
-            "step {} · {} · content {:.5}{}{} · {:.1} patches/s · data {:.0} % · ETA {}",
-            info.step,
-            info.phase,
-            info.content_loss,
-            show("D(y)", info.d_real),
-            show("D(G(x))", info.d_fake),
+            "{:.1} patches/s · data {:.0} % · ETA {}",
             self.recent.patches_per_second(),
             self.recent.waiting_percent(),
             clock(self.recent.seconds_for(self.batches.saturating_sub(self.done))),
         )
     }
+}
+
+fn numbers(info: &StepInfo) -> String {
+    let show = |name: &str, p: Option<f32>| p.map(|p| format!(" · {name} {p:.2}")).unwrap_or_default();
+    let discriminator = show("D(y)", info.d_real) + &show("D(G(x))", info.d_fake);
+    format!("step {} · {} · content {:.5}{discriminator}", info.step, info.phase, info.content_loss)
 }
 
 /// Seconds as h:mm:ss.

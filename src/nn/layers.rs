@@ -151,7 +151,13 @@ impl<'a> Net<'a> {
     }
 
     /// The weight parameter, spectrally normalised if asked. `matrix` is (pixels, channels) of a row.
-    fn weight(&mut self, shape: Shape, file: FileLayout, init: Init, spectral: Option<(usize, usize)>) -> Result<Value> {
+    fn weight(
+        &mut self,
+        shape: Shape,
+        file: FileLayout,
+        init: Init,
+        spectral: Option<(usize, usize)>,
+    ) -> Result<Value> {
         let Some((pixels, channels)) = spectral else {
             let tensor = self.tensor("weight", shape, file, init);
             return self.param(tensor);

@@ -246,8 +246,8 @@ pub(super) fn cases() -> Vec<super::Case> {
     ] {
         let (input, weight) = (Shape(input), Shape(weight));
         let output = g.output(input, weight).expect("the case's extents fit");
-        cases.push(Case::new(Conv2d(g), &[input.0, weight.0]));
-        cases.push(Case::new(Conv2dInputGrad { geometry: g, input }, &[output.0, weight.0]));
+        cases.push(Case::new(Conv2d(g), &[input.0, weight.0]).contiguous(&[1]));
+        cases.push(Case::new(Conv2dInputGrad { geometry: g, input }, &[output.0, weight.0]).contiguous(&[1]));
         cases.push(Case::new(Conv2dWeightGrad { geometry: g, weight }, &[input.0, output.0]));
     }
     cases

@@ -1,38 +1,24 @@
-//! Linear layers: `output[n,o] = Σ_k input[n,k]·weight[o,k]` for input (N,1,1,K) and weight (O,1,1,K), and the
-//! two gradients. The three are closed under differentiation. A bias is an [`Add`](super::add::Add).
+//! Linear layers: `output[n, o] = Σ_k input[n, k]·weight[o, k]` on (N,1,1,K) and (O,1,1,K), and their gradients.
+//! The three are closed under differentiation. A bias is [`super::add::Add`].
 
 use super::{Application, Exec, Kernel, KernelCall, Op};
 use crate::Result;
 use crate::device::cpu::{Ctx, GemmShape, Matrix, StoreTo, Tile, TileSink, View, gemm, gemm_scratch_len};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 
-/// The layer: operands input and weight.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Linear;
-
-/// The gradient with respect to the input: operands d_output and weight.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LinearInputGrad;
-
-/// The gradient with respect to the weight: operands input and d_output.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LinearWeightGrad;
-
-/// A matrix product C(m,n) = A(m,k) B(k,n) whose rows are the output's images.
-struct Product {
-    shape: GemmShape,
-    a: Matrix,
-    b: Matrix,
+/// A product of matrices with the extents of its operands' roles.
+trait Product: Op {
+    /// Rows, columns and inner extent.
+    fn sizes(&self, inputs: &[Shape]) -> GemmShape;
+    /// The factors.
+    fn factors(&self, inputs: &[View]) -> (Matrix, Matrix);
 }
 
-impl Product {
-    fn run(&self, ctx: &Ctx, scratch: &mut [f32], sink: &dyn TileSink) {
-        // SAFETY: the matrices are the operands of this step, which the plan keeps in memory.
-        unsafe { gemm(ctx, &self.shape, self.a, self.b, &RowsAreImages(sink), scratch) };
-    }
+fn matrix(view: &View) -> Matrix {
+    Matrix { ptr: view.ptr, row_stride: view.stride, col_stride: 1 }
 }
 
-/// Rows of a matrix are images of one pixel to what comes after.
+/// Rows of a product are images of the output.
 struct RowsAreImages<'a>(&'a dyn TileSink);
 
 impl TileSink for RowsAreImages<'_> {
@@ -44,72 +30,42 @@ impl TileSink for RowsAreImages<'_> {
     }
 }
 
-/// The rows of a view as a matrix.
-fn matrix(view: &View) -> Matrix {
-    Matrix { ptr: view.ptr, row_stride: view.stride, col_stride: 1 }
+fn is_matrix(s: Shape) -> bool {
+    s.h() == 1 && s.w() == 1
 }
 
-/// (rows, columns) of a tensor without height and width.
-fn extent(shape: Shape) -> Result<(usize, usize), String> {
-    match shape.0 {
-        [rows, 1, 1, columns] => Ok((rows, columns)),
-        _ => Err(format!("{shape} is not a matrix (N,1,1,C)")),
+impl<P: Product> Kernel for P {
+    fn scratch(&self, inputs: &[Shape], _output: Shape, threads: usize) -> usize {
+        gemm_scratch_len(&self.sizes(inputs), threads)
+    }
+    fn run(&self, ctx: &Ctx, call: KernelCall) {
+        let sink = StoreTo(call.output);
+        self.run_into(ctx, call, &sink);
+    }
+    fn hosts_epilogue(&self) -> bool {
+        true
+    }
+    fn run_into(&self, ctx: &Ctx, call: KernelCall, sink: &dyn TileSink) {
+        let shapes: Vec<Shape> = call.inputs.iter().map(View::shape).collect();
+        let (a, b) = self.factors(call.inputs);
+        // SAFETY: the plan gives the operands this step's memory; the sizes are theirs.
+        unsafe { gemm(ctx, &self.sizes(&shapes), a, b, &RowsAreImages(sink), call.scratch) };
     }
 }
 
-fn differ(a: Shape, b: Shape) -> String {
-    format!("{a} and {b} do not fit each other")
-}
-
-/// Σ over `k` of `f(row, column, k)` for each element of a matrix.
-fn reference(output: Shape, inner: usize, f: impl Fn(usize, usize, usize) -> f64) -> Tensor64 {
-    Tensor64::from_fn(output, |[row, _, _, column]| (0..inner).map(|k| f(row, column, k)).sum())
-}
-
-/// What the three kernels have in common: the product decides all.
-macro_rules! product_kernel {
-    ($op:ty) => {
-        impl Kernel for $op {
-            fn scratch(&self, inputs: &[Shape], output: Shape, threads: usize) -> usize {
-                gemm_scratch_len(&self.sizes(inputs[0], inputs[1], output), threads)
-            }
-            fn run(&self, ctx: &Ctx, call: KernelCall) {
-                let sink = StoreTo(call.output);
-                self.run_into(ctx, call, &sink);
-            }
-            fn hosts_epilogue(&self) -> bool {
-                true
-            }
-            fn run_into(&self, ctx: &Ctx, call: KernelCall, sink: &dyn TileSink) {
-                let [x, y] = [call.inputs[0], call.inputs[1]];
-                let shape = self.sizes(x.shape(), y.shape(), call.output.shape());
-                let (a, b) = self.factors(matrix(&x), matrix(&y));
-                Product { shape, a, b }.run(ctx, call.scratch, sink);
-            }
-        }
-    };
-}
-
-product_kernel!(Linear);
-product_kernel!(LinearInputGrad);
-product_kernel!(LinearWeightGrad);
-
-impl Linear {
-    fn sizes(&self, input: Shape, _weight: Shape, output: Shape) -> GemmShape {
-        GemmShape { m: input.n(), n: output.c(), k: input.c() }
-    }
-    fn factors(&self, input: Matrix, weight: Matrix) -> (Matrix, Matrix) {
-        (input, weight.transposed())
-    }
-}
+/// Operands input (N,1,1,K) and weight (O,1,1,K); output (N,1,1,O).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Linear;
 
 impl Op for Linear {
     fn name(&self) -> &'static str {
         "linear"
     }
     fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
-        let ((batch, k), (out, inner)) = (extent(inputs[0])?, extent(inputs[1])?);
-        if k == inner { Ok(Shape([batch, 1, 1, out])) } else { Err(differ(inputs[0], inputs[1])) }
+        if !inputs.iter().all(|s| is_matrix(*s)) || inputs[0].c() != inputs[1].c() {
+            return Err(format!("weight {} does not fit input {}", inputs[1], inputs[0]));
+        }
+        Ok(Shape([inputs[0].n(), 1, 1, inputs[1].n()]))
     }
     fn vjp(&self, tape: &mut Tape, at: &Application, d_output: Value) -> Result<Vec<Option<Value>>> {
         let [input, weight] = [at.inputs[0], at.inputs[1]];
@@ -119,8 +75,10 @@ impl Op for Linear {
         ])
     }
     fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
-        let (x, w, inner) = (inputs[0], inputs[1], inputs[0].shape.c());
-        reference(output, inner, |n, o, k| x.data[n * inner + k] * w.data[o * inner + k])
+        let k = inputs[0].shape.c();
+        Tensor64::from_fn(output, |[n, _, _, o]| {
+            (0..k).map(|i| inputs[0].at([n, 0, 0, i]) * inputs[1].at([o, 0, 0, i])).sum()
+        })
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Kernel(self)
@@ -130,22 +88,28 @@ impl Op for Linear {
     }
 }
 
-impl LinearInputGrad {
-    fn sizes(&self, d_output: Shape, weight: Shape, _output: Shape) -> GemmShape {
-        GemmShape { m: d_output.n(), n: weight.c(), k: d_output.c() }
+impl Product for Linear {
+    fn sizes(&self, inputs: &[Shape]) -> GemmShape {
+        GemmShape { m: inputs[0].n(), n: inputs[1].n(), k: inputs[0].c() }
     }
-    fn factors(&self, d_output: Matrix, weight: Matrix) -> (Matrix, Matrix) {
-        (d_output, weight)
+    fn factors(&self, inputs: &[View]) -> (Matrix, Matrix) {
+        (matrix(&inputs[0]), matrix(&inputs[1]).transposed())
     }
 }
+
+/// Operands d_output (N,1,1,O) and weight (O,1,1,K); output (N,1,1,K).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinearInputGrad;
 
 impl Op for LinearInputGrad {
     fn name(&self) -> &'static str {
         "linear_input_grad"
     }
     fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
-        let ((batch, o), (out, k)) = (extent(inputs[0])?, extent(inputs[1])?);
-        if o == out { Ok(Shape([batch, 1, 1, k])) } else { Err(differ(inputs[0], inputs[1])) }
+        if !inputs.iter().all(|s| is_matrix(*s)) || inputs[0].c() != inputs[1].n() {
+            return Err(format!("weight {} does not fit d_output {}", inputs[1], inputs[0]));
+        }
+        Ok(Shape([inputs[0].n(), 1, 1, inputs[1].c()]))
     }
     fn vjp(&self, tape: &mut Tape, at: &Application, d_output: Value) -> Result<Vec<Option<Value>>> {
         let [d_out, weight] = [at.inputs[0], at.inputs[1]];
@@ -155,8 +119,10 @@ impl Op for LinearInputGrad {
         ])
     }
     fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
-        let (d, w, out) = (inputs[0], inputs[1], inputs[0].shape.c());
-        reference(output, out, |n, k, o| d.data[n * out + o] * w.data[o * output.c() + k])
+        let outs = inputs[1].shape.n();
+        Tensor64::from_fn(output, |[n, _, _, k]| {
+            (0..outs).map(|o| inputs[0].at([n, 0, 0, o]) * inputs[1].at([o, 0, 0, k])).sum()
+        })
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Kernel(self)
@@ -166,22 +132,28 @@ impl Op for LinearInputGrad {
     }
 }
 
-impl LinearWeightGrad {
-    fn sizes(&self, input: Shape, d_output: Shape, _output: Shape) -> GemmShape {
-        GemmShape { m: d_output.c(), n: input.c(), k: input.n() }
+impl Product for LinearInputGrad {
+    fn sizes(&self, inputs: &[Shape]) -> GemmShape {
+        GemmShape { m: inputs[0].n(), n: inputs[1].c(), k: inputs[1].n() }
     }
-    fn factors(&self, input: Matrix, d_output: Matrix) -> (Matrix, Matrix) {
-        (d_output.transposed(), input)
+    fn factors(&self, inputs: &[View]) -> (Matrix, Matrix) {
+        (matrix(&inputs[0]), matrix(&inputs[1]))
     }
 }
+
+/// Operands input (N,1,1,K) and d_output (N,1,1,O); output (O,1,1,K).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinearWeightGrad;
 
 impl Op for LinearWeightGrad {
     fn name(&self) -> &'static str {
         "linear_weight_grad"
     }
     fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
-        let ((batch, k), (n, out)) = (extent(inputs[0])?, extent(inputs[1])?);
-        if batch == n { Ok(Shape([out, 1, 1, k])) } else { Err(differ(inputs[0], inputs[1])) }
+        if !inputs.iter().all(|s| is_matrix(*s)) || inputs[0].n() != inputs[1].n() {
+            return Err(format!("d_output {} does not fit input {}", inputs[1], inputs[0]));
+        }
+        Ok(Shape([inputs[1].c(), 1, 1, inputs[0].c()]))
     }
     fn vjp(&self, tape: &mut Tape, at: &Application, d_output: Value) -> Result<Vec<Option<Value>>> {
         let [input, d_out] = [at.inputs[0], at.inputs[1]];
@@ -191,9 +163,10 @@ impl Op for LinearWeightGrad {
         ])
     }
     fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
-        let (x, d) = (inputs[0], inputs[1]);
-        let (batch, inner, out) = (x.shape.n(), x.shape.c(), output.n());
-        reference(output, batch, |o, k, n| d.data[n * out + o] * x.data[n * inner + k])
+        let images = inputs[0].shape.n();
+        Tensor64::from_fn(output, |[o, _, _, k]| {
+            (0..images).map(|n| inputs[1].at([n, 0, 0, o]) * inputs[0].at([n, 0, 0, k])).sum()
+        })
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Kernel(self)
@@ -203,60 +176,24 @@ impl Op for LinearWeightGrad {
     }
 }
 
-#[cfg(test)]
-pub(super) fn cases() -> Vec<super::Case> {
-    use super::Case;
-    vec![
-        Case::new(Linear, &[[3, 1, 1, 7], [5, 1, 1, 7]]),
-        Case::new(Linear, &[[2, 1, 1, 70], [1, 1, 1, 70]]),
-        Case::new(LinearInputGrad, &[[3, 1, 1, 5], [5, 1, 1, 7]]),
-        Case::new(LinearWeightGrad, &[[3, 1, 1, 7], [3, 1, 1, 5]]),
-    ]
+impl Product for LinearWeightGrad {
+    fn sizes(&self, inputs: &[Shape]) -> GemmShape {
+        GemmShape { m: inputs[1].c(), n: inputs[0].c(), k: inputs[0].n() }
+    }
+    fn factors(&self, inputs: &[View]) -> (Matrix, Matrix) {
+        (matrix(&inputs[1]).transposed(), matrix(&inputs[0]))
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::device::cpu::Cpu;
-    use crate::device::{Device, bytes_of};
-    use crate::ops::{add::Add, mul::Mul};
-    use crate::plan::{Plan, PlanOptions, Program};
-    use crate::tape::DType;
-
-    #[test]
-    fn extents_that_do_not_fit_are_refused() {
-        let vector = |n, c| Shape([n, 1, 1, c]);
-        assert!(Linear.shape(&[vector(2, 3), vector(4, 5)]).unwrap_err().contains("4x1x1x5"));
-        assert!(Linear.shape(&[Shape([2, 2, 1, 3]), vector(4, 3)]).unwrap_err().contains("not a matrix"));
-        assert!(LinearInputGrad.shape(&[vector(2, 3), vector(4, 3)]).is_err());
-        assert!(LinearWeightGrad.shape(&[vector(2, 3), vector(4, 3)]).is_err());
+pub(super) fn cases() -> Vec<super::Case> {
+    use super::Case;
+    let mut cases = Vec::new();
+    for (n, k, o) in [(2, 7, 5), (3, 40, 1), (9, 33, 70)] {
+        let (x, w, y) = ([n, 1, 1, k], [o, 1, 1, k], [n, 1, 1, o]);
+        cases.push(Case::new(Linear, &[x, w]));
+        cases.push(Case::new(LinearInputGrad, &[y, w]));
+        cases.push(Case::new(LinearWeightGrad, &[x, y]));
     }
-
-    /// An operand with a value per image has to meet the rows of the product.
-    #[test]
-    fn an_epilogue_sees_rows_as_images() {
-        let mut tape = Tape::new();
-        let input = |tape: &mut Tape, name: &str, n, c| tape.input(name, Shape([n, 1, 1, c]), DType::F32);
-        let (x, w) = (input(&mut tape, "x", 3, 2), input(&mut tape, "w", 2, 2));
-        let (bias, factor) = (input(&mut tape, "bias", 1, 2), input(&mut tape, "factor", 3, 1));
-        let y = tape.push(Linear, &[x, w]).unwrap();
-        let y = tape.push(Add::SUM, &[y, bias]).unwrap();
-        let y = tape.push(Mul, &[y, factor]).unwrap();
-        let outputs = vec![("y".into(), y)];
-        let program = Program { name: "case", tape, outputs, checks: vec![], commits: vec![] };
-        let plan = Plan::compile(&program, PlanOptions { fuse: true, share: true, threads: 2 }).unwrap();
-        assert_eq!(plan.steps.iter().map(|s| s.label()).collect::<Vec<_>>(), ["linear+add+mul"]);
-        let mut cpu = Cpu::new(2).unwrap();
-        let id = cpu.load(plan).unwrap();
-        let given: [(&str, &[f32]); 4] = [
-            ("x", &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
-            ("w", &[1.0, 0.0, 1.0, 1.0]),
-            ("bias", &[0.5, -0.5]),
-            ("factor", &[1.0, 10.0, 100.0]),
-        ];
-        for (name, data) in given {
-            cpu.upload(id, name, bytes_of(data)).unwrap();
-        }
-        assert_eq!(cpu.run(id).unwrap().outputs[0], [1.5, 2.5, 35.0, 65.0, 550.0, 1050.0]);
-    }
+    cases
 }

@@ -10,24 +10,35 @@ use crate::Result;
 use crate::device::cpu::{Ctx, Isa, Tile, TileSink, View, ViewMut};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 
+pub mod adam;
 pub mod add;
+pub mod assign;
 pub mod avg_pool;
+pub mod bce;
 pub mod concat;
 pub mod conv2d;
+pub mod ema;
+pub(crate) mod flat;
+pub mod grad_norm;
+pub mod image_metrics;
 pub mod leaky_relu;
 pub mod linear;
 pub mod math;
 pub mod mul;
 pub mod norm;
+pub mod pixel_losses;
 pub mod pixel_shuffle;
 pub mod pointwise;
 pub mod prelu;
 pub mod prepare;
 pub mod resize;
+mod resize_taps;
 pub mod sigmoid;
 pub mod silu;
 pub mod slice;
+pub(crate) mod spectral_angle;
 pub mod spectral_norm;
+pub mod ssim;
 pub mod sum_to;
 pub mod tanh;
 
@@ -169,22 +180,36 @@ pub struct Case {
     pub op: std::sync::Arc<dyn Op>,
     /// Operand extents.
     pub inputs: Vec<Shape>,
-    /// Whether the derivative rule holds operand by operand. Ops whose operands are functions of each other
-    /// have checks of their own.
-    pub derivative: bool,
+    /// Operands that are contiguous by definition: weights, flat memory.
+    pub contiguous: Vec<usize>,
+    /// Operands by number, for ops that not every number suits; random ones otherwise.
+    pub data: Option<fn(usize, Shape) -> crate::tape::Tensor64>,
+    /// Whether the op has a derivative rule that holds operand by operand. Ops whose operands are functions of
+    /// each other (a tensor and its statistics) have checks of their own.
+    pub has_gradient: bool,
 }
 
 #[cfg(test)]
 impl Case {
     /// A case from an op and its operands' extents.
     pub fn new(op: impl Op, inputs: &[[usize; 4]]) -> Self {
-        Case { op: std::sync::Arc::new(op), inputs: inputs.iter().map(|s| Shape(*s)).collect(), derivative: true }
+        let inputs = inputs.iter().map(|s| Shape(*s)).collect();
+        Case { op: std::sync::Arc::new(op), inputs, contiguous: vec![], data: None, has_gradient: true }
+    }
+
+    /// The same with operands that cannot have gaps.
+    pub fn contiguous(self, operands: &[usize]) -> Self {
+        Case { contiguous: operands.to_vec(), ..self }
+    }
+
+    /// The same case on the operands that `data` makes.
+    pub fn with_data(self, data: fn(usize, Shape) -> crate::tape::Tensor64) -> Self {
+        Case { data: Some(data), ..self }
     }
 
     /// The same case for the CPU check alone.
-    #[must_use]
-    pub fn without_derivative(self) -> Self {
-        Case { derivative: false, ..self }
+    pub fn without_gradient(self) -> Self {
+        Case { has_gradient: false, ..self }
     }
 }
 

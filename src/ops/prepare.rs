@@ -1,130 +1,112 @@
-//! From raw pixels in the file's type to the network's input: normalisation, then flips and turns by a code
-//! per sample. The first op of every program.
+//! Raw pixels to network input: the first op of every program. Normalises a batch in the file's own type and
+//! flips or turns each image by its code.
+//!
+//! NaN and infinity pass through, so that a bad pixel makes the step non-finite instead of vanishing.
 
 use super::{Application, Exec, Kernel, KernelCall, Op};
 use crate::device::cpu::{Ctx, View};
 use crate::tape::{DType, Shape, Tape, Tensor64, Value};
 use crate::{Error, Result};
 
-/// How pixel values are mapped to the network's range, and back. Values outside the range are cut off; NaN
-/// stays NaN, so that a bad pixel makes the step non-finite instead of vanishing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// How pixel values become network input, and back; the methods of opensr-srgan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Normalization {
-    /// Reflectance times 10/3, in 0..1.
+    /// x·10/3, clamped to [0, 1].
     Sen2Stretch,
-    /// Divided by 10 000, in 0..1.
+    /// Reflectance × 10000 to [0, 1].
     Normalise10k,
-    /// Divided by 10 000, then 0..1 mapped to −1..1.
+    /// Reflectance × 10000 to [−1, 1].
     Normalise10kSigned,
-    /// Reflectance times 10/3, then 0..1 mapped to −1..1.
+    /// Reflectance 0 … 0.3 to [−1, 1].
     NormaliseS2,
-    /// Cut off to 0..1.
+    /// Clamped to [0, 1].
     ZeroOne,
-    /// 0..1 mapped to −1..1.
+    /// [0, 1] to [−1, 1].
     ZeroOneSigned,
-    /// Unchanged.
+    /// As it is.
     Identity,
 }
 
+/// `v` limited to [low, high]; NaN stays NaN.
+#[inline(always)]
+fn clamp(v: f32, low: f32, high: f32) -> f32 {
+    if v < low {
+        low
+    } else if v > high {
+        high
+    } else {
+        v
+    }
+}
+
 impl Normalization {
-    /// Every method.
-    pub const ALL: [Normalization; 7] = [
-        Normalization::Sen2Stretch,
-        Normalization::Normalise10k,
-        Normalization::Normalise10kSigned,
-        Normalization::NormaliseS2,
-        Normalization::ZeroOne,
-        Normalization::ZeroOneSigned,
-        Normalization::Identity,
+    /// All methods with their names in configs.
+    const NAMES: [(Normalization, &'static str); 7] = [
+        (Normalization::Sen2Stretch, "sen2_stretch"),
+        (Normalization::Normalise10k, "normalise_10k"),
+        (Normalization::Normalise10kSigned, "normalise_10k_signed"),
+        (Normalization::NormaliseS2, "normalise_s2"),
+        (Normalization::ZeroOne, "zero_one"),
+        (Normalization::ZeroOneSigned, "zero_one_signed"),
+        (Normalization::Identity, "identity"),
     ];
 
-    /// The method of a name or one of its aliases, in any case and either spelling of "normalise".
+    /// The method called `name` in configs and checkpoints (canonical names; the config knows the aliases).
     pub fn parse(name: &str) -> Option<Self> {
-        let name = name.trim().to_lowercase().replace("normalize", "normalise");
-        let name = match name.as_str() {
-            "reflectance" | "reflectance_0_1" | "sentinel2" | "s2" => "normalise_10k",
-            "reflectance_signed" | "sentinel2_signed" | "s2_signed" => "normalise_10k_signed",
-            "zero_to_one" | "zero_one_range" => "zero_one",
-            "signed_zero_one" | "minusone_one" => "zero_one_signed",
-            "none" => "identity",
-            other => other,
-        };
-        Self::ALL.into_iter().find(|method| method.name() == name)
+        Self::NAMES.iter().find(|(_, n)| *n == name).map(|(m, _)| *m)
     }
 
-    /// The method's own name.
+    /// The canonical name.
     pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(m, _)| *m == self).map_or("identity", |(_, n)| n)
+    }
+
+    /// A pixel value as network input.
+    #[inline(always)]
+    pub fn normalize(self, v: f32) -> f32 {
         match self {
-            Normalization::Sen2Stretch => "sen2_stretch",
-            Normalization::Normalise10k => "normalise_10k",
-            Normalization::Normalise10kSigned => "normalise_10k_signed",
-            Normalization::NormaliseS2 => "normalise_s2",
-            Normalization::ZeroOne => "zero_one",
-            Normalization::ZeroOneSigned => "zero_one_signed",
-            Normalization::Identity => "identity",
+            Normalization::Sen2Stretch => clamp(v * (10.0 / 3.0), 0.0, 1.0),
+            Normalization::Normalise10k => clamp(v / 10000.0, 0.0, 1.0),
+            Normalization::Normalise10kSigned => clamp(clamp(v / 10000.0, 0.0, 1.0) * 2.0 - 1.0, -1.0, 1.0),
+            Normalization::NormaliseS2 => clamp(v * (10.0 / 3.0) * 2.0 - 1.0, -1.0, 1.0),
+            Normalization::ZeroOne => clamp(v, 0.0, 1.0),
+            Normalization::ZeroOneSigned => clamp(v * 2.0 - 1.0, -1.0, 1.0),
+            Normalization::Identity => v,
         }
     }
 
-    /// A raw value in the network's range.
-    pub fn normalize(self, value: f32) -> f32 {
-        let mut one = [value];
-        self.normalize_all(&mut one);
-        one[0]
-    }
-
-    /// [`Normalization::normalize`] for each value.
-    pub fn normalize_all(self, values: &mut [f32]) {
-        const STRETCH: f32 = 10.0 / 3.0;
-        let signed = |v: f32| (v * 2.0 - 1.0).clamp(-1.0, 1.0);
-        let unit = |v: f32| v.clamp(0.0, 1.0);
+    /// Network output as a pixel value: the inverse inside the range that is not clamped.
+    pub fn denormalize(self, v: f32) -> f32 {
         match self {
-            Normalization::Sen2Stretch => each(values, |v| unit(v * STRETCH)),
-            Normalization::Normalise10k => each(values, |v| unit(v / 10_000.0)),
-            Normalization::Normalise10kSigned => each(values, |v| signed(unit(v / 10_000.0))),
-            Normalization::NormaliseS2 => each(values, |v| signed(v * STRETCH)),
-            Normalization::ZeroOne => each(values, unit),
-            Normalization::ZeroOneSigned => each(values, signed),
-            Normalization::Identity => {}
-        }
-    }
-
-    /// A value of the network's range as a raw one.
-    pub fn denormalize(self, value: f32) -> f32 {
-        let unsigned = |v: f32| (v + 1.0) / 2.0;
-        match self {
-            Normalization::Sen2Stretch => (value * 0.3).clamp(0.0, 1.0),
-            Normalization::Normalise10k => (value * 10_000.0).clamp(0.0, 10_000.0),
-            Normalization::Normalise10kSigned => unsigned(value).clamp(0.0, 1.0) * 10_000.0,
-            Normalization::NormaliseS2 => (unsigned(value) * 0.3).clamp(0.0, 1.0),
-            Normalization::ZeroOne => value.clamp(0.0, 1.0),
-            Normalization::ZeroOneSigned => unsigned(value).clamp(0.0, 1.0),
-            Normalization::Identity => value,
+            Normalization::Sen2Stretch => clamp(v * (3.0 / 10.0), 0.0, 1.0),
+            Normalization::Normalise10k => clamp(v * 10000.0, 0.0, 10000.0),
+            Normalization::Normalise10kSigned => clamp((v + 1.0) / 2.0, 0.0, 1.0) * 10000.0,
+            Normalization::NormaliseS2 => clamp((v + 1.0) / 2.0 * (3.0 / 10.0), 0.0, 1.0),
+            Normalization::ZeroOne => clamp(v, 0.0, 1.0),
+            Normalization::ZeroOneSigned => clamp((v + 1.0) / 2.0, 0.0, 1.0),
+            Normalization::Identity => v,
         }
     }
 }
 
-#[inline(always)]
-fn each(values: &mut [f32], f: impl Fn(f32) -> f32) {
-    values.iter_mut().for_each(|v| *v = f(*v));
-}
-
-/// Operands raw (N,H,W,C), an input slot of type `dtype`, and codes (N,1,1,1), an input slot of type
-/// [`DType::U8`]; output (N,H,W,C) normalised, then by the bits of the sample's code flipped horizontally
-/// (bit 0), flipped vertically (bit 1), transposed (bit 2; only squares can be, others ignore it), in this order.
-/// Data, so it has no derivative.
+/// Operands: raw pixels (N,H,W,C) in an input slot of `dtype`, and a code per image (N,1,1,1) in a slot of
+/// bytes. Bit 0 of a code flips left to right, bit 1 top to bottom, bit 2 then exchanges rows and columns (square
+/// images only).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prepare {
-    /// Type of the raw elements.
+    /// Type of the raw pixels.
     pub dtype: DType,
-    /// What is done to values.
+    /// How values are scaled.
     pub normalization: Normalization,
 }
 
-/// Where pixel (y, x) of the output is in an h × w input under `code`.
+/// Where output pixel (y, x) of an h×w image comes from.
 #[inline(always)]
-fn source(code: u8, [h, w]: [usize; 2], y: usize, x: usize) -> (usize, usize) {
-    let (y, x) = if code & 4 != 0 && h == w { (x, y) } else { (y, x) };
-    (if code & 2 != 0 { h - 1 - y } else { y }, if code & 1 != 0 { w - 1 - x } else { x })
+fn source(code: u8, (y, x): (usize, usize), (h, w): (usize, usize)) -> (usize, usize) {
+    let (y, x) = if code & 4 != 0 { (x, y) } else { (y, x) };
+    let x = if code & 1 != 0 { w - 1 - x } else { x };
+    let y = if code & 2 != 0 { h - 1 - y } else { y };
+    (y, x)
 }
 
 impl Op for Prepare {
@@ -132,21 +114,19 @@ impl Op for Prepare {
         "prepare"
     }
     fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
-        let raw = inputs[0];
-        if inputs[1] != Shape([raw.n(), 1, 1, 1]) {
-            return Err(format!("{} holds not one code for each image of {raw}", inputs[1]));
+        if inputs[1] != Shape([inputs[0].n(), 1, 1, 1]) {
+            return Err(format!("codes are {}, images {}", inputs[1], inputs[0]));
         }
-        Ok(raw)
+        Ok(inputs[0])
     }
-    fn vjp(&self, tape: &mut Tape, at: &Application, _d_output: Value) -> Result<Vec<Option<Value>>> {
-        let message = "raw data has no derivative".into();
-        Err(Error::Shape { node: tape.node(at.output).path.to_string(), op: self.name(), message })
+    fn vjp(&self, _tape: &mut Tape, _at: &Application, _d_output: Value) -> Result<Vec<Option<Value>>> {
+        Err(Error::Internal("prepare has no derivative: it makes input data".into()))
     }
     fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
-        let (raw, codes) = (inputs[0], inputs[1]);
         Tensor64::from_fn(output, |[n, y, x, c]| {
-            let (y, x) = source(codes.data[n] as u8, [output.h(), output.w()], y, x);
-            f64::from(self.normalization.normalize(raw.at([n, y, x, c]) as f32))
+            let code = inputs[1].data[n] as u8;
+            let (y, x) = source(code, (y, x), (output.h(), output.w()));
+            f64::from(self.normalization.normalize(inputs[0].at([n, y, x, c]) as f32))
         })
     }
     fn exec(&self) -> Exec<'_> {
@@ -154,42 +134,61 @@ impl Op for Prepare {
     }
 }
 
+/// A pixel type as it lies in a raw slot.
+trait Raw: Copy {
+    fn to_f32(self) -> f32;
+}
+
+macro_rules! raw {
+    ($($t:ty),*) => {
+        $(impl Raw for $t {
+            #[inline(always)]
+            fn to_f32(self) -> f32 {
+                self as f32
+            }
+        })*
+    };
+}
+raw!(u8, u16, i16, f32);
+
 impl Kernel for Prepare {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
-        let (raw, codes, out) = (call.inputs[0], call.inputs[1], call.output);
-        ctx.pool.run(out.n * out.h, &|line, _| {
-            let (n, y) = (line / out.h, line % out.h);
-            // SAFETY: the slot of the codes holds one byte per image.
-            let code = unsafe { *codes.at(0, 0, 0).cast::<u8>().add(n) };
-            for x in 0..out.w {
-                let (sy, sx) = source(code, [out.h, out.w], y, x);
-                let from = (n * out.h + sy) * out.w + sx;
-                // SAFETY: rows of the output are disjoint between items.
-                let pixel = unsafe { out.pixel(line * out.w + x) };
-                // SAFETY: the slot holds H·W·C elements of `dtype` for each image.
-                unsafe {
-                    match self.dtype {
-                        DType::U8 => convert::<u8>(&raw, from, pixel),
-                        DType::U16 => convert::<u16>(&raw, from, pixel),
-                        DType::I16 => convert::<i16>(&raw, from, pixel),
-                        DType::F32 => convert::<f32>(&raw, from, pixel),
-                    }
-                }
-                self.normalization.normalize_all(pixel);
+        match self.dtype {
+            DType::U8 => self.run_as::<u8>(ctx, &call),
+            DType::U16 => self.run_as::<u16>(ctx, &call),
+            DType::I16 => self.run_as::<i16>(ctx, &call),
+            DType::F32 => self.run_as::<f32>(ctx, &call),
+        }
+    }
+}
+
+impl Prepare {
+    fn run_as<T: Raw>(&self, ctx: &Ctx, call: &KernelCall) {
+        let (raw, codes, output) = (call.inputs[0], call.inputs[1], call.output);
+        let (first, codes) = (raw.ptr as usize, codes_of(&codes));
+        ctx.pool.run(output.n * output.h, &|row, _| {
+            let (n, y) = (row / output.h, row % output.h);
+            for x in 0..output.w {
+                let (sy, sx) = source(codes[n], (y, x), (output.h, output.w));
+                let at = ((n * output.h + sy) * output.w + sx) * output.c;
+                // SAFETY: the slot holds N·H·W·C elements of `dtype`, which `T` is; slots are aligned. Rows of
+                // the output are disjoint between items.
+                let (source, target) = unsafe {
+                    (
+                        std::slice::from_raw_parts((first as *const T).add(at), output.c),
+                        output.pixel(row * output.w + x),
+                    )
+                };
+                target.iter_mut().zip(source).for_each(|(t, s)| *t = self.normalization.normalize(s.to_f32()));
             }
         });
     }
 }
 
-/// The elements of raw pixel `p` as f32 (exact for all types).
-///
-/// # Safety
-/// The view points at contiguous elements of type `T`, pixel `p` among them.
-#[inline(always)]
-unsafe fn convert<T: Copy + Into<f32>>(raw: &View, p: usize, to: &mut [f32]) {
-    // SAFETY: the caller's promise.
-    let from = unsafe { std::slice::from_raw_parts(raw.ptr.cast::<T>().add(p * raw.c), raw.c) };
-    to.iter_mut().zip(from).for_each(|(t, v)| *t = (*v).into());
+/// The bytes of a slot of codes.
+fn codes_of<'a>(codes: &View) -> &'a [u8] {
+    // SAFETY: the slot has one byte per image and stays as it is during the run.
+    unsafe { std::slice::from_raw_parts(codes.ptr.cast::<u8>(), codes.n) }
 }
 
 #[cfg(test)]
@@ -199,130 +198,60 @@ mod tests {
     use crate::device::cpu::Cpu;
     use crate::plan::{Plan, PlanOptions, Program};
 
-    /// Raw bytes through a plan, with `threads` threads.
-    fn run(op: Prepare, shape: Shape, raw: &[u8], codes: &[u8], threads: usize) -> Vec<f32> {
+    fn run<T: Raw>(dtype: DType, normalization: Normalization, shape: Shape, raw: &[T], codes: &[u8]) -> Vec<f32> {
         let mut tape = Tape::new();
-        let x = tape.input("raw", shape, op.dtype);
-        let code = tape.input("codes", Shape([shape.n(), 1, 1, 1]), DType::U8);
-        let y = tape.push(op, &[x, code]).unwrap();
-        let outputs = vec![("y".into(), y)];
-        let program = Program { name: "case", tape, outputs, checks: vec![], commits: vec![] };
-        let plan = Plan::compile(&program, PlanOptions { fuse: true, share: true, threads }).unwrap();
-        let mut cpu = Cpu::new(threads).unwrap();
+        let x = tape.input("raw", shape, dtype);
+        let c = tape.input("codes", Shape([shape.n(), 1, 1, 1]), DType::U8);
+        let y = tape.push(Prepare { dtype, normalization }, &[x, c]).unwrap();
+        let program = Program { name: "t", tape, outputs: vec![("y".into(), y)], checks: vec![], commits: vec![] };
+        let mut cpu = Cpu::new(2).unwrap();
+        let plan = Plan::compile(&program, PlanOptions { fuse: true, share: true, threads: 2 }).unwrap();
         let id = cpu.load(plan).unwrap();
-        cpu.upload(id, "raw", raw).unwrap();
+        // SAFETY: plain numbers as bytes.
+        let bytes = unsafe { std::slice::from_raw_parts(raw.as_ptr().cast::<u8>(), std::mem::size_of_val(raw)) };
+        cpu.upload(id, "raw", bytes).unwrap();
         cpu.upload(id, "codes", codes).unwrap();
-        cpu.poison();
         cpu.run(id).unwrap().outputs.remove(0)
     }
 
-    fn bytes_in(dtype: DType, values: &[i32]) -> Vec<u8> {
-        let bytes = |v: &i32| match dtype {
-            DType::U8 => vec![*v as u8],
-            DType::U16 => (*v as u16).to_ne_bytes().to_vec(),
-            DType::I16 => (*v as i16).to_ne_bytes().to_vec(),
-            DType::F32 => (*v as f32).to_ne_bytes().to_vec(),
-        };
-        values.iter().flat_map(bytes).collect()
+    #[test]
+    fn every_code_is_its_own_flip_or_turn() {
+        let image: Vec<u16> = (0..9).collect();
+        let mut seen = Vec::new();
+        for code in 0..8 {
+            let out = run(DType::U16, Normalization::Identity, Shape([1, 3, 3, 1]), &image, &[code]);
+            assert!(!seen.contains(&out), "code {code}");
+            seen.push(out);
+        }
+        assert_eq!(seen[1], [2., 1., 0., 5., 4., 3., 8., 7., 6.]);
+        assert_eq!(seen[2], [6., 7., 8., 3., 4., 5., 0., 1., 2.]);
+        assert_eq!(seen[4], [0., 3., 6., 1., 4., 7., 2., 5., 8.]);
+        // Flip left to right, then exchange rows and columns: a quarter turn.
+        assert_eq!(seen[5], [2., 5., 8., 1., 4., 7., 0., 3., 6.]);
     }
 
     #[test]
-    fn every_type_code_and_method_is_that_of_the_reference() {
-        let shapes = [Shape([8, 3, 3, 2]), Shape([8, 2, 3, 5])];
-        let codes: Vec<u8> = (0..8).collect();
-        for (dtype, low, high) in
-            [(DType::U8, 0, 255), (DType::U16, 0, 65_535), (DType::I16, -32_768, 32_767), (DType::F32, -20_000, 20_000)]
-        {
-            for (shape, normalization) in shapes.iter().flat_map(|s| Normalization::ALL.map(|n| (*s, n))) {
-                let values: Vec<i32> =
-                    (0..shape.len() as i32).map(|i| low + (i * 7919).rem_euclid(high - low + 1)).collect();
-                let op = Prepare { dtype, normalization };
-                let raw = Tensor64::new(shape, values.iter().map(|v| f64::from(*v)).collect());
-                let code = Tensor64::new(Shape([8, 1, 1, 1]), codes.iter().map(|c| f64::from(*c)).collect());
-                let want: Vec<f32> = op.reference(&[&raw, &code], shape).data.iter().map(|v| *v as f32).collect();
-                for threads in [1, 3] {
-                    assert_eq!(run(op, shape, &bytes_in(dtype, &values), &codes, threads), want, "{op:?} {shape}");
-                }
+    fn types_and_methods() {
+        let shape = Shape([2, 1, 1, 2]);
+        let ten_k = Normalization::Normalise10k;
+        assert_eq!(run(DType::U16, ten_k, shape, &[0u16, 5000, 10000, 20000], &[0, 0]), [0.0, 0.5, 1.0, 1.0]);
+        assert_eq!(run(DType::I16, ten_k, shape, &[-5i16, 2500, 10000, 1], &[0, 1]), [0.0, 0.25, 1.0, 1e-4]);
+        let signed = Normalization::ZeroOneSigned;
+        assert_eq!(run(DType::U8, signed, shape, &[0u8, 1, 2, 0], &[0, 0]), [-1.0, 1.0, 1.0, -1.0]);
+        let odd = run(DType::F32, ten_k, shape, &[f32::NAN, f32::INFINITY, -1.0, 0.0], &[0, 0]);
+        assert!(odd[0].is_nan() && odd[1..] == [1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn denormalize_is_the_inverse() {
+        for (method, name) in Normalization::NAMES {
+            assert_eq!(Normalization::parse(name), Some(method));
+            for v in [0.02f32, 0.11, 0.29] {
+                let ten_k = matches!(method, Normalization::Normalise10k | Normalization::Normalise10kSigned);
+                let v = if ten_k { v * 10000.0 } else { v };
+                let back = method.denormalize(method.normalize(v));
+                assert!((back - v).abs() <= 1e-5 * v.max(1.0), "{name}: {v} {back}");
             }
         }
-    }
-
-    #[test]
-    fn flips_and_turns() {
-        let op = Prepare { dtype: DType::U8, normalization: Normalization::Identity };
-        let turned = |code: u8| {
-            let got = run(op, Shape([1, 2, 2, 1]), &[1, 2, 3, 4], &[code], 1);
-            [got[0] as u8, got[1] as u8, got[2] as u8, got[3] as u8]
-        };
-        assert_eq!(turned(0), [1, 2, 3, 4]);
-        assert_eq!(turned(1), [2, 1, 4, 3]);
-        assert_eq!(turned(2), [3, 4, 1, 2]);
-        assert_eq!(turned(4), [1, 3, 2, 4]);
-        // Flipped horizontally first, then transposed: a quarter turn counterclockwise.
-        assert_eq!(turned(5), [2, 4, 1, 3]);
-        assert_eq!(run(op, Shape([1, 1, 2, 1]), &[1, 2], &[4], 1), [1.0, 2.0]);
-    }
-
-    #[test]
-    fn a_bad_pixel_stays_one() {
-        for normalization in Normalization::ALL {
-            let raw: Vec<u8> = [0.5f32, f32::NAN].iter().flat_map(|v| v.to_ne_bytes()).collect();
-            let got = run(Prepare { dtype: DType::F32, normalization }, Shape([1, 1, 2, 1]), &raw, &[0], 1);
-            assert!(got[0].is_finite() && got[1].is_nan(), "{normalization:?}: {got:?}");
-            assert!(normalization.denormalize(f32::NAN).is_nan());
-        }
-    }
-
-    /// Values that opensr-srgan's functions give: raw value, normalised; network value, denormalised.
-    #[test]
-    fn methods_map_values_as_documented() {
-        use Normalization::*;
-        for (method, raw, normalised, back) in [
-            (Sen2Stretch, 0.15, 0.5, 0.15),
-            (Sen2Stretch, 0.6, 1.0, 0.3),
-            (Normalise10k, 2500.0, 0.25, 2500.0),
-            (Normalise10k, -3.0, 0.0, 0.0),
-            (Normalise10kSigned, 2500.0, -0.5, 2500.0),
-            (Normalise10kSigned, 12_000.0, 1.0, 10_000.0),
-            (NormaliseS2, 0.15, 0.0, 0.15),
-            (NormaliseS2, -1.0, -1.0, 0.0),
-            (ZeroOne, 0.7, 0.7, 0.7),
-            (ZeroOne, 1.7, 1.0, 1.0),
-            (ZeroOneSigned, 0.25, -0.5, 0.25),
-            (Identity, 123.5, 123.5, 123.5),
-        ] {
-            let got = method.normalize(raw);
-            assert!((got - normalised).abs() < 1e-6, "{method:?} of {raw}: {got}");
-            let got = method.denormalize(got);
-            assert!((got - back).abs() <= 1e-6 * back.abs().max(1.0), "{method:?} back from {normalised}: {got}");
-        }
-    }
-
-    #[test]
-    fn names_and_aliases() {
-        for method in Normalization::ALL {
-            assert_eq!(Normalization::parse(method.name()), Some(method));
-        }
-        for (alias, name) in [
-            (" Normalize_10k ", "normalise_10k"),
-            ("normalize_10k_signed", "normalise_10k_signed"),
-            ("normalize_s2", "normalise_s2"),
-            ("reflectance", "normalise_10k"),
-            ("S2_signed", "normalise_10k_signed"),
-            ("minusone_one", "zero_one_signed"),
-            ("zero_one_range", "zero_one"),
-            ("none", "identity"),
-        ] {
-            assert_eq!(Normalization::parse(alias).map(Normalization::name), Some(name), "{alias}");
-        }
-        assert_eq!(Normalization::parse("custom"), None);
-        assert_eq!(Normalization::parse(""), None);
-    }
-
-    #[test]
-    fn one_code_per_image_is_required() {
-        let op = Prepare { dtype: DType::U8, normalization: Normalization::Identity };
-        let message = op.shape(&[Shape([4, 2, 2, 1]), Shape([3, 1, 1, 1])]).unwrap_err();
-        assert!(message.contains("3x1x1x1"), "{message}");
     }
 }

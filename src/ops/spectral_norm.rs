@@ -1,313 +1,228 @@
-//! Spectral normalisation of a weight (Miyato et al., ICLR 2018), as `torch.nn.utils.spectral_norm` with one
-//! power iteration: the weight (O,kh,kw,I) is a matrix W of O rows and kh·kw·I columns, in memory order. In
-//! training v ← Wᵀu/‖Wᵀu‖, then u ← Wv/‖Wv‖; the layer uses W/σ with σ = uᵀWv. Gradients flow through W in
-//! σ and W/σ, not through u and v: d_W = d/σ − ⟨d, W⟩/σ²·u vᵀ.
+//! Spectral normalisation (Miyato et al., "Spectral normalization for generative adversarial networks", 2018)
+//! as `torch.nn.utils.spectral_norm` does it: the weight, seen as a matrix W of output channels × the rest, is
+//! divided by σ = uᵀWv; u and v follow W by one power iteration per training forward and count as constants.
 
-use super::math::Lanes;
-use super::pointwise::{map2, reference};
-use super::sum_to::{SumTo, sum_product_to};
+use super::linear::{Linear, LinearInputGrad};
+use super::mul::Mul;
+use super::slice::SliceFlat;
 use super::{Application, Exec, Kernel, KernelCall, Op, Pointwise};
-use crate::device::cpu::{Ctx, Isa, StoreTo, Tile, TileSink, View};
-use crate::ops::mul::Scale;
+use crate::device::cpu::{Ctx, Isa, Tile, View};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 use crate::{Result, simd_fn};
 
-/// Norms are not taken smaller than this.
+/// Vectors are divided by at least this length.
 const EPS: f64 = 1e-12;
 
-/// The normalised weight, and in training the new (u, v). `u` is (1,1,1,O), `v` (1,1,1,kh·kw·I) in the order of
-/// the weight's memory.
+/// The normalised weight, and the new (u, v) in training mode.
+pub type Normalised = (Value, Option<(Value, Value)>);
+
+/// Writes W/σ for `weight` (O,kh,kw,I) with `u` (1,1,1,O) and `v` (1,1,1,kh·kw·I). In training mode the vectors
+/// take one power iteration first and are given back; in evaluation mode they are used as they are.
 ///
 /// # Errors
-/// A shape error if u and v do not fit the weight.
-pub fn spectral_norm(
-    tape: &mut Tape,
-    weight: Value,
-    u: Value,
-    v: Value,
-    train: bool,
-) -> Result<(Value, Option<(Value, Value)>)> {
-    let new_v = if train {
-        let product = tape.push(MatVec { transposed: true }, &[weight, u])?;
-        tape.push(Direction, &[product])?
+/// A shape error if the vectors do not fit the weight.
+pub fn spectral_norm(tape: &mut Tape, weight: Value, u: Value, v: Value, train: bool) -> Result<Normalised> {
+    let shape = tape.shape(weight);
+    let matrix = Shape([shape.n(), 1, 1, shape.h() * shape.w() * shape.c()]);
+    let flat = tape.push(SliceFlat::reshape(matrix), &[weight])?;
+    let (u, v) = if train {
+        let v = tape.push(LinearInputGrad, &[u, flat])?;
+        let v = tape.push(Normalize, &[v])?;
+        let u = tape.push(Linear, &[v, flat])?;
+        (tape.push(Normalize, &[u])?, v)
     } else {
-        v
+        (u, v)
     };
-    let product = tape.push(MatVec { transposed: false }, &[weight, new_v])?;
-    let new_u = if train { tape.push(Direction, &[product])? } else { u };
-    let sigma = tape.push(SumTo { target: Shape::SCALAR }, &[product, new_u])?;
-    let normalised = tape.push(DivideBy, &[weight, sigma])?;
-    Ok((normalised, train.then_some((new_u, new_v))))
+    let sigma = tape.push(Sigma, &[flat, u, v])?;
+    let inverse = tape.push(Reciprocal, &[sigma])?;
+    let normalised = tape.push(Mul, &[weight, inverse])?;
+    Ok((normalised, train.then_some((u, v))))
 }
 
-/// W x, or Wᵀ x, for a weight as matrix and a vector: operands weight and x.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct MatVec {
-    /// Whether the matrix is transposed.
-    pub transposed: bool,
-}
+/// `output = a / max(‖a‖, 1e-12)` for a vector. Used on constants only, so it has no derivative.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Normalize;
 
-/// Rows and columns of a weight.
-fn extent(weight: Shape) -> (usize, usize) {
-    (weight.n(), weight.h() * weight.w() * weight.c())
-}
-
-/// Columns of an item of a transposed product.
-const COLUMNS: usize = 512;
-
-impl Op for MatVec {
+impl Op for Normalize {
     fn name(&self) -> &'static str {
-        "mat_vec"
+        "normalize"
     }
     fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
-        let (rows, columns) = extent(inputs[0]);
-        let (inner, outer) = if self.transposed { (rows, columns) } else { (columns, rows) };
-        if inputs[1] != Shape::vector(inner) {
-            return Err(format!("{} is not the vector of {inner} for a weight of {}", inputs[1], inputs[0]));
-        }
-        Ok(Shape::vector(outer))
+        Ok(inputs[0])
     }
-    fn vjp(&self, tape: &mut Tape, at: &Application, d_output: Value) -> Result<Vec<Option<Value>>> {
-        let [weight, x] = [at.inputs[0], at.inputs[1]];
-        let outer = Outer { weight: tape.shape(weight) };
-        let back = MatVec { transposed: !self.transposed };
-        let pair = if self.transposed { [x, d_output] } else { [d_output, x] };
-        Ok(vec![
-            if at.needs[0] { Some(tape.push(outer, &pair)?) } else { None },
-            if at.needs[1] { Some(tape.push(back, &[weight, d_output])?) } else { None },
-        ])
+    fn vjp(&self, _tape: &mut Tape, _at: &Application, _d_output: Value) -> Result<Vec<Option<Value>>> {
+        // Power iterations count as constants: the gradient ends here.
+        Ok(vec![None])
     }
     fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
-        let ((rows, columns), w, x) = (extent(inputs[0].shape), &inputs[0].data, &inputs[1].data);
-        Tensor64::from_fn(output, |[_, _, _, i]| {
-            if self.transposed {
-                (0..rows).map(|o| w[o * columns + i] * x[o]).sum()
-            } else {
-                (0..columns).map(|k| w[i * columns + k] * x[k]).sum()
-            }
-        })
+        let norm = inputs[0].data.iter().map(|v| v * v).sum::<f64>().sqrt().max(EPS);
+        Tensor64::new(output, inputs[0].data.iter().map(|v| v / norm).collect())
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Kernel(self)
     }
-    fn macs(&self, inputs: &[Shape], _output: Shape) -> u64 {
-        inputs[0].len() as u64
+}
+
+impl Kernel for Normalize {
+    fn run(&self, _ctx: &Ctx, call: KernelCall) {
+        // SAFETY: vectors are contiguous and belong to this step.
+        let (a, out) = unsafe { (call.inputs[0].dense(), call.output.dense()) };
+        let norm = a.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt().max(EPS);
+        out.iter_mut().zip(a).for_each(|(o, v)| *o = (f64::from(*v) / norm) as f32);
     }
 }
 
-impl Kernel for MatVec {
+/// `σ = Σ_ij u_i W_ij v_j`; operands W (O,1,1,K), u, v. Differentiable in W alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sigma;
+
+fn bilinear(w: impl Fn(usize, usize) -> f64, u: &[f64], v: &[f64]) -> f64 {
+    u.iter().enumerate().map(|(i, u)| u * v.iter().enumerate().map(|(j, v)| w(i, j) * v).sum::<f64>()).sum()
+}
+
+impl Op for Sigma {
+    fn name(&self) -> &'static str {
+        "sigma"
+    }
+    fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        let [w, u, v] = [inputs[0], inputs[1], inputs[2]];
+        if u != Shape::vector(w.n()) || v != Shape::vector(w.c()) || w.len() != w.n() * w.c() {
+            return Err(format!("vectors {u} and {v} do not fit the matrix {w}"));
+        }
+        Ok(Shape::SCALAR)
+    }
+    fn vjp(&self, tape: &mut Tape, at: &Application, d_output: Value) -> Result<Vec<Option<Value>>> {
+        if at.needs[0] {
+            return Ok(vec![Some(tape.push(Outer, &[at.inputs[1], at.inputs[2], d_output])?), None, None]);
+        }
+        Ok(vec![None; 3])
+    }
+    fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
+        let w = |i, j| inputs[0].at([i, 0, 0, j]);
+        Tensor64::new(output, vec![bilinear(w, &inputs[1].data, &inputs[2].data)])
+    }
+    fn exec(&self) -> Exec<'_> {
+        Exec::Kernel(self)
+    }
+}
+
+impl Kernel for Sigma {
+    /// One number per row.
+    fn scratch(&self, inputs: &[Shape], _output: Shape, _threads: usize) -> usize {
+        inputs[0].n()
+    }
     fn run(&self, ctx: &Ctx, call: KernelCall) {
-        // SAFETY: weights and vectors are contiguous operands of this step.
-        let (weight, x) = unsafe { (call.inputs[0].dense(), call.inputs[1].dense()) };
-        let (rows, columns) = extent(call.inputs[0].shape());
-        let (out, len) = (call.output.ptr as usize, if self.transposed { COLUMNS } else { 1 });
-        let items = call.output.c.div_ceil(len);
-        ctx.pool.run(items, &|item, _| {
-            let first = item * len;
-            let last = (first + len).min(if self.transposed { columns } else { rows });
-            // SAFETY: each item owns these elements of the output.
-            let out = unsafe { std::slice::from_raw_parts_mut((out as *mut f32).add(first), last - first) };
-            if self.transposed {
-                weigh_rows(ctx.isa, weight, columns, first, x, out);
-            } else {
-                out[0] = dot(ctx.isa, &weight[first * columns..][..columns], x);
-            }
+        let (w, rows) = (call.inputs[0], call.scratch.as_mut_ptr() as usize);
+        // SAFETY: vectors are contiguous and belong to this step.
+        let (u, v) = unsafe { (call.inputs[1].dense(), call.inputs[2].dense()) };
+        ctx.pool.run(w.n, &|i, _| {
+            // SAFETY: row `i` of the matrix; each item owns one number of scratch.
+            unsafe { *(rows as *mut f32).add(i) = dot(ctx.isa, w.pixel(i), v) };
         });
+        let sum = call.scratch.iter().zip(u).map(|(wv, u)| f64::from(*wv) * f64::from(*u)).sum::<f64>();
+        // SAFETY: the output is one number.
+        unsafe { *call.output.ptr = sum as f32 };
     }
 }
 
 simd_fn! {
-    /// f32 inside blocks, f64 over them.
+    /// ⟨a, b⟩ in blocks of f32 lanes summed in f64.
     fn dot(a: &[f32], b: &[f32]) -> f32 {
         let mut total = 0f64;
-        for (a, b) in a.chunks(2048).zip(b.chunks(2048)) {
-            let mut sum = Lanes::default();
-            sum.add2(a, b, |x, y| x * y);
-            total += f64::from(sum.total());
+        for (a, b) in a.chunks(4096).zip(b.chunks(4096)) {
+            let mut lanes = [0f32; 32];
+            for (a, b) in a.chunks(32).zip(b.chunks(32)) {
+                for (l, (x, y)) in lanes.iter_mut().zip(a.iter().zip(b)) {
+                    *l += x * y;
+                }
+            }
+            total += lanes.iter().map(|l| f64::from(*l)).sum::<f64>();
         }
         total as f32
     }
 }
-simd_fn! {
-    /// `out[k] = Σ over rows o of factors[o]·weight[o][first + k]`.
-    fn weigh_rows(weight: &[f32], columns: usize, first: usize, factors: &[f32], out: &mut [f32]) {
-        out.fill(0.0);
-        for (row, factor) in weight.chunks_exact(columns).zip(factors) {
-            out.iter_mut().zip(&row[first..]).for_each(|(o, w)| *o += factor * w);
-        }
-    }
-}
 
-/// The matrix `u vᵀ` as a weight: operands u (rows) and v (columns).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Outer {
-    /// Extent of the output.
-    pub weight: Shape,
-}
+/// `output[i, j] = s·u_i·v_j`, (O,1,1,K) from u, v and the scalar s. Differentiable in s alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Outer;
 
 impl Op for Outer {
     fn name(&self) -> &'static str {
         "outer"
     }
     fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
-        let (rows, columns) = extent(self.weight);
-        if inputs[0] != Shape::vector(rows) || inputs[1] != Shape::vector(columns) {
-            return Err(format!("{inputs:?} do not span a weight of {}", self.weight));
-        }
-        Ok(self.weight)
+        Ok(Shape([inputs[0].c(), 1, 1, inputs[1].c()]))
     }
     fn vjp(&self, tape: &mut Tape, at: &Application, d_output: Value) -> Result<Vec<Option<Value>>> {
-        let mut d_inputs = vec![None, None];
-        for (k, transposed) in [false, true].into_iter().enumerate() {
-            if at.needs[k] {
-                d_inputs[k] = Some(tape.push(MatVec { transposed }, &[d_output, at.inputs[1 - k]])?);
-            }
-        }
-        Ok(d_inputs)
+        let d_scalar = tape.push(Sigma, &[d_output, at.inputs[0], at.inputs[1]])?;
+        Ok(vec![None, None, Some(d_scalar)])
     }
     fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
-        let columns = inputs[1].data.iter();
-        let data = inputs[0].data.iter().flat_map(|u| columns.clone().map(move |v| u * v)).collect();
-        Tensor64::new(output, data)
+        let s = inputs[2].data[0];
+        Tensor64::from_fn(output, |[i, _, _, j]| s * inputs[0].data[i] * inputs[1].data[j])
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Kernel(self)
-    }
-    fn macs(&self, _inputs: &[Shape], output: Shape) -> u64 {
-        output.len() as u64
     }
 }
 
 impl Kernel for Outer {
-    fn scratch(&self, _inputs: &[Shape], output: Shape, threads: usize) -> usize {
-        threads * output.c().min(COLUMNS)
-    }
     fn run(&self, ctx: &Ctx, call: KernelCall) {
-        let sink = StoreTo(call.output);
-        self.run_into(ctx, call, &sink);
-    }
-    fn hosts_epilogue(&self) -> bool {
-        true
-    }
-    fn run_into(&self, ctx: &Ctx, call: KernelCall, sink: &dyn TileSink) {
-        // SAFETY: vectors are contiguous operands of this step.
-        let (u, v) = unsafe { (call.inputs[0].dense(), call.inputs[1].dense()) };
-        let [_, h, w, c] = self.weight.0;
-        let width = c.min(COLUMNS);
-        let base = call.scratch.as_mut_ptr() as usize;
-        ctx.pool.run(u.len(), &|n, worker| {
-            // SAFETY: each worker has its own row of scratch.
-            let tile = unsafe { std::slice::from_raw_parts_mut((base as *mut f32).add(worker * width), width) };
-            for (p, row) in v.chunks_exact(c).enumerate() {
-                for (part, columns) in row.chunks(width).enumerate() {
-                    tile.iter_mut().zip(columns).for_each(|(t, v)| *t = u[n] * v);
-                    let (data, channels, c0) = (tile.as_mut_ptr(), columns.len(), part * width);
-                    sink.store(&Tile {
-                        data,
-                        row_stride: channels,
-                        n,
-                        y: p / w % h,
-                        x0: p % w,
-                        pixels: 1,
-                        c0,
-                        channels,
-                    });
-                }
-            }
+        let output = call.output;
+        // SAFETY: vectors are contiguous and belong to this step.
+        let [u, v, s] = [0, 1, 2].map(|k| unsafe { call.inputs[k].dense() });
+        ctx.pool.run(output.n, &|i, _| {
+            let factor = s[0] * u[i];
+            // SAFETY: each item owns one row of the output.
+            unsafe { output.pixel(i) }.iter_mut().zip(v).for_each(|(o, v)| *o = factor * v);
         });
     }
 }
 
-/// `x/max(‖x‖, 1e-12)` of a vector. Counts as a constant: no gradient flows through it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Direction;
+/// `output = 1/a`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Reciprocal;
 
-impl Op for Direction {
+impl Op for Reciprocal {
     fn name(&self) -> &'static str {
-        "direction"
+        "reciprocal"
     }
     fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
-        if inputs[0].pixels() == 1 { Ok(inputs[0]) } else { Err(format!("{} is not a vector", inputs[0])) }
-    }
-    fn vjp(&self, _tape: &mut Tape, _at: &Application, _d_output: Value) -> Result<Vec<Option<Value>>> {
-        Ok(vec![None])
-    }
-    fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
-        let x = &inputs[0].data;
-        let norm = x.iter().map(|v| v * v).sum::<f64>().sqrt().max(EPS);
-        Tensor64::new(output, x.iter().map(|v| v / norm).collect())
-    }
-    fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
-    }
-}
-
-impl Kernel for Direction {
-    fn run(&self, _ctx: &Ctx, call: KernelCall) {
-        // SAFETY: vectors are contiguous, and the output is this step's alone.
-        let (x, out) = unsafe { (call.inputs[0].dense(), call.output.dense()) };
-        let norm = x.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
-        // `max` would lose a NaN.
-        let norm = if norm < EPS { EPS } else { norm };
-        out.iter_mut().zip(x).for_each(|(o, v)| *o = (f64::from(*v) / norm) as f32);
-    }
-}
-
-/// `a/s`: operands a and a scalar s.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct DivideBy;
-
-impl Op for DivideBy {
-    fn name(&self) -> &'static str {
-        "divide_by"
-    }
-    fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
-        if inputs[1] == Shape::SCALAR { Ok(inputs[0]) } else { Err(format!("{} is not one number", inputs[1])) }
+        Ok(inputs[0])
     }
     fn vjp(&self, tape: &mut Tape, at: &Application, d_output: Value) -> Result<Vec<Option<Value>>> {
-        let s = at.inputs[1];
-        let d_a = if at.needs[0] { Some(tape.push(DivideBy, &[d_output, s])?) } else { None };
-        let mut d_s = None;
-        if at.needs[1] {
-            let sum = sum_product_to(tape, d_output, at.output, Shape::SCALAR)?;
-            let negative = tape.push(Scale::by(-1.0), &[sum])?;
-            d_s = Some(tape.push(DivideBy, &[negative, s])?);
-        }
-        Ok(vec![d_a, d_s])
+        let square = tape.push(Mul, &[at.output, at.output])?;
+        let product = tape.push(Mul, &[d_output, square])?;
+        Ok(vec![Some(tape.push(super::mul::Scale::by(-1.0), &[product])?)])
     }
     fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
-        reference(inputs, output, |v| v[0] / v[1])
+        Tensor64::new(output, inputs[0].data.iter().map(|v| 1.0 / v).collect())
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Pointwise(self)
     }
 }
 
-impl Pointwise for DivideBy {
-    fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, operands: &[View]) {
-        divide(isa, tile, &operands[1]);
+impl Pointwise for Reciprocal {
+    fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, _operands: &[View]) {
+        reciprocal(isa, tile);
     }
 }
 
 simd_fn! {
-    fn divide(tile: &mut Tile, scalar: &View) {
-        map2(tile, scalar, |v, s| v / s);
+    fn reciprocal(tile: &mut Tile) {
+        super::pointwise::map(tile, |v| 1.0 / v);
     }
 }
 
 #[cfg(test)]
 pub(super) fn cases() -> Vec<super::Case> {
     use super::Case;
-    let (weight, u, v) = ([3, 2, 2, 5], [1, 1, 1, 3], [1, 1, 1, 20]);
     vec![
-        Case::new(MatVec { transposed: false }, &[weight, v]),
-        Case::new(MatVec { transposed: true }, &[weight, u]),
-        Case::new(MatVec { transposed: false }, &[[2, 1, 1, 4300], [1, 1, 1, 4300]]).without_derivative(),
-        Case::new(MatVec { transposed: true }, &[[2, 1, 1, 1300], [1, 1, 1, 2]]).without_derivative(),
-        Case::new(Outer { weight: Shape(weight) }, &[u, v]),
-        Case::new(Outer { weight: Shape([2, 1, 1, 1300]) }, &[[1, 1, 1, 2], [1, 1, 1, 1300]]).without_derivative(),
-        Case::new(Direction, &[[1, 1, 1, 9]]).without_derivative(),
-        Case::new(DivideBy, &[[2, 3, 4, 5], [1, 1, 1, 1]]),
+        Case::new(Normalize, &[[1, 1, 1, 9]]).without_gradient(),
+        Case::new(Sigma, &[[5, 1, 1, 70], [1, 1, 1, 5], [1, 1, 1, 70]]).contiguous(&[1, 2]).without_gradient(),
+        Case::new(Outer, &[[1, 1, 1, 5], [1, 1, 1, 7], [1, 1, 1, 1]]).contiguous(&[0, 1, 2]).without_gradient(),
+        Case::new(Reciprocal, &[[1, 2, 3, 4]]),
     ]
 }
 
@@ -315,62 +230,37 @@ pub(super) fn cases() -> Vec<super::Case> {
 mod tests {
     use std::collections::HashMap;
 
-    use super::super::tests::assert_close;
     use super::*;
+    use crate::Error;
+    use crate::ops::sum_to::sum_product_to;
+    use crate::rng::{Rng, Stream};
     use crate::tape::DType;
 
-    const TRAINED_U: [f64; 3] = [-0.5855971361, -0.1599281071, 0.7946691102];
-    const TRAINED_V: [f64; 4] = [0.4393275375, -0.2381629043, -0.6966874703, -0.514680789];
-    const TRAINED: [f64; 6] = [0.0, 0.5435675061, 0.5873815538, 0.0911597099, -0.488873951, -0.6194391558];
-    const TRAINED_GRAD: [f64; 6] =
-        [0.6802001667, 0.3304658468, -0.3230972487, -0.6796062237, -0.4128885686, 0.1781707287];
-    const STORED: [f64; 6] = [-0.0, -4.7207697508, -5.1012855636, -0.7917029551, 4.2457676992, 5.3796991112];
-    const STORED_GRAD: [f64; 6] = [-7.2825831525, -4.7036148837, 0.66219839, 3.8815526904, 0.3221450354, -4.9362714491];
-
-    /// Numbers of `torch.nn.utils.spectral_norm` on a linear layer 4 -> 3 with weight sin(i), u ∝ (1, 2, 2),
-    /// v ∝ (1, 1, 1, 1): one training forward, the gradient of Σ cos(i)·W/σ, then an evaluation.
+    /// The whole of it in evaluation mode, where u and v are constants, against central differences.
     #[test]
-    fn it_is_that_of_pytorch() {
-        let shape = Shape([3, 1, 1, 4]);
-        let vector = |data: &[f64]| Tensor64::new(Shape::vector(data.len()), data.to_vec());
-        let given: HashMap<String, Tensor64> = [
-            ("w".to_owned(), Tensor64::new(shape, (0..12).map(|i| f64::from(i).sin()).collect())),
-            ("u".to_owned(), vector(&[1.0 / 3.0, 2.0 / 3.0, 2.0 / 3.0])),
-            ("v".to_owned(), vector(&[0.5; 4])),
-            ("d".to_owned(), Tensor64::new(shape, (0..12).map(|i| f64::from(i).cos()).collect())),
-        ]
-        .into();
-        for train in [true, false] {
-            let mut tape = Tape::new();
-            let w = tape.input("w", shape, DType::F32);
-            let u = tape.input("u", Shape::vector(3), DType::F32);
-            let v = tape.input("v", Shape::vector(4), DType::F32);
-            let d = tape.input("d", shape, DType::F32);
-            let (y, moved) = spectral_norm(&mut tape, w, u, v, train).unwrap();
-            let grad = tape.gradients(&[(y, d)], &[w]).unwrap()[0].unwrap();
-            let values = tape.evaluate_f64(&given).unwrap();
-            let of = |v: Value| &tape.value_of(&values, v).data;
-            if train {
-                let (u, v) = moved.unwrap();
-                assert_close(of(u), &TRAINED_U, 1e-8, "u");
-                assert_close(of(v), &TRAINED_V, 1e-8, "v");
-                assert_close(&of(y)[..6], &TRAINED, 1e-8, "weight");
-                assert_close(&of(grad)[..6], &TRAINED_GRAD, 1e-8, "gradient");
-            } else {
-                assert!(moved.is_none());
-                assert_close(&of(y)[..6], &STORED, 1e-8, "stored weight");
-                assert_close(&of(grad)[..6], &STORED_GRAD, 1e-8, "stored gradient");
-            }
-        }
-    }
-
-    #[test]
-    fn vectors_that_do_not_fit_are_refused() {
+    fn the_weight_gradient_goes_through_sigma() -> Result<()> {
         let mut tape = Tape::new();
-        let w = tape.input("w", Shape([3, 2, 2, 5]), DType::F32);
-        let (u, v) = (tape.input("u", Shape::vector(3), DType::F32), tape.input("v", Shape::vector(5), DType::F32));
-        let message = spectral_norm(&mut tape, w, u, v, false).unwrap_err().to_string();
-        assert!(message.contains("vector of 20"), "{message}");
-        assert!(spectral_norm(&mut tape, w, v, u, true).is_err());
+        let mut rng = Rng::new(4, Stream::Noise, 0, 0);
+        let mut given = HashMap::new();
+        for (name, shape) in [("w", [3, 2, 2, 2]), ("u", [1, 1, 1, 3]), ("v", [1, 1, 1, 8]), ("c", [3, 2, 2, 2])] {
+            given.insert(name.to_owned(), Tensor64::from_fn(Shape(shape), |_| f64::from(rng.normal())));
+        }
+        let mut input = |name: &str| tape.input(name, given[name].shape, DType::F32);
+        let (w, u, v, c) = (input("w"), input("u"), input("v"), input("c"));
+        let (y, none) = spectral_norm(&mut tape, w, u, v, false)?;
+        assert!(none.is_none());
+        let objective = sum_product_to(&mut tape, y, c, Shape::SCALAR)?;
+        let grad = tape.gradients(&[(y, c)], &[w])?[0].ok_or_else(|| Error::Internal("no gradient".into()))?;
+        let got = tape.evaluate_f64(&given)?[grad.index()].data.clone();
+        for (i, got) in got.into_iter().enumerate() {
+            let at = |h: f64| -> Result<f64> {
+                let mut moved = given.clone();
+                moved.entry("w".into()).and_modify(|t| t.data[i] += h);
+                Ok(tape.evaluate_f64(&moved)?[objective.index()].data[0])
+            };
+            let want = (at(1e-5)? - at(-1e-5)?) / 2e-5;
+            assert!((got - want).abs() < 1e-6 * want.abs().max(1.0), "{i}: {got} {want}");
+        }
+        Ok(())
     }
 }

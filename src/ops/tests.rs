@@ -12,17 +12,20 @@ use crate::tape::{DType, Shape, Tape, Tensor64, Value};
 
 fn all_cases() -> Vec<Case> {
     [
+        super::adam::cases(),
         super::add::cases(),
         super::avg_pool::cases(),
+        super::bce::cases(),
         super::concat::cases(),
         super::conv2d::cases(),
+        super::ema::cases(),
+        super::grad_norm::cases(),
         super::leaky_relu::cases(),
         super::linear::cases(),
         super::mul::cases(),
-        super::norm::cases(),
         super::pixel_shuffle::cases(),
+        super::norm::cases(),
         super::prelu::cases(),
-        super::resize::cases(),
         super::sigmoid::cases(),
         super::silu::cases(),
         super::slice::cases(),
@@ -56,7 +59,8 @@ fn inputs_of(case: &Case, tape: &mut Tape, given: &mut HashMap<String, Tensor64>
     let mut inputs = Vec::new();
     for (k, shape) in case.inputs.iter().enumerate() {
         let name = format!("x{k}");
-        given.insert(name.clone(), random(*shape, 10 + k as u64));
+        let data = case.data.map_or_else(|| random(*shape, 10 + k as u64), |data| data(k, *shape));
+        given.insert(name.clone(), data);
         inputs.push(tape.input(&name, *shape, DType::F32));
     }
     inputs
@@ -64,7 +68,7 @@ fn inputs_of(case: &Case, tape: &mut Tape, given: &mut HashMap<String, Tensor64>
 
 #[test]
 fn derivatives_are_those_of_the_references() {
-    for case in all_cases().into_iter().filter(|case| case.derivative) {
+    for case in all_cases().into_iter().filter(|c| c.has_gradient) {
         let (mut tape, mut given) = (Tape::new(), HashMap::new());
         let inputs = inputs_of(&case, &mut tape, &mut given);
         let output = tape.push_arc(case.op.clone(), &inputs).unwrap();
@@ -102,8 +106,7 @@ fn run_on_cpu(case: &Case, strided: bool, threads: usize, isa: Isa) -> (Vec<f64>
     let mut uploads = Vec::new();
     for (k, x) in inputs.iter_mut().enumerate() {
         let [n, h, w, c] = tape.shape(*x).0;
-        let is_image = h * w > 1 && case.inputs[0].n() == n;
-        if strided && is_image {
+        if strided && !case.contiguous.contains(&k) {
             let wide = Shape([n, h, w, c + 3]);
             let data = Tensor64::from_fn(wide, |[i, y, x, ch]| {
                 if (1..=c).contains(&ch) { reference[k].data[reference[k].index([i, y, x, ch - 1])] } else { f64::NAN }
@@ -134,22 +137,21 @@ fn run_on_cpu(case: &Case, strided: bool, threads: usize, isa: Isa) -> (Vec<f64>
 #[test]
 fn cpu_code_computes_the_references() {
     for case in all_cases() {
-        for strided in [false, true] {
-            // Weights and flat memory are contiguous by definition.
-            let name = case.op.name();
-            let weights = name.starts_with("conv2d") || name.ends_with("_flat") || name == "mat_vec";
-            if strided && weights && !name.starts_with("conv2d") {
-                continue;
-            }
-            let mut first: Option<Vec<f64>> = None;
-            for (threads, isa) in [(1, Isa::detect()), (2, Isa::detect()), (3, Isa::detect())] {
-                let (got, want) = run_on_cpu(&case, strided && !weights, threads, isa);
-                assert_close(&got, &want, 3e-6, &format!("{:?} strided {strided}", case.op));
-                let same = first.get_or_insert_with(|| got.clone());
-                assert_eq!(*same, got, "{:?} with {threads} threads", case.op);
-            }
-            let (got, want) = run_on_cpu(&case, strided && !weights, 2, Isa::PORTABLE);
-            assert_close(&got, &want, 3e-6, &format!("{:?} portable", case.op));
+        check_cpu(&case);
+    }
+}
+
+/// CPU code against the reference: with strided operands too, with 1, 2 and 3 threads, with each instruction set.
+pub(super) fn check_cpu(case: &Case) {
+    for strided in [false, true] {
+        let mut first: Option<Vec<f64>> = None;
+        for threads in 1..=3 {
+            let (got, want) = run_on_cpu(case, strided, threads, Isa::detect());
+            assert_close(&got, &want, 3e-6, &format!("{:?} strided {strided}", case.op));
+            let same = first.get_or_insert_with(|| got.clone());
+            assert_eq!(*same, got, "{:?} with {threads} threads", case.op);
         }
+        let (got, want) = run_on_cpu(case, strided, 2, Isa::PORTABLE);
+        assert_close(&got, &want, 3e-6, &format!("{:?} portable", case.op));
     }
 }

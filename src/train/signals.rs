@@ -47,3 +47,46 @@ impl StopSignal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::testing::{run_child, task};
+
+    /// Sends itself the signals of its task, and prints what was remembered; run by the tests
+    /// below in a process of its own, as handlers belong to the whole process.
+    #[test]
+    #[ignore = "a part of other tests"]
+    fn child() {
+        let Some(signals) = task() else { return };
+        let stop = StopSignal::install().unwrap();
+        assert_eq!(stop.received(), None);
+        for signal in signals.split(' ') {
+            signal_hook::low_level::raise(signal.parse().unwrap()).unwrap();
+        }
+        println!("received: {:?}", stop.received());
+    }
+
+    fn run(signals: &[i32]) -> (Option<i32>, String) {
+        let signals = signals.iter().map(i32::to_string).collect::<Vec<_>>().join(" ");
+        run_child("train::signals::tests::child", &signals)
+    }
+
+    #[test]
+    fn the_first_signal_is_remembered() {
+        for (signal, name) in [(SIGINT, "Ctrl-C (SIGINT)"), (SIGTERM, "SIGTERM"), (SIGUSR1, "SIGUSR1")] {
+            let (code, text) = run(&[signal]);
+            assert_eq!(code, Some(0), "{text}");
+            assert!(text.contains(&format!("received: Some({name:?})")), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_second_ctrl_c_ends_the_process_and_other_signals_do_not() {
+        let (code, text) = run(&[SIGINT, SIGINT]);
+        assert_eq!(code, Some(INTERRUPTED), "{text}");
+        assert!(!text.contains("received"), "{text}");
+        let (code, text) = run(&[SIGTERM, SIGUSR1, SIGINT, SIGTERM]);
+        assert_eq!(code, Some(0), "{text}");
+    }
+}

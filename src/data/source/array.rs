@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::npy_header::NpyHeader;
-use super::{Source, SourceInfo, swap_bytes, zeroed};
+use super::{Source, SourceInfo, open_file, swap_bytes, zeroed};
 use crate::data::{Layout, PixelType};
 use crate::error::{Error, Result};
 
@@ -102,7 +102,7 @@ fn gather(
 
 /// Opens an `.npy` file; only one in Fortran order is read into memory.
 pub(super) fn open_npy(path: &Path, layout: Layout) -> Result<ArraySource> {
-    let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+    let file = open_file(path)?;
     let header = NpyHeader::read(BufReader::new(&file)).map_err(|m| Error::data(path, m))?;
     let array = ArrayShape::of(path, &header, layout)?;
     let there = file.metadata().map_err(|e| Error::io("read", path, e))?.len();
@@ -130,7 +130,7 @@ pub(super) fn open_npy(path: &Path, layout: Layout) -> Result<ArraySource> {
 /// Reads the array `hr`, or else the first one, of an `.npz` file into memory.
 pub(super) fn open_npz(path: &Path, layout: Layout) -> Result<ArraySource> {
     let damaged = |e: &dyn std::fmt::Display| Error::data(path, format!("not a readable .npz file: {e}"));
-    let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+    let file = open_file(path)?;
     let mut archive = npyz::npz::NpzArchive::new(BufReader::new(file)).map_err(|e| damaged(&e))?;
     let zip = archive.zip_archive();
     let mut chosen = None;
@@ -165,7 +165,7 @@ pub(super) fn open_npz(path: &Path, layout: Layout) -> Result<ArraySource> {
 /// Decodes a PNG file into memory: grey or colour, 8 or 16 bit; an alpha channel is a band.
 pub(super) fn open_png(path: &Path) -> Result<ArraySource> {
     let damaged = |e: png::DecodingError| Error::data(path, format!("not a readable PNG file: {e}"));
-    let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+    let file = open_file(path)?;
     let mut reader = png::Decoder::new(BufReader::new(file)).read_info().map_err(damaged)?;
     let (color, depth) = reader.output_color_type();
     let dtype = match depth {

@@ -4,6 +4,8 @@ mod array;
 pub(crate) mod npy_header;
 mod tiff;
 
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use super::{Layout, PixelType};
@@ -102,6 +104,15 @@ fn swap_bytes(bytes: &mut [u8], dtype: PixelType) {
     if dtype.bytes() > 1 {
         bytes.chunks_exact_mut(dtype.bytes()).for_each(<[u8]>::reverse);
     }
+}
+
+/// Opens a file that the user named: one that is not there or not readable is an error about the data.
+fn open_file(path: &Path) -> Result<File> {
+    File::open(path).map_err(|e| match e.kind() {
+        ErrorKind::NotFound => Error::data(path, "there is no such file"),
+        ErrorKind::PermissionDenied => Error::data(path, "the file may not be read"),
+        _ => Error::io("open", path, e),
+    })
 }
 
 /// A zeroed buffer whose length comes from a file's header: an absurd one is an error, not an abort.

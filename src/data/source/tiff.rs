@@ -9,7 +9,7 @@ use tiff::decoder::{ChunkType, Decoder, DecodingSampleType, Limits};
 use tiff::tags::Tag;
 
 use super::array::{ArraySource, Values};
-use super::{Source, SourceInfo, zeroed};
+use super::{Source, SourceInfo, open_file, zeroed};
 use crate::data::PixelType;
 use crate::error::{Error, Result};
 
@@ -21,7 +21,7 @@ type TiffDecoder = Decoder<BandsOnly<BufReader<File>>>;
 
 /// Opens a TIFF file; its first image is read.
 pub(super) fn open(path: &Path) -> Result<Box<dyn Source>> {
-    let mut file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+    let mut file = open_file(path)?;
     let photometric = find_photometric(&mut file).map_err(|m| Error::data(path, m))?;
     let reader = BandsOnly { inner: BufReader::new(file), at: 0, patch: photometric };
     let failed = |e| decode_error(path, &e);
@@ -31,6 +31,7 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn Source>> {
     limits.ifd_value_size = 256 << 20;
     let mut decoder = Decoder::new(reader).map_err(failed)?.with_limits(limits);
     let tags = Tags::read(path, &mut decoder)?;
+    tags.check_length(path, &mut decoder)?;
     if let Some(array) = tags.as_plain_array(path, &mut decoder)? {
         return Ok(Box::new(array));
     }
@@ -70,26 +71,7 @@ impl Tags {
         let bands: u16 = decoder.find_tag_unsigned(Tag::SamplesPerPixel).map_err(failed)?.unwrap_or(1);
         let planar = decoder.find_tag_unsigned::<u16>(Tag::PlanarConfiguration).map_err(failed)? == Some(2);
         let predictor: u16 = decoder.find_tag_unsigned(Tag::Predictor).map_err(failed)?.unwrap_or(1);
-        let layout = decoder.image_chunk_buffer_layout(0).map_err(failed)?;
-        let dtype = match layout.sample_type {
-            Some(DecodingSampleType::U8) => PixelType::U8,
-            Some(DecodingSampleType::U16) => PixelType::U16,
-            Some(DecodingSampleType::I16) => PixelType::I16,
-            Some(DecodingSampleType::F32) => PixelType::F32,
-            other => {
-                let message = format!("values of type {other:?} are not supported (uint8, uint16, int16, float32 are)");
-                return Err(Error::data(path, message).with_hint("convert it: gdal_translate -ot Float32"));
-            }
-        };
-        let bits: u16 = decoder
-            .find_tag_unsigned_vec(Tag::BitsPerSample)
-            .map_err(failed)?
-            .and_then(|v| v.first().copied())
-            .unwrap_or(1);
-        if usize::from(bits) != 8 * dtype.bytes() {
-            let message = format!("{bits} bits a value are not supported (8, 16 and 32 are)");
-            return Err(Error::data(path, message).with_hint(CONVERT));
-        }
+        let dtype = pixel_type(path, decoder)?;
         let (chunk_width, chunk_height) = decoder.chunk_dimensions();
         let tiled = decoder.get_chunk_type() == ChunkType::Tile;
         let (at, len) =
@@ -119,6 +101,18 @@ impl Tags {
         })
     }
 
+    /// Refuses a file that ends before its last strip or tile does.
+    fn check_length(&self, path: &Path, decoder: &mut TiffDecoder) -> Result<()> {
+        let file = decoder.inner().inner.get_ref();
+        let there = file.metadata().map_err(|e| Error::io("read", path, e))?.len();
+        match self.chunks.iter().map(|&(at, len)| at.saturating_add(len)).max() {
+            Some(wanted) if wanted > there => {
+                Err(Error::data(path, format!("the file is cut off: {wanted} bytes expected, {there} there")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Uncompressed strips that follow each other are one plain array: it is read by rows, however large a
     /// strip is (some writers put a whole scene into one).
     fn as_plain_array(&self, path: &Path, decoder: &mut TiffDecoder) -> Result<Option<ArraySource>> {
@@ -131,13 +125,6 @@ impl Tags {
         }
         let at = self.chunks[0].0;
         let file = decoder.inner().inner.get_ref().try_clone().map_err(|e| Error::io("open", path, e))?;
-        let there = file.metadata().map_err(|e| Error::io("read", path, e))?.len();
-        if there < at.saturating_add(wanted) {
-            return Err(Error::data(
-                path,
-                format!("the file is cut off: {} bytes expected, {there} there", at + wanted),
-            ));
-        }
         let values = if self.planar { Values::Planar { file, at } } else { Values::Interleaved { file, at } };
         let info = self.info.clone();
         Ok(Some(ArraySource { path: path.into(), info, values, swap: self.big_endian, next_row: 0 }))
@@ -224,6 +211,32 @@ impl Source for TiffSource {
         self.next_chunk_row += 1;
         Ok(rows)
     }
+}
+
+/// The type of the values, if it is one that can be used.
+fn pixel_type(path: &Path, decoder: &mut TiffDecoder) -> Result<PixelType> {
+    let failed = |e| decode_error(path, &e);
+    let layout = decoder.image_chunk_buffer_layout(0).map_err(failed)?;
+    let dtype = match layout.sample_type {
+        Some(DecodingSampleType::U8) => PixelType::U8,
+        Some(DecodingSampleType::U16) => PixelType::U16,
+        Some(DecodingSampleType::I16) => PixelType::I16,
+        Some(DecodingSampleType::F32) => PixelType::F32,
+        other => {
+            let message = format!("values of type {other:?} are not supported (uint8, uint16, int16, float32 are)");
+            return Err(Error::data(path, message).with_hint("convert it: gdal_translate -ot Float32"));
+        }
+    };
+    let bits: u16 = decoder
+        .find_tag_unsigned_vec(Tag::BitsPerSample)
+        .map_err(failed)?
+        .and_then(|v| v.first().copied())
+        .unwrap_or(1);
+    if usize::from(bits) != 8 * dtype.bytes() {
+        let message = format!("{bits} bits a value are not supported (8, 16 and 32 are)");
+        return Err(Error::data(path, message).with_hint(CONVERT));
+    }
+    Ok(dtype)
 }
 
 fn fill_with(bytes: &mut [u8], dtype: PixelType, value: f64) {

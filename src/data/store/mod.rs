@@ -151,8 +151,11 @@ impl Store {
                 // Somebody cutting the file off while it is mapped would end the process with SIGBUS, which
                 // `StoreMode::Read` is there to avoid; it cannot make the program read wrong memory.
                 let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", &path, e))?;
-                // Crops are drawn at random: reading ahead would only fill the page cache. Advice may fail.
-                let _ = map.advise(Advice::Random);
+                if index.images.len() == 1 {
+                    // The rows of a scene's crop lie far apart: reading ahead would only fill the page cache.
+                    // Advice may fail.
+                    let _ = map.advise(Advice::Random);
+                }
                 Backing::Mapped(map)
             }
         };

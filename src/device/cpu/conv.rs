@@ -1,31 +1,54 @@
-//! The convolution's three passes.
+//! The convolution's three passes: checks, and the choice of the algorithm.
 
-use super::{ConvShape, Ctx, Pass, Tile, TileSink, View};
+use super::direct::Correlation;
+use super::weight_grad::WeightGrad;
+use super::winograd_conv::WinogradConv;
+use super::winograd_weight_grad::WinogradWeightGrad;
+use super::{ConvShape, Ctx, Pass, TileSink, View};
+
+/// How a pass is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// The sum as it is written, in register blocks.
+    Direct,
+    /// Winograd's F(4×4, 3×3).
+    Winograd,
+}
+
+/// The algorithm for a pass, by shape alone.
+pub fn algorithm(shape: &ConvShape, pass: Pass) -> Algorithm {
+    let s = shape;
+    if !WinogradConv::supports(s) {
+        return Algorithm::Direct;
+    }
+    let tiles = s.batch * s.out_h.div_ceil(4) * s.out_w.div_ceil(4);
+    // Winograd pays while the transforms (tiles × channels, and weights) are few against the products.
+    let few_channels = s.in_ch.min(s.out_ch) < 16;
+    let few_tiles = tiles < 24;
+    if few_channels || few_tiles && pass != Pass::WeightGrad { Algorithm::Direct } else { Algorithm::Winograd }
+}
 
 /// Floats of scratch memory that a pass needs; what they hold before the call does not matter.
 pub fn scratch_len(shape: &ConvShape, pass: Pass, threads: usize) -> usize {
-    match pass {
-        Pass::Forward => threads * shape.out_w * shape.out_ch,
-        Pass::InputGrad => threads * shape.in_w * shape.in_ch,
-        Pass::WeightGrad => 0,
+    scratch_len_with(algorithm(shape, pass), shape, pass, threads)
+}
+
+pub(super) fn scratch_len_with(algorithm: Algorithm, shape: &ConvShape, pass: Pass, threads: usize) -> usize {
+    match (algorithm, pass) {
+        (Algorithm::Direct, Pass::WeightGrad) => WeightGrad::new(shape).scratch_len(),
+        (Algorithm::Direct, _) => Correlation::new(shape, pass).scratch_len(threads),
+        (Algorithm::Winograd, Pass::WeightGrad) => WinogradWeightGrad::new(shape).scratch_len(threads),
+        (Algorithm::Winograd, _) => WinogradConv::new(shape, pass).scratch_len(threads),
     }
 }
 
-/// A pointer that items of work share; each writes its own part.
-#[derive(Clone, Copy)]
-struct Shared(*mut f32);
-// SAFETY: items write disjoint parts.
-unsafe impl Sync for Shared {}
-impl Shared {
-    fn get(&self) -> *mut f32 {
-        self.0
-    }
-}
-
-/// The convolution `output = input * weight`, handed to `sink` in tiles.
+/// The convolution `output = input * weight` (weight O,kh,kw,I), handed to `sink` in tiles of the output.
 ///
 /// # Safety
 /// The view's elements must be readable and unchanged during the call.
+///
+/// # Panics
+/// If the sizes of the view, the weight or the scratch memory ([`scratch_len`]) do not fit the shape.
 pub unsafe fn conv2d(
     ctx: &Ctx,
     shape: &ConvShape,
@@ -34,38 +57,18 @@ pub unsafe fn conv2d(
     sink: &dyn TileSink,
     scratch: &mut [f32],
 ) {
-    let s = *shape;
-    assert!(scratch.len() >= scratch_len(&s, Pass::Forward, ctx.pool.threads()));
-    let (row, scratch) = (s.out_w * s.out_ch, Shared(scratch.as_mut_ptr()));
-    ctx.pool.run(s.batch * s.out_h, &|item, worker| {
-        let (n, y) = (item / s.out_h, item % s.out_h);
-        // SAFETY: each worker has its own row of scratch.
-        let out = unsafe { std::slice::from_raw_parts_mut(scratch.get().add(worker * row), row) };
-        out.fill(0.0);
-        for ky in 0..s.ksize_h {
-            let Some(iy) = s.source(y, ky, s.in_h) else { continue };
-            for x in 0..s.out_w {
-                for kx in 0..s.ksize_w {
-                    let Some(ix) = s.source(x, kx, s.in_w) else { continue };
-                    // SAFETY: a pixel of the input.
-                    let pixel = unsafe { std::slice::from_raw_parts(input.at(n, iy, ix), s.in_ch) };
-                    for (o, out) in out[x * s.out_ch..][..s.out_ch].iter_mut().enumerate() {
-                        let w = &weight[(o * s.taps() + ky * s.ksize_w + kx) * s.weight_in_ch()..][..s.weight_in_ch()];
-                        let from = if s.depthwise { &pixel[o..=o] } else { pixel };
-                        *out += w.iter().zip(from).map(|(a, b)| a * b).sum::<f32>();
-                    }
-                }
-            }
-        }
-        let (row_stride, pixels, channels) = (s.out_ch, s.out_w, s.out_ch);
-        sink.store(&Tile { data: out.as_mut_ptr(), row_stride, n, y, x0: 0, pixels, c0: 0, channels });
-    });
+    let algorithm = algorithm(shape, Pass::Forward);
+    // SAFETY: the caller's promise.
+    unsafe { correlate(algorithm, ctx, shape, Pass::Forward, input, weight, sink, scratch) }
 }
 
 /// The gradient of [`conv2d`] by its input, handed to `sink` in tiles of the input's shape.
 ///
 /// # Safety
 /// The view's elements must be readable and unchanged during the call.
+///
+/// # Panics
+/// If the sizes of the view, the weight or the scratch memory ([`scratch_len`]) do not fit the shape.
 pub unsafe fn conv2d_input_grad(
     ctx: &Ctx,
     shape: &ConvShape,
@@ -74,39 +77,45 @@ pub unsafe fn conv2d_input_grad(
     sink: &dyn TileSink,
     scratch: &mut [f32],
 ) {
-    let s = *shape;
-    assert!(scratch.len() >= scratch_len(&s, Pass::InputGrad, ctx.pool.threads()));
-    let (row, scratch) = (s.in_w * s.in_ch, Shared(scratch.as_mut_ptr()));
-    ctx.pool.run(s.batch * s.in_h, &|item, worker| {
-        let (n, iy) = (item / s.in_h, item % s.in_h);
-        // SAFETY: each worker has its own row of scratch.
-        let out = unsafe { std::slice::from_raw_parts_mut(scratch.get().add(worker * row), row) };
-        out.fill(0.0);
-        for (ky, y) in (0..s.ksize_h).flat_map(|ky| (0..s.out_h).map(move |y| (ky, y))) {
-            if s.source(y, ky, s.in_h) != Some(iy) {
-                continue;
-            }
-            for (x, kx) in (0..s.out_w).flat_map(|x| (0..s.ksize_w).map(move |kx| (x, kx))) {
-                let Some(ix) = s.source(x, kx, s.in_w) else { continue };
-                // SAFETY: a pixel of the output's gradient.
-                let pixel = unsafe { std::slice::from_raw_parts(d_output.at(n, y, x), s.out_ch) };
-                let to = &mut out[ix * s.in_ch..][..s.in_ch];
-                for (o, d) in pixel.iter().enumerate() {
-                    let w = &weight[(o * s.taps() + ky * s.ksize_w + kx) * s.weight_in_ch()..][..s.weight_in_ch()];
-                    let to = if s.depthwise { &mut to[o..=o] } else { &mut *to };
-                    to.iter_mut().zip(w).for_each(|(t, w)| *t += d * w);
-                }
-            }
+    let algorithm = algorithm(shape, Pass::InputGrad);
+    // SAFETY: the caller's promise.
+    unsafe { correlate(algorithm, ctx, shape, Pass::InputGrad, d_output, weight, sink, scratch) }
+}
+
+/// Forward or input gradient by the given algorithm.
+///
+/// # Safety
+/// The view's elements must be readable and unchanged during the call.
+#[expect(clippy::too_many_arguments, reason = "the public passes' arguments and the choice")]
+pub(super) unsafe fn correlate(
+    algorithm: Algorithm,
+    ctx: &Ctx,
+    shape: &ConvShape,
+    pass: Pass,
+    source: View,
+    weight: &[f32],
+    sink: &dyn TileSink,
+    scratch: &mut [f32],
+) {
+    check_shape(shape);
+    check_view(&source, shape, pass == Pass::Forward);
+    assert_eq!(weight.len(), shape.weight_len(), "weights of {shape:?}");
+    // SAFETY: the caller's promise; the sizes were checked.
+    unsafe {
+        match algorithm {
+            Algorithm::Direct => Correlation::new(shape, pass).run(ctx, source, weight, sink, scratch),
+            Algorithm::Winograd => WinogradConv::new(shape, pass).run(ctx, source, weight, sink, scratch),
         }
-        let (row_stride, pixels, channels) = (s.in_ch, s.in_w, s.in_ch);
-        sink.store(&Tile { data: out.as_mut_ptr(), row_stride, n, y: iy, x0: 0, pixels, c0: 0, channels });
-    });
+    }
 }
 
 /// The gradient of [`conv2d`] by its weight, written to `d_weight` (O,kh,kw,I).
 ///
 /// # Safety
 /// The views' elements must be readable and unchanged during the call.
+///
+/// # Panics
+/// If the sizes of the views, the gradient or the scratch memory ([`scratch_len`]) do not fit the shape.
 pub unsafe fn conv2d_weight_grad(
     ctx: &Ctx,
     shape: &ConvShape,
@@ -115,28 +124,46 @@ pub unsafe fn conv2d_weight_grad(
     d_weight: &mut [f32],
     scratch: &mut [f32],
 ) {
-    let s = *shape;
-    assert!(scratch.len() >= scratch_len(&s, Pass::WeightGrad, ctx.pool.threads()));
-    let part = s.taps() * s.weight_in_ch();
-    assert!(d_weight.len() == s.weight_len());
-    let d_weight = Shared(d_weight.as_mut_ptr());
-    ctx.pool.run(s.out_ch, &|o, _| {
-        // SAFETY: each item owns one output channel's weights.
-        let dw = unsafe { std::slice::from_raw_parts_mut(d_weight.get().add(o * part), part) };
-        dw.fill(0.0);
-        for (n, y, ky) in
-            (0..s.batch).flat_map(|n| (0..s.out_h).flat_map(move |y| (0..s.ksize_h).map(move |ky| (n, y, ky))))
-        {
-            let Some(iy) = s.source(y, ky, s.in_h) else { continue };
-            for (x, kx) in (0..s.out_w).flat_map(|x| (0..s.ksize_w).map(move |kx| (x, kx))) {
-                let Some(ix) = s.source(x, kx, s.in_w) else { continue };
-                // SAFETY: pixels of the input and of the output's gradient.
-                let (pixel, d) =
-                    unsafe { (std::slice::from_raw_parts(input.at(n, iy, ix), s.in_ch), *d_output.at(n, y, x).add(o)) };
-                let from = if s.depthwise { &pixel[o..=o] } else { pixel };
-                let to = &mut dw[(ky * s.ksize_w + kx) * s.weight_in_ch()..][..s.weight_in_ch()];
-                to.iter_mut().zip(from).for_each(|(t, v)| *t += d * v);
-            }
+    let algorithm = algorithm(shape, Pass::WeightGrad);
+    // SAFETY: the caller's promise.
+    unsafe { weight_grad(algorithm, ctx, shape, input, d_output, d_weight, scratch) }
+}
+
+/// The weight gradient by the given algorithm.
+///
+/// # Safety
+/// The views' elements must be readable and unchanged during the call.
+pub(super) unsafe fn weight_grad(
+    algorithm: Algorithm,
+    ctx: &Ctx,
+    shape: &ConvShape,
+    input: View,
+    d_output: View,
+    d_weight: &mut [f32],
+    scratch: &mut [f32],
+) {
+    check_shape(shape);
+    check_view(&input, shape, true);
+    check_view(&d_output, shape, false);
+    assert_eq!(d_weight.len(), shape.weight_len(), "weights of {shape:?}");
+    // SAFETY: the caller's promise; the sizes were checked.
+    unsafe {
+        match algorithm {
+            Algorithm::Direct => WeightGrad::new(shape).run(ctx, input, d_output, d_weight, scratch),
+            Algorithm::Winograd => WinogradWeightGrad::new(shape).run(ctx, input, d_output, d_weight, scratch),
         }
-    });
+    }
+}
+
+/// Shapes are checked where plans are built; a wrong one here would read outside of the tensors.
+fn check_shape(s: &ConvShape) {
+    assert_eq!(Some(*s), s.with_out_size(), "output size of {s:?}");
+    assert!(s.batch > 0 && s.in_ch > 0 && s.out_ch > 0 && s.dilation > 0, "empty convolution {s:?}");
+    assert!(!s.depthwise || s.in_ch == s.out_ch, "channels of depthwise {s:?}");
+}
+
+fn check_view(v: &View, s: &ConvShape, input: bool) {
+    let want = if input { [s.batch, s.in_h, s.in_w, s.in_ch] } else { [s.batch, s.out_h, s.out_w, s.out_ch] };
+    assert_eq!([v.n, v.h, v.w, v.c], want, "a view for {s:?}");
+    assert!(v.stride >= v.c, "a view whose pixels overlap");
 }

@@ -81,16 +81,6 @@ impl Cpu {
         self
     }
 
-    /// Whether runs add up the time of each step.
-    pub fn set_profile(&mut self, on: bool) {
-        self.profile = on;
-    }
-
-    /// Time spent in each step of a plan since it was loaded, if profiled.
-    pub fn times(&self, plan: PlanId) -> &[Duration] {
-        &self.plans[plan.0].times
-    }
-
     /// Fills the arena with NaN: a step that reads what none wrote becomes visible.
     pub fn poison(&mut self) {
         self.arena.as_mut_slice().fill(f32::NAN);
@@ -276,6 +266,14 @@ impl Device for Cpu {
 
     fn plan(&self, plan: PlanId) -> &Plan {
         &self.plans[plan.0].plan
+    }
+
+    fn set_profile(&mut self, on: bool) {
+        self.profile = on;
+    }
+
+    fn times(&self, plan: PlanId) -> &[Duration] {
+        &self.plans[plan.0].times
     }
 }
 

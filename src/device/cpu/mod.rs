@@ -5,20 +5,33 @@
 //! in cache. Results are bit-identical for any number of threads: an item of work owns its outputs and
 //! keeps their whole reduction in a fixed order, and the cut into items never looks at the thread count.
 
+mod band;
 mod buffer;
 mod conv;
 mod conv_shape;
+mod direct;
 mod exec;
 mod extent;
 mod float;
 mod gemm;
 mod isa;
+mod micro;
+mod pack;
 mod pool;
+mod products;
 pub mod reference;
+mod scratch;
+mod simd;
+#[cfg(test)]
+mod tests;
 mod view;
+mod weight_grad;
+mod winograd;
+mod winograd_conv;
+mod winograd_weight_grad;
 
 pub use buffer::Buffer;
-pub use conv::{conv2d, conv2d_input_grad, conv2d_weight_grad, scratch_len};
+pub use conv::{Algorithm, algorithm, conv2d, conv2d_input_grad, conv2d_weight_grad, scratch_len};
 pub use conv_shape::{ConvShape, Pass, out_size};
 pub use exec::Cpu;
 pub use float::Float;

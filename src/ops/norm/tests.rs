@@ -26,7 +26,7 @@ pub fn cases() -> Vec<Case> {
         cases.push(Case::new(SecondGrad, &[x, x, x, stats, sums, sums, [g, 1, 1, c]]));
         cases.push(Case::new(SecondGrad, &[x, x, x, stats, sums, sums, [g, 1, 1, c], vector]));
     }
-    cases.into_iter().map(Case::without_derivative).collect()
+    cases.into_iter().map(Case::without_gradient).collect()
 }
 
 type Given = HashMap<String, Tensor64>;

@@ -70,3 +70,48 @@ fn antialiased(i: usize, scale: f32, in_len: usize) -> (usize, Vec<f32>) {
     weights.iter_mut().for_each(|w| *w /= total);
     (first, weights)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(serde::Deserialize)]
+    struct Case {
+        r#in: usize,
+        out: usize,
+        antialias: bool,
+        weights: Vec<Vec<f32>>,
+    }
+
+    /// Against PyTorch's own weights: reductions by 2, 4 and 8, odd sizes, enlargements.
+    #[test]
+    fn weights_are_those_of_pytorch() {
+        let cases: Vec<Case> = serde_json::from_str(include_str!("../../tests/fixtures/bicubic_weights.json")).unwrap();
+        assert_eq!(cases.len(), 20);
+        for case in cases {
+            let table = resize_taps(case.r#in, case.out, case.antialias);
+            let name = format!("{} -> {}, antialias {}", case.r#in, case.out, case.antialias);
+            assert_eq!((table.start.len(), table.weights.len()), (case.out, case.out * table.taps), "{name}");
+            for (i, want) in case.weights.iter().enumerate() {
+                let mut got = vec![0.0; case.r#in];
+                got[table.start[i]..][..table.taps].copy_from_slice(&table.weights[i * table.taps..][..table.taps]);
+                for (g, w) in got.iter().zip(want) {
+                    assert!((g - w).abs() <= 5e-7, "{name}, output {i}: {got:?}, PyTorch {want:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn windows_lie_inside_and_weights_sum_to_one() {
+        for (in_len, out_len) in [(1, 1), (1, 4), (2, 3), (37, 5), (300, 75), (5, 40)] {
+            for antialias in [false, true] {
+                let table = resize_taps(in_len, out_len, antialias);
+                assert!(table.start.iter().all(|s| s + table.taps <= in_len));
+                for weights in table.weights.chunks_exact(table.taps) {
+                    assert!((weights.iter().sum::<f32>() - 1.0).abs() < 1e-5, "{in_len} -> {out_len} {antialias}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Register-blocked inner loops of the weight gradients: sums of products over pixels.
+
+use super::scratch::Shared;
+use super::simd::{MAX_LANES, Simd, simd_kernel};
+
+/// Floats of input that all register blocks of an item go over before the next ones: most of L1.
+const SLAB_FLOATS: usize = 6 * 1024;
+/// Most taps of a depthwise kernel row that one call holds in registers.
+pub(super) const DEPTHWISE_TAPS: usize = 8;
+
+/// Pixels of a slab, for pixels of which a block reads so many floats.
+pub(super) fn slab_pixels(floats: usize) -> usize {
+    (SLAB_FLOATS / floats).clamp(48, 256)
+}
+
+/// Sizes of the weights that an item owns.
+#[derive(Clone, Copy)]
+pub(super) struct ProductBlock {
+    pub pixels: usize,
+    pub pixel_step: usize,
+    pub out_stride: usize,
+    pub out_channels: usize,
+    pub columns: usize,
+}
+
+/// `to[o][k] (+)= Σ over pixels of panel[pixel][o] row[pixel][k]` for `columns` values of k, in register blocks
+/// of M output channels and NV vectors.
+#[inline(always)]
+unsafe fn add_panel<S: Simd, const M: usize, const NV: usize>(
+    rows: &[Shared],
+    offset: usize,
+    panel: *const f32,
+    block: &ProductBlock,
+    to: *mut f32,
+    accumulate: bool,
+) {
+    let width = NV * S::LANES;
+    for column in (0..block.columns).step_by(width) {
+        // SAFETY: the caller's promise; reads go at most SLACK beyond a row's end.
+        unsafe {
+            let mut acc = [[S::splat(0.0); NV]; M];
+            let mut d = panel;
+            for row in rows {
+                let mut x = row.at(offset + column).cast_const();
+                for _ in 0..block.pixels {
+                    let b: [S::V; NV] = std::array::from_fn(|j| S::load(x.add(j * S::LANES)));
+                    for (i, acc) in acc.iter_mut().enumerate() {
+                        let a = S::splat(*d.add(i));
+                        for (acc, b) in acc.iter_mut().zip(b) {
+                            *acc = S::fma(a, b, *acc);
+                        }
+                    }
+                    d = d.add(M);
+                    x = x.add(block.pixel_step);
+                }
+            }
+            // Small constant loops only: with anything larger the compiler keeps the accumulators in memory.
+            let valid = width.min(block.columns - column);
+            let to = to.add(column);
+            if block.out_channels == M && valid == width {
+                for (i, acc) in acc.iter().enumerate() {
+                    for (j, &acc) in acc.iter().enumerate() {
+                        let to = to.add(i * block.out_stride + j * S::LANES);
+                        S::store(to, if accumulate { S::add(S::load(to), acc) } else { acc });
+                    }
+                }
+                continue;
+            }
+            let mut rows = [[0.0; 3 * MAX_LANES]; M];
+            for (acc, row) in acc.iter().zip(&mut rows) {
+                for (j, &acc) in acc.iter().enumerate() {
+                    S::store(row.as_mut_ptr().add(j * S::LANES), acc);
+                }
+            }
+            for (i, row) in rows.iter().enumerate().take(block.out_channels) {
+                let to = std::slice::from_raw_parts_mut(to.add(i * block.out_stride), valid);
+                for (to, value) in to.iter_mut().zip(row) {
+                    *to = if accumulate { *to + value } else { *value };
+                }
+            }
+        }
+    }
+}
+
+simd_kernel! {
+    /// Register blocks of 4 output channels and 3 vectors.
+    pub(super) unsafe fn add_panel_4<S>(
+        rows: &[Shared], offset: usize, panel: *const f32, block: &ProductBlock, to: *mut f32, accumulate: bool
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { add_panel::<S, 4, 3>(rows, offset, panel, block, to, accumulate) }
+    }
+}
+
+simd_kernel! {
+    /// Register blocks of 6 output channels and 2 vectors.
+    pub(super) unsafe fn add_panel_6<S>(
+        rows: &[Shared], offset: usize, panel: *const f32, block: &ProductBlock, to: *mut f32, accumulate: bool
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { add_panel::<S, 6, 2>(rows, offset, panel, block, to, accumulate) }
+    }
+}
+
+/// One vector of channels, T taps of a kernel row; `steps` = pixels of a row, and floats between input pixels,
+/// taps, and d_output pixels.
+#[inline(always)]
+unsafe fn add_taps<S: Simd, const T: usize>(
+    rows: &[Shared],
+    offset: usize,
+    panel: *const f32,
+    [pixels, pixel_step, tap_step, d_step]: [usize; 4],
+    to: *mut f32,
+    accumulate: bool,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut acc = [S::splat(0.0); T];
+        let mut d = panel;
+        for row in rows {
+            let mut x = row.at(offset).cast_const();
+            for _ in 0..pixels {
+                let dv = S::load(d);
+                for (t, acc) in acc.iter_mut().enumerate() {
+                    *acc = S::fma(S::load(x.add(t * tap_step)), dv, *acc);
+                }
+                d = d.add(d_step);
+                x = x.add(pixel_step);
+            }
+        }
+        for (t, &acc) in acc.iter().enumerate() {
+            let to = to.add(t * d_step);
+            S::store(to, if accumulate { S::add(S::load(to), acc) } else { acc });
+        }
+    }
+}
+
+simd_kernel! {
+    /// `to[t] (+)= Σ over pixels of panel[pixel] row[pixel + t]` for one vector of channels and `taps` taps.
+    pub(super) unsafe fn add_depthwise<S>(
+        rows: &[Shared], offset: usize, panel: *const f32, steps: [usize; 4], taps: usize, to: *mut f32,
+        accumulate: bool
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match taps {
+                1 => add_taps::<S, 1>(rows, offset, panel, steps, to, accumulate),
+                2 => add_taps::<S, 2>(rows, offset, panel, steps, to, accumulate),
+                3 => add_taps::<S, 3>(rows, offset, panel, steps, to, accumulate),
+                4 => add_taps::<S, 4>(rows, offset, panel, steps, to, accumulate),
+                5 => add_taps::<S, 5>(rows, offset, panel, steps, to, accumulate),
+                6 => add_taps::<S, 6>(rows, offset, panel, steps, to, accumulate),
+                7 => add_taps::<S, 7>(rows, offset, panel, steps, to, accumulate),
+                _ => add_taps::<S, 8>(rows, offset, panel, steps, to, accumulate),
+            }
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! Every kernel against the f64 reference, on seeded random shapes.
+
+use std::sync::Mutex;
+
+use super::conv::{correlate, scratch_len_with, weight_grad};
+use super::reference::*;
+use super::*;
+use crate::rng::{Rng, Stream};
+
+/// Allowed relative L2 error of direct sums in f32.
+const DIRECT: f64 = 1e-6;
+/// Allowed relative L2 error of Winograd's sums.
+const WINOGRAD: f64 = 2e-6;
+
+fn rng(case: u64) -> Rng {
+    Rng::new(11, Stream::Init, case, 0)
+}
+
+fn random(rng: &mut Rng, len: usize) -> Vec<f32> {
+    (0..len).map(|_| rng.normal()).collect()
+}
+
+fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&v| f64::from(v)).collect()
+}
+
+/// Relative L2 distance; NaN where any value is NaN.
+fn distance(got: &[f32], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let error: f64 = got.iter().zip(want).map(|(&g, w)| (f64::from(g) - w).powi(2)).sum();
+    let size: f64 = want.iter().map(|w| w * w).sum();
+    if error == 0.0 { 0.0 } else { (error / size).sqrt() }
+}
+
+/// Fails for NaN too.
+#[track_caller]
+fn assert_close(got: &[f32], want: &[f64], bound: f64, what: &str) {
+    let distance = distance(got, want);
+    assert!(distance <= bound, "{what}: relative error {distance:e}, allowed {bound:e}");
+}
+
+#[test]
+#[should_panic(expected = "relative error NaN")]
+fn the_comparator_fails_on_nan() {
+    assert_close(&[1.0, f32::NAN], &[1.0, 1.0], 1.0, "a NaN");
+}
+
+/// Collects tiles and counts how often each element is stored.
+struct Collect {
+    sizes: [usize; 4],
+    values: Mutex<(Vec<f32>, Vec<u8>)>,
+}
+
+impl Collect {
+    fn new(sizes: [usize; 4]) -> Collect {
+        let len = sizes.iter().product();
+        Collect { sizes, values: Mutex::new((vec![f32::NAN; len], vec![0; len])) }
+    }
+
+    fn finish(self, what: &str) -> Vec<f32> {
+        let (values, counts) = self.values.into_inner().unwrap();
+        assert!(counts.iter().all(|&c| c == 1), "{what}: an element was not stored exactly once");
+        values
+    }
+}
+
+impl TileSink for Collect {
+    fn store(&self, tile: &Tile) {
+        let [n, h, w, c] = self.sizes;
+        assert!(tile.n < n && tile.y < h && tile.x0 + tile.pixels <= w && tile.c0 + tile.channels <= c);
+        assert!(tile.row_stride >= tile.channels);
+        let (values, counts) = &mut *self.values.lock().unwrap();
+        for i in 0..tile.pixels {
+            let at = ((tile.n * h + tile.y) * w + tile.x0 + i) * c + tile.c0;
+            // SAFETY: inside `store`.
+            let from = unsafe { tile.pixel(i) };
+            values[at..][..tile.channels].copy_from_slice(from);
+            counts[at..][..tile.channels].iter_mut().for_each(|c| *c += 1);
+            // The tile belongs to the sink: whatever it leaves there must not matter.
+            from.fill(f32::NAN);
+        }
+    }
+}
+
+/// A tensor that is a channel slice of a wider buffer full of NaN.
+struct Sliced {
+    buffer: Vec<f32>,
+    sizes: [usize; 4],
+    stride: usize,
+    offset: usize,
+}
+
+impl Sliced {
+    fn new(values: &[f32], sizes: [usize; 4], extra: usize, offset: usize) -> Sliced {
+        let [n, h, w, c] = sizes;
+        let stride = c + extra;
+        let pixels = n * h * w;
+        // The last pixel ends with its last channel, so a read beyond it is a read outside.
+        let mut buffer = vec![f32::NAN; (pixels - 1) * stride + offset + c];
+        for p in 0..pixels {
+            buffer[p * stride + offset..][..c].copy_from_slice(&values[p * c..][..c]);
+        }
+        Sliced { buffer, sizes, stride, offset }
+    }
+
+    fn view(&self) -> View {
+        let [n, h, w, c] = self.sizes;
+        View { ptr: self.buffer[self.offset..].as_ptr(), n, h, w, c, stride: self.stride }
+    }
+}
+
+/// A convolution's operands and right results.
+struct Case {
+    shape: ConvShape,
+    input: Vec<f32>,
+    weight: Vec<f32>,
+    d_output: Vec<f32>,
+}
+
+impl Case {
+    fn new(shape: ConvShape, seed: u64) -> Case {
+        let s = &shape;
+        let mut r = rng(seed);
+        let input = random(&mut r, s.batch * s.in_h * s.in_w * s.in_ch);
+        let weight = random(&mut r, s.weight_len());
+        let d_output = random(&mut r, s.batch * s.out_h * s.out_w * s.out_ch);
+        Case { shape, input, weight, d_output }
+    }
+
+    fn want(&self, pass: Pass) -> Vec<f64> {
+        let (x, w, d) = (wide(&self.input), wide(&self.weight), wide(&self.d_output));
+        match pass {
+            Pass::Forward => reference_conv2d(&self.shape, &x, &w),
+            Pass::InputGrad => reference_conv2d_input_grad(&self.shape, &d, &w),
+            Pass::WeightGrad => reference_conv2d_weight_grad(&self.shape, &x, &d),
+        }
+    }
+
+    fn got(&self, ctx: &Ctx, algorithm: Algorithm, pass: Pass) -> Vec<f32> {
+        let s = &self.shape;
+        let mut scratch = vec![f32::NAN; scratch_len_with(algorithm, s, pass, ctx.pool.threads())];
+        let (in_sizes, out_sizes) = ([s.batch, s.in_h, s.in_w, s.in_ch], [s.batch, s.out_h, s.out_w, s.out_ch]);
+        let input = Sliced::new(&self.input, in_sizes, 5, 3);
+        let d_output = Sliced::new(&self.d_output, out_sizes, 8, 8);
+        let what = format!("{pass:?} of {s:?}");
+        // SAFETY: the views are of live buffers.
+        unsafe {
+            match pass {
+                Pass::Forward => {
+                    let sink = Collect::new(out_sizes);
+                    correlate(algorithm, ctx, s, pass, input.view(), &self.weight, &sink, &mut scratch);
+                    sink.finish(&what)
+                }
+                Pass::InputGrad => {
+                    let sink = Collect::new(in_sizes);
+                    correlate(algorithm, ctx, s, pass, d_output.view(), &self.weight, &sink, &mut scratch);
+                    sink.finish(&what)
+                }
+                Pass::WeightGrad => {
+                    let mut d_weight = vec![f32::NAN; s.weight_len()];
+                    weight_grad(algorithm, ctx, s, input.view(), d_output.view(), &mut d_weight, &mut scratch);
+                    d_weight
+                }
+            }
+        }
+    }
+}
+
+const PASSES: [Pass; 3] = [Pass::Forward, Pass::InputGrad, Pass::WeightGrad];
+
+/// All passes: right on every instruction set, the same bits for 1, 2 and 3 threads.
+fn check(shape: ConvShape, algorithm: Algorithm, bound: f64, seed: u64) {
+    let case = Case::new(shape, seed);
+    for pass in PASSES {
+        let want = case.want(pass);
+        for isa in Isa::all() {
+            let what = format!("{algorithm:?} {pass:?} {isa:?} of {shape:?}");
+            let run = |threads| {
+                let pool = Pool::new(threads);
+                case.got(&Ctx { pool: &pool, isa }, algorithm, pass)
+            };
+            let got = run(1);
+            assert_close(&got, &want, bound, &what);
+            for threads in [2, 3] {
+                let other = run(threads);
+                assert!(
+                    got.iter().zip(&other).all(|(a, b)| a.to_bits() == b.to_bits()),
+                    "{what}: other bits with {threads} threads"
+                );
+            }
+        }
+    }
+}
+
+fn shape(sizes: [usize; 4], out_ch: usize, ksize: [usize; 2], step: [usize; 3], depthwise: bool) -> Option<ConvShape> {
+    let [ksize_h, ksize_w] = ksize;
+    let [stride, pad, dilation] = step;
+    ConvShape { ksize_h, ksize_w, dilation, depthwise, ..ConvShape::square(sizes, out_ch, 1, stride, pad)? }
+        .with_out_size()
+}
+
+#[test]
+fn direct_is_right_on_chosen_shapes() {
+    let chosen = [
+        shape([1, 1, 1, 1], 1, [1, 1], [1, 0, 1], false),
+        shape([1, 1, 1, 1], 1, [9, 9], [1, 4, 1], false),
+        shape([2, 3, 2, 5], 7, [5, 7], [1, 3, 1], false),
+        shape([1, 9, 10, 64], 4, [9, 9], [1, 4, 1], false),
+        shape([1, 9, 10, 4], 64, [9, 9], [1, 4, 1], false),
+        shape([2, 8, 9, 16], 24, [4, 4], [2, 1, 1], false),
+        shape([2, 9, 8, 16], 24, [3, 3], [2, 1, 1], false),
+        shape([1, 7, 7, 24], 1, [4, 4], [1, 1, 1], false),
+        shape([2, 5, 6, 40], 33, [1, 1], [1, 0, 1], false),
+        shape([1, 5, 6, 8], 8, [1, 1], [3, 2, 1], false),
+        shape([2, 13, 6, 20], 20, [5, 5], [1, 2, 1], true),
+        shape([1, 12, 11, 9], 9, [7, 7], [1, 9, 3], true),
+        shape([1, 12, 11, 9], 9, [3, 9], [2, 1, 1], true),
+        // More than one chunk of pixels in the weight gradient, more than one item of a row in the others.
+        shape([1, 40, 600, 16], 17, [3, 3], [1, 1, 1], false),
+    ];
+    for (seed, shape) in chosen.into_iter().enumerate() {
+        check(shape.unwrap(), Algorithm::Direct, DIRECT, seed as u64);
+    }
+}
+
+#[test]
+fn direct_is_right_on_random_shapes() {
+    let mut r = rng(1000);
+    let mut done = 0;
+    while done < 60 {
+        let mut pick = |low: u32, high: u32| (low + r.below(high - low + 1)) as usize;
+        let sizes = [pick(1, 3), pick(1, 14), pick(1, 14), pick(1, 36)];
+        let depthwise = pick(0, 3) == 0;
+        let out_ch = if depthwise { sizes[3] } else { pick(1, 36) };
+        let step = [pick(1, 3), pick(0, 4), pick(1, 3)];
+        let Some(shape) = shape(sizes, out_ch, [pick(1, 5), pick(1, 5)], step, depthwise) else { continue };
+        check(shape, Algorithm::Direct, DIRECT, 2000 + done);
+        done += 1;
+    }
+}
+
+#[test]
+fn winograd_is_right() {
+    let chosen = [
+        ([1, 1, 1, 8], 8, 1),
+        ([2, 5, 7, 16], 24, 1),
+        ([1, 12, 13, 40], 8, 1),
+        ([1, 4, 4, 8], 72, 1),
+        ([3, 9, 6, 24], 136, 1),
+        ([1, 6, 5, 16], 16, 0),
+        ([1, 6, 5, 16], 16, 2),
+        // More than one chunk of tiles in the weight gradient.
+        ([1, 60, 62, 128], 8, 1),
+    ];
+    for (seed, (sizes, out_ch, pad)) in chosen.into_iter().enumerate() {
+        let shape = ConvShape::square(sizes, out_ch, 3, 1, pad).unwrap();
+        check(shape, Algorithm::Winograd, WINOGRAD, 3000 + seed as u64);
+    }
+}
+
+/// A B for all four orders of the operands' memory.
+#[test]
+fn gemm_is_right_in_every_order() {
+    let sizes = [[1, 1, 1], [2, 70, 300], [7, 5, 3], [33, 49, 2055], [100, 20, 9], [97, 300, 70], [3, 1, 1024]];
+    for (seed, [m, n, k]) in sizes.into_iter().enumerate() {
+        let mut r = rng(4000 + seed as u64);
+        let (a, b) = (random(&mut r, m * k), random(&mut r, n * k));
+        // `b` holds B transposed, as a linear layer's weight does.
+        let want = reference_linear([m, k, n], &wide(&a), &wide(&b));
+        let transpose = |v: &[f32], rows: usize, cols: usize| -> Vec<f32> {
+            (0..rows * cols).map(|i| v[i % rows * cols + i / rows]).collect()
+        };
+        let (a_t, b_t) = (transpose(&a, m, k), transpose(&b, n, k));
+        let orders_a = [Matrix::rows(&a, k), Matrix::rows(&a_t, m).transposed()];
+        let orders_b = [Matrix::rows(&b, k).transposed(), Matrix::rows(&b_t, n)];
+        for isa in Isa::all() {
+            for (a, b) in orders_a.iter().flat_map(|a| orders_b.iter().map(move |b| (*a, *b))) {
+                let what = format!("{m}x{n}x{k} {isa:?} {a:?} {b:?}");
+                let shape = GemmShape { m, n, k };
+                let run = |threads| {
+                    let pool = Pool::new(threads);
+                    let mut scratch = vec![f32::NAN; gemm_scratch_len(&shape, threads)];
+                    let sink = Collect::new([1, 1, m, n]);
+                    // SAFETY: the matrices are live buffers.
+                    unsafe { gemm(&Ctx { pool: &pool, isa }, &shape, a, b, &sink, &mut scratch) };
+                    sink.finish(&what)
+                };
+                let got = run(1);
+                assert_close(&got, &want, DIRECT, &what);
+                assert!((2..4).all(|threads| run(threads).iter().zip(&got).all(|(a, b)| a.to_bits() == b.to_bits())));
+            }
+        }
+    }
+}
+
+#[test]
+fn linear_gradients_are_right() {
+    let (batch, inputs, outputs) = (5, 333, 41);
+    let mut r = rng(4100);
+    let (x, w, d) = (random(&mut r, batch * inputs), random(&mut r, inputs * outputs), random(&mut r, batch * outputs));
+    let sizes = [batch, inputs, outputs];
+    let pool = Pool::new(2);
+    let ctx = Ctx { pool: &pool, isa: Isa::detect() };
+    let product = |shape: GemmShape, a, b| {
+        let mut scratch = vec![f32::NAN; gemm_scratch_len(&shape, 2)];
+        let sink = Collect::new([1, 1, shape.m, shape.n]);
+        // SAFETY: the matrices are live buffers.
+        unsafe { gemm(&ctx, &shape, a, b, &sink, &mut scratch) };
+        sink.finish("linear")
+    };
+    let dx =
+        product(GemmShape { m: batch, n: inputs, k: outputs }, Matrix::rows(&d, outputs), Matrix::rows(&w, inputs));
+    assert_close(&dx, &reference_linear_input_grad(sizes, &wide(&d), &wide(&w)), DIRECT, "input gradient");
+    let dw = product(
+        GemmShape { m: outputs, n: inputs, k: batch },
+        Matrix::rows(&d, outputs).transposed(),
+        Matrix::rows(&x, inputs),
+    );
+    assert_close(&dw, &reference_linear_weight_grad(sizes, &wide(&x), &wide(&d)), DIRECT, "weight gradient");
+}
+
+#[test]
+#[should_panic(expected = "floats of scratch and needs")]
+fn too_little_scratch_is_refused() {
+    let shape = ConvShape::square([1, 4, 4, 8], 8, 3, 1, 1).unwrap();
+    let (input, weight, pool) = (vec![0.0; 128], vec![0.0; 576], Pool::new(1));
+    let mut scratch = vec![0.0; scratch_len(&shape, Pass::Forward, 1) - 1];
+    let ctx = Ctx { pool: &pool, isa: Isa::PORTABLE };
+    let sink = Collect::new([1, 4, 4, 8]);
+    // SAFETY: the view is of a live buffer.
+    unsafe { conv2d(&ctx, &shape, View::new(&input, [1, 4, 4, 8]), &weight, &sink, &mut scratch) };
+}
+
+#[test]
+#[should_panic(expected = "a view for")]
+fn a_view_of_another_shape_is_refused() {
+    let shape = ConvShape::square([1, 4, 4, 8], 8, 3, 1, 1).unwrap();
+    let (input, weight, pool) = (vec![0.0; 128], vec![0.0; 576], Pool::new(1));
+    let ctx = Ctx { pool: &pool, isa: Isa::PORTABLE };
+    let sink = Collect::new([1, 4, 4, 8]);
+    // SAFETY: the view is of a live buffer.
+    unsafe { conv2d(&ctx, &shape, View::new(&input, [1, 8, 4, 4]), &weight, &sink, &mut []) };
+}

@@ -1,0 +1,387 @@
+//! Adam (Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015) over a network's flat buffer
+//! of n parameters, in PyTorch's order of operations:
+//!
+//! ```text
+//! g = clip_scale·grad (+ weight_decay·w in the decayed ranges)
+//! m = β₁·m + (1 − β₁)·g          v = β₂·v + (1 − β₂)·g²
+//! w = w − lr/(1 − β₁ᵗ) · m / (√v/√(1 − β₂ᵗ) + ε)
+//! ```
+//!
+//! [`AdamWeights`] computes the new weights only, for a step that goes on with them before it is certain that
+//! it counts; [`AdamCommit`] changes the states. Both give the same bits.
+
+use std::ops::Range;
+
+use super::flat::{for_blocks, scalar};
+use super::{Application, CommitOp, Exec, Kernel, KernelCall, Op};
+use crate::device::cpu::{Ctx, View, ViewMut};
+use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::{Result, simd_fn};
+
+/// What does not change from step to step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Adam {
+    /// Decay of the first moment, β₁.
+    pub beta1: f64,
+    /// Decay of the second moment, β₂.
+    pub beta2: f64,
+    /// Added to the root of the second moment, ε.
+    pub eps: f64,
+    /// Factor of the weights that is added to their gradient after clipping.
+    pub weight_decay: f64,
+    /// Elements of the flat buffer that decay: (start, end), ascending and without overlap.
+    pub decayed: Vec<(usize, usize)>,
+}
+
+/// The numbers of one update.
+#[derive(Clone, Copy, Debug)]
+struct Coefficients<T> {
+    beta1: T,
+    rest1: T,
+    beta2: T,
+    rest2: T,
+    step_size: T,
+    root_correction2: T,
+    eps: T,
+    clip_scale: T,
+}
+
+impl Adam {
+    /// The numbers of the update that follows `done` updates.
+    fn coefficients(&self, lr: f64, clip_scale: f64, done: f64) -> Coefficients<f64> {
+        let t = done + 1.0;
+        Coefficients {
+            beta1: self.beta1,
+            rest1: 1.0 - self.beta1,
+            beta2: self.beta2,
+            rest2: 1.0 - self.beta2,
+            step_size: lr / (1.0 - self.beta1.powf(t)),
+            root_correction2: (1.0 - self.beta2.powf(t)).sqrt(),
+            eps: self.eps,
+            clip_scale,
+        }
+    }
+
+    fn coefficients_f32(&self, lr: &View, clip_scale: &View, done: f32) -> Coefficients<f32> {
+        let c = self.coefficients(f64::from(scalar(lr)), f64::from(scalar(clip_scale)), f64::from(done));
+        Coefficients {
+            beta1: c.beta1 as f32,
+            rest1: c.rest1 as f32,
+            beta2: c.beta2 as f32,
+            rest2: c.rest2 as f32,
+            step_size: c.step_size as f32,
+            root_correction2: c.root_correction2 as f32,
+            eps: c.eps as f32,
+            clip_scale: c.clip_scale as f32,
+        }
+    }
+
+    /// Cuts `block` where decay starts or ends; each part comes with its weight decay.
+    fn segments(&self, block: Range<usize>) -> Vec<(Range<usize>, f32)> {
+        let mut parts = Vec::new();
+        let mut start = block.start;
+        if self.weight_decay != 0.0 {
+            let first = self.decayed.partition_point(|r| r.1 <= block.start);
+            for &(from, to) in self.decayed[first..].iter().take_while(|r| r.0 < block.end) {
+                let decayed = from.max(start)..to.min(block.end);
+                parts.push((start..decayed.start, 0.0));
+                start = decayed.end;
+                parts.push((decayed, self.weight_decay as f32));
+            }
+        }
+        parts.push((start..block.end, 0.0));
+        parts.retain(|(r, _)| !r.is_empty());
+        parts
+    }
+
+    fn check(&self, len: usize) -> Result<(), String> {
+        let ordered = self.decayed.windows(2).all(|pair| pair[0].1 <= pair[1].0);
+        if !ordered || self.decayed.iter().any(|r| r.0 > r.1 || r.1 > len) {
+            return Err(format!("decayed ranges must ascend inside 0..{len}"));
+        }
+        Ok(())
+    }
+}
+
+/// One element's new weight and moments.
+macro_rules! update {
+    ($c:expr, $decay:expr, $w:expr, $m:expr, $v:expr, $g:expr) => {{
+        let g = $c.clip_scale * $g + $decay * $w;
+        let m = $c.beta1 * $m + $c.rest1 * g;
+        let v = $c.beta2 * $v + $c.rest2 * (g * g);
+        let denominator = v.sqrt() / $c.root_correction2 + $c.eps;
+        ($w - $c.step_size * (m / denominator), m, v)
+    }};
+}
+
+simd_fn! {
+    fn new_weights(c: &Coefficients<f32>, decay: f32, state: [&[f32]; 3], grad: &[f32], output: &mut [f32]) {
+        let n = output.len();
+        let ([w, m, v], grad) = (state.map(|s| &s[..n]), &grad[..n]);
+        for i in 0..n {
+            output[i] = update!(c, decay, w[i], m[i], v[i], grad[i]).0;
+        }
+    }
+}
+simd_fn! {
+    fn update_states(c: &Coefficients<f32>, decay: f32, state: [&mut [f32]; 3], grad: &[f32]) {
+        let n = grad.len();
+        let [w, m, v] = state.map(|s| &mut s[..n]);
+        for i in 0..n {
+            (w[i], m[i], v[i]) = update!(c, decay, w[i], m[i], v[i], grad[i]);
+        }
+    }
+}
+
+/// The new weights, from `weights exp_avg exp_avg_sq grad` (all (1,1,1,n)) and the scalars
+/// `lr clip_scale t`, where t is the number of updates done so far.
+///
+/// A step takes the new weights as given: no gradient flows back through the update.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdamWeights(pub Adam);
+
+impl Op for AdamWeights {
+    fn name(&self) -> &'static str {
+        "adam"
+    }
+    fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        let weights = inputs[0];
+        if weights != Shape::vector(weights.c()) || inputs[..4].iter().any(|s| *s != weights) {
+            return Err(format!("weights, moments and gradient must be flat and of one length: {:?}", &inputs[..4]));
+        }
+        if inputs[4..] != [Shape::SCALAR; 3] {
+            return Err(format!("learning rate, clip scale and count must be scalars: {:?}", &inputs[4..]));
+        }
+        self.0.check(weights.c())?;
+        Ok(weights)
+    }
+    fn vjp(&self, _tape: &mut Tape, at: &Application, _d_output: Value) -> Result<Vec<Option<Value>>> {
+        Ok(vec![None; at.inputs.len()])
+    }
+    fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
+        let [w, m, v, grad, lr, clip_scale, t] = inputs else { unreachable!("checked by `shape`") };
+        let c = self.0.coefficients(lr.data[0], clip_scale.data[0], t.data[0]);
+        let is_decayed = |i: usize| self.0.decayed.iter().any(|r| (r.0..r.1).contains(&i));
+        let weight = |i: usize| {
+            let decay = if is_decayed(i) { self.0.weight_decay } else { 0.0 };
+            update!(c, decay, w.data[i], m.data[i], v.data[i], grad.data[i]).0
+        };
+        Tensor64::new(output, (0..output.len()).map(weight).collect())
+    }
+    fn exec(&self) -> Exec<'_> {
+        Exec::Kernel(self)
+    }
+}
+
+impl Kernel for AdamWeights {
+    fn run(&self, ctx: &Ctx, call: KernelCall) {
+        let [weights, exp_avg, exp_avg_sq, grad, lr, clip_scale, t] = call.inputs else {
+            unreachable!("checked by `shape`")
+        };
+        let c = self.0.coefficients_f32(lr, clip_scale, scalar(t));
+        let output = call.output;
+        for_blocks(ctx, output.shape().len(), &|block, _| {
+            for (part, decay) in self.0.segments(block) {
+                // SAFETY: flat buffers are contiguous; each block is written by one item.
+                unsafe {
+                    let state = [weights, exp_avg, exp_avg_sq].map(|s| &s.dense()[part.clone()]);
+                    let to = std::slice::from_raw_parts_mut(output.at(0, 0, 0).add(part.start), part.len());
+                    new_weights(ctx.isa, &c, decay, state, &grad.dense()[part], to);
+                }
+            }
+        });
+    }
+}
+
+/// One update: inputs `grad lr clip_scale`, states `weights exp_avg exp_avg_sq t`; counts it in t.
+///
+/// t is exact up to 2²⁴ updates, where the bias corrections have long been 1, and stays there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdamCommit(pub Adam);
+
+impl CommitOp for AdamCommit {
+    fn name(&self) -> &'static str {
+        "adam_commit"
+    }
+    fn run(&self, ctx: &Ctx, inputs: &[View], states: &[ViewMut]) {
+        let ([grad, lr, clip_scale], [weights, exp_avg, exp_avg_sq, t]) = (inputs, states) else {
+            unreachable!("three inputs and four states")
+        };
+        let done = scalar(&t.as_view());
+        let c = self.0.coefficients_f32(lr, clip_scale, done);
+        for_blocks(ctx, grad.shape().len(), &|block, _| {
+            for (part, decay) in self.0.segments(block) {
+                // SAFETY: flat buffers are contiguous; each block is changed by one item.
+                unsafe {
+                    let state = [weights, exp_avg, exp_avg_sq]
+                        .map(|s| std::slice::from_raw_parts_mut(s.at(0, 0, 0).add(part.start), part.len()));
+                    update_states(ctx.isa, &c, decay, state, &grad.dense()[part]);
+                }
+            }
+        });
+        // SAFETY: a scalar state has one element, and only this commit touches it now.
+        unsafe { t.pixel(0)[0] = done + 1.0 };
+    }
+}
+
+#[cfg(test)]
+pub(super) fn cases() -> Vec<super::Case> {
+    use super::Case;
+    // Second moments are positive, the count is whole, rates are small.
+    let data = |operand: usize, shape: Shape| {
+        Tensor64::from_fn(shape, |[.., i]| match operand {
+            2 => 0.02 + (i % 7) as f64 * 0.0625,
+            4 => 0.0078125,
+            5 => 0.75,
+            6 => 3.0,
+            _ => ((i * (operand + 3)) as f64 * 0.7).sin() as f32 as f64,
+        })
+    };
+    let adam =
+        Adam { beta1: 0.5, beta2: 0.99, eps: 1e-7, weight_decay: 0.25, decayed: vec![(3, 9), (9, 11), (60, 64)] };
+    let case = |adam: Adam, n: usize| {
+        let (flat, scalar) = ([1, 1, 1, n], [1; 4]);
+        Case::new(AdamWeights(adam), &[flat, flat, flat, flat, scalar, scalar, scalar]).with_data(data)
+    };
+    let long = Adam { beta1: 0.0, decayed: vec![(100, 16_400), (30_000, 40_000)], ..adam.clone() };
+    vec![case(adam, 67).without_gradient(), case(long, 40_000).without_gradient()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::cpu::Cpu;
+    use crate::device::{Device, Outcome, bytes_of};
+    use crate::plan::{Commit, Plan, PlanOptions, Program};
+    use crate::tape::DType;
+    use std::sync::Arc;
+
+    const NAMES: [&str; 4] = ["w", "m", "v", "t"];
+
+    /// A program that commits an update and gives back the staged weights.
+    fn program(adam: &Adam, n: usize) -> Program {
+        let (mut tape, flat) = (Tape::new(), Shape::vector(n));
+        let grad = tape.input("grad", flat, DType::F32);
+        let lr = tape.input("lr", Shape::SCALAR, DType::F32);
+        let clip = tape.input("clip", Shape::SCALAR, DType::F32);
+        let [w, m, v] = ["w", "m", "v"].map(|name| tape.state(name, flat));
+        let t = tape.state("t", Shape::SCALAR);
+        let staged = tape.push(AdamWeights(adam.clone()), &[w, m, v, grad, lr, clip, t]).unwrap();
+        let shape = |name: &str| if name == "t" { Shape::SCALAR } else { flat };
+        let states = NAMES.map(|name| (name.to_owned(), shape(name))).to_vec();
+        let commit = Commit { op: Arc::new(AdamCommit(adam.clone())), inputs: vec![grad, lr, clip], states };
+        let outputs = vec![("staged".into(), staged)];
+        Program { name: "adam", tape, outputs, checks: vec![grad], commits: vec![commit] }
+    }
+
+    fn device(adam: &Adam, weights: &[f32], threads: usize) -> (Cpu, crate::device::PlanId) {
+        let flat = Shape::vector(weights.len());
+        let mut cpu = Cpu::new(threads).unwrap();
+        cpu.set_state("w", flat, weights).unwrap();
+        cpu.set_state("m", flat, &vec![0.0; weights.len()]).unwrap();
+        cpu.set_state("v", flat, &vec![0.0; weights.len()]).unwrap();
+        cpu.set_state("t", Shape::SCALAR, &[0.0]).unwrap();
+        let program = program(adam, weights.len());
+        let plan = Plan::compile(&program, PlanOptions { fuse: true, share: true, threads }).unwrap();
+        let id = cpu.load(plan).unwrap();
+        (cpu, id)
+    }
+
+    fn step(cpu: &mut Cpu, id: crate::device::PlanId, grad: &[f32], lr: f32, clip: f32) -> Outcome {
+        cpu.upload(id, "grad", bytes_of(grad)).unwrap();
+        cpu.upload(id, "lr", bytes_of(&[lr])).unwrap();
+        cpu.upload(id, "clip", bytes_of(&[clip])).unwrap();
+        cpu.run(id).unwrap()
+    }
+
+    #[test]
+    fn four_steps_give_the_numbers_of_torch() {
+        // torch.optim.Adam in float64: gradients (s + 1)·sin(1.3·(i + 4s)) times the clip scale,
+        // weight decay 0.1 for elements 1 and 2.
+        let adam = Adam { beta1: 0.6, beta2: 0.95, eps: 1e-7, weight_decay: 0.1, decayed: vec![(1, 3)] };
+        let (mut cpu, id) = device(&adam, &[0.5, -1.0, 2.0, 0.25, -0.125], 2);
+        for s in 0..4 {
+            let grad: Vec<f32> =
+                (0..5).map(|i| ((1.3 * f64::from(i + 4 * s)).sin() * f64::from(s + 1)) as f32).collect();
+            let lr = [0.01, 0.02, 0.005, 0.01][s as usize];
+            let outcome = step(&mut cpu, id, &grad, lr, [1.0, 0.5, 0.25, 1.0][s as usize]);
+            assert!(outcome.committed);
+            assert_eq!(outcome.outputs[0], cpu.state("w").unwrap(), "staged and committed weights, step {s}");
+        }
+        let want: [(&str, &[f64]); 3] = [
+            (
+                "w",
+                &[
+                    0.5241761698723855,
+                    -1.0128692039792224,
+                    1.9695438320526168,
+                    0.24979727781861105,
+                    -0.09990750460252788,
+                ],
+            ),
+            (
+                "m",
+                &[
+                    -0.10382040500640867,
+                    -1.5981347455308985,
+                    -0.5319658952751307,
+                    1.1330098987579345,
+                    1.3099305155277252,
+                ],
+            ),
+            (
+                "v",
+                &[0.06281866001588347, 0.7832352737637973, 0.3461634797999001, 0.34423203899416527, 0.7548214072593241],
+            ),
+        ];
+        for (name, want) in want {
+            for (got, want) in cpu.state(name).unwrap().iter().zip(want) {
+                assert!((f64::from(*got) - want).abs() <= 1e-6 * want.abs().max(0.1), "{name}: {got} for {want}");
+            }
+        }
+        assert_eq!(cpu.state("t").unwrap(), [4.0]);
+    }
+
+    #[test]
+    fn any_number_of_threads_gives_the_same_bits() {
+        let n = 70_000;
+        let adam = Adam { beta1: 0.0, beta2: 0.99, eps: 1e-7, weight_decay: 0.01, decayed: vec![(5, 20_000)] };
+        let weights: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin()).collect();
+        let grad: Vec<f32> = (0..n).map(|i| (i as f32 * 0.11).cos()).collect();
+        let run = |threads| {
+            let (mut cpu, id) = device(&adam, &weights, threads);
+            step(&mut cpu, id, &grad, 1e-3, 0.3);
+            let staged = step(&mut cpu, id, &grad, 1e-3, 0.3).outputs.remove(0);
+            assert_eq!(staged, cpu.state("w").unwrap());
+            NAMES.map(|name| cpu.state(name).unwrap())
+        };
+        let one = run(1);
+        assert_ne!(one[0], weights);
+        assert_eq!(one, run(3));
+    }
+
+    #[test]
+    fn a_gradient_that_is_not_finite_changes_nothing() {
+        let adam = Adam { beta1: 0.5, beta2: 0.9, eps: 1e-7, weight_decay: 0.0, decayed: vec![] };
+        let (mut cpu, id) = device(&adam, &[1.0, 2.0], 1);
+        let outcome = step(&mut cpu, id, &[0.5, f32::NAN], 0.1, 1.0);
+        assert!(!outcome.committed);
+        assert_eq!(NAMES.map(|n| cpu.state(n).unwrap()), [vec![1.0, 2.0], vec![0.0; 2], vec![0.0; 2], vec![0.0]]);
+    }
+
+    #[test]
+    fn wrong_extents_and_ranges_are_refused() {
+        let adam = Adam { beta1: 0.5, beta2: 0.9, eps: 1e-7, weight_decay: 0.1, decayed: vec![(0, 9)] };
+        let (flat, scalar) = (Shape::vector(8), Shape::SCALAR);
+        let shape = |adam: &Adam, third: Shape, lr: Shape| {
+            AdamWeights(adam.clone()).shape(&[flat, flat, third, flat, lr, scalar, scalar])
+        };
+        assert!(shape(&adam, flat, scalar).unwrap_err().contains("0..8"));
+        let overlapping = Adam { decayed: vec![(0, 4), (3, 8)], ..adam.clone() };
+        assert!(shape(&overlapping, flat, scalar).unwrap_err().contains("ascend"));
+        let fits = Adam { decayed: vec![(0, 4), (4, 8)], ..adam };
+        assert_eq!(shape(&fits, flat, scalar), Ok(flat));
+        assert!(shape(&fits, Shape::vector(7), scalar).unwrap_err().contains("one length"));
+        assert!(shape(&fits, flat, flat).unwrap_err().contains("scalars"));
+    }
+}

@@ -1,0 +1,101 @@
+//! Plain state changes: [`Assign`] a value, [`AddTo`] a sum (gradients over micro-batches), [`Clear`] it.
+
+use super::CommitOp;
+use super::flat::for_blocks;
+use crate::device::cpu::{Ctx, View, ViewMut};
+
+/// `states[0] = inputs[0]`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Assign;
+
+/// `states[0] += inputs[0]`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AddTo;
+
+/// `states[0] = 0`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Clear;
+
+impl CommitOp for Assign {
+    fn name(&self) -> &'static str {
+        "assign"
+    }
+    fn run(&self, ctx: &Ctx, inputs: &[View], states: &[ViewMut]) {
+        combine(ctx, &inputs[0], &states[0], |to, from| to.copy_from_slice(from));
+    }
+}
+
+impl CommitOp for AddTo {
+    fn name(&self) -> &'static str {
+        "add_to"
+    }
+    fn run(&self, ctx: &Ctx, inputs: &[View], states: &[ViewMut]) {
+        combine(ctx, &inputs[0], &states[0], |to, from| to.iter_mut().zip(from).for_each(|(t, f)| *t += f));
+    }
+}
+
+impl CommitOp for Clear {
+    fn name(&self) -> &'static str {
+        "clear"
+    }
+    fn run(&self, ctx: &Ctx, _inputs: &[View], states: &[ViewMut]) {
+        let state = states[0];
+        for_blocks(ctx, state.shape().len(), &|block, _| {
+            // SAFETY: states are contiguous; each block is changed by one item.
+            unsafe { std::slice::from_raw_parts_mut(state.at(0, 0, 0).add(block.start), block.len()) }.fill(0.0);
+        });
+    }
+}
+
+/// Calls `change` with matching runs of the state and the value, which may be a channel slice.
+fn combine(ctx: &Ctx, value: &View, state: &ViewMut, change: impl Fn(&mut [f32], &[f32]) + Sync) {
+    let (value, state) = (*value, *state);
+    if value.stride == value.c || value.pixels() == 1 {
+        return for_blocks(ctx, state.shape().len(), &|block, _| {
+            // SAFETY: states are contiguous and so is the value; each block is changed by one item.
+            unsafe {
+                let to = std::slice::from_raw_parts_mut(state.at(0, 0, 0).add(block.start), block.len());
+                change(to, &value.dense()[block]);
+            }
+        });
+    }
+    for p in 0..value.pixels() {
+        // SAFETY: pixel `p` lies inside both, and nobody else touches the state now.
+        unsafe { change(state.pixel(p), value.pixel(p)) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::cpu::{Isa, Pool};
+
+    fn run(op: &dyn CommitOp, value: View, state: &mut [f32], shape: [usize; 4]) {
+        let pool = Pool::new(3);
+        op.run(&Ctx { pool: &pool, isa: Isa::detect() }, &[value], &[ViewMut::new(state, shape)]);
+    }
+
+    #[test]
+    fn flat_states_longer_than_a_block() {
+        let (n, shape) = (40_001, [1, 1, 1, 40_001]);
+        let value: Vec<f32> = (0..n).map(|i| i as f32).collect();
+        let mut state = vec![1.0; n];
+        run(&Assign, View::new(&value, shape), &mut state, shape);
+        assert_eq!(state, value);
+        run(&AddTo, View::new(&value, shape), &mut state, shape);
+        assert!(state.iter().zip(&value).all(|(s, v)| *s == 2.0 * v));
+        run(&Clear, View::new(&value, shape), &mut state, shape);
+        assert_eq!(state, vec![0.0; n]);
+    }
+
+    #[test]
+    fn a_channel_slice_is_gathered() {
+        let wide: Vec<f32> = (0..12).map(|i| i as f32).collect();
+        let slice = View::new(&wide, [1, 2, 2, 3]).channels(1, 2);
+        let mut state = vec![0.5; 8];
+        run(&Assign, slice, &mut state, [1, 2, 2, 2]);
+        assert_eq!(state, [1.0, 2.0, 4.0, 5.0, 7.0, 8.0, 10.0, 11.0]);
+        run(&AddTo, slice, &mut state, [1, 2, 2, 2]);
+        assert_eq!(state, [2.0, 4.0, 8.0, 10.0, 14.0, 16.0, 20.0, 22.0]);
+    }
+}

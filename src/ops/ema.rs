@@ -1,0 +1,193 @@
+//! Exponential moving average of weights: `ema = d·ema + (1 − d)·live`, with d = `decay`, or
+//! min(`decay`, (1 + k)/(10 + k)) at the k-th update, so that the initial weights are soon forgotten.
+
+use super::flat::{for_blocks, no_derivative, scalar};
+use super::{Application, CommitOp, Exec, Kernel, KernelCall, Op};
+use crate::device::cpu::{Ctx, View, ViewMut};
+use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::{Result, simd_fn};
+
+/// The decay of update number `k`, from 1.
+fn decay_at(decay: f64, use_num_updates: bool, k: f64) -> f64 {
+    if use_num_updates { decay.min((1.0 + k) / (10.0 + k)) } else { decay }
+}
+
+/// The decay of the update that a step makes, for the log: operands `enabled num_updates` (scalars, the
+/// number before the step); 0 if `enabled` is 0.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EmaDecay {
+    /// Largest decay.
+    pub decay: f64,
+    /// Start with a smaller decay that grows with the number of updates.
+    pub use_num_updates: bool,
+}
+
+impl EmaDecay {
+    fn value(&self, enabled: f64, num_updates: f64) -> f64 {
+        if enabled == 0.0 { 0.0 } else { decay_at(self.decay, self.use_num_updates, num_updates + 1.0) }
+    }
+}
+
+impl Op for EmaDecay {
+    fn name(&self) -> &'static str {
+        "ema_decay"
+    }
+    fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        if inputs == [Shape::SCALAR; 2] {
+            Ok(Shape::SCALAR)
+        } else {
+            Err(format!("operands must be scalars: {inputs:?}"))
+        }
+    }
+    fn vjp(&self, tape: &mut Tape, at: &Application, _d_output: Value) -> Result<Vec<Option<Value>>> {
+        Err(no_derivative(tape, at, self.name()))
+    }
+    fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
+        Tensor64::new(output, vec![self.value(inputs[0].data[0], inputs[1].data[0])])
+    }
+    fn exec(&self) -> Exec<'_> {
+        Exec::Kernel(self)
+    }
+}
+
+impl Kernel for EmaDecay {
+    fn run(&self, _ctx: &Ctx, call: KernelCall) {
+        let [enabled, num_updates] = [0, 1].map(|i| f64::from(scalar(&call.inputs[i])));
+        // SAFETY: the output is a scalar.
+        unsafe { call.output.pixel(0)[0] = self.value(enabled, num_updates) as f32 };
+    }
+}
+
+/// One update of the average: input `enabled` (0: nothing happens), states `ema live num_updates`. It comes
+/// after the commit that changes the live weights.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EmaCommit {
+    /// Largest decay.
+    pub decay: f64,
+    /// Start with a smaller decay that grows with the number of updates.
+    pub use_num_updates: bool,
+}
+
+impl CommitOp for EmaCommit {
+    fn name(&self) -> &'static str {
+        "ema_commit"
+    }
+    fn run(&self, ctx: &Ctx, inputs: &[View], states: &[ViewMut]) {
+        let ([enabled], [ema, live, num_updates]) = (inputs, states) else {
+            unreachable!("one input and three states")
+        };
+        if scalar(enabled) == 0.0 {
+            return;
+        }
+        let k = scalar(&num_updates.as_view()) + 1.0;
+        let decay = decay_at(self.decay, self.use_num_updates, f64::from(k));
+        let live = live.as_view();
+        for_blocks(ctx, ema.shape().len(), &|block, _| {
+            // SAFETY: flat states are contiguous; each block is changed by one item.
+            unsafe {
+                let average = std::slice::from_raw_parts_mut(ema.at(0, 0, 0).add(block.start), block.len());
+                lerp(ctx.isa, average, &live.dense()[block], decay as f32, (1.0 - decay) as f32);
+            }
+        });
+        // SAFETY: a scalar state has one element, and only this commit touches it now.
+        unsafe { num_updates.pixel(0)[0] = k };
+    }
+}
+
+simd_fn! {
+    /// The nearer end is the starting point, as in PyTorch's `lerp`: a weight of 1 copies.
+    fn lerp(average: &mut [f32], live: &[f32], decay: f32, weight: f32) {
+        if weight < 0.5 {
+            average.iter_mut().zip(live).for_each(|(a, l)| *a += weight * (l - *a));
+        } else {
+            average.iter_mut().zip(live).for_each(|(a, l)| *a = l - (l - *a) * decay);
+        }
+    }
+}
+
+/// Copies a buffer (running statistics are not averaged) beside an update of the average: input `enabled`
+/// (0: nothing happens), states `ema live`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EmaBuffers;
+
+impl CommitOp for EmaBuffers {
+    fn name(&self) -> &'static str {
+        "ema_buffers"
+    }
+    fn run(&self, _ctx: &Ctx, inputs: &[View], states: &[ViewMut]) {
+        let ([enabled], [ema, live]) = (inputs, states) else { unreachable!("one input and two states") };
+        if scalar(enabled) != 0.0 {
+            // SAFETY: two different states of the same extent, and only this commit touches them now.
+            unsafe { ema.dense().copy_from_slice(live.as_view().dense()) };
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) fn cases() -> Vec<super::Case> {
+    use super::Case;
+    let whole = |operand: usize, shape: Shape| Tensor64::new(shape, vec![[1.0, 7.0][operand]]);
+    let off = |operand: usize, shape: Shape| Tensor64::new(shape, vec![[0.0, 7.0][operand]]);
+    let case =
+        |use_num_updates| Case::new(EmaDecay { decay: 0.9, use_num_updates }, &[[1; 4], [1; 4]]).without_gradient();
+    vec![case(true).with_data(whole), case(false).with_data(whole), case(true).with_data(off)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::cpu::{Isa, Pool};
+
+    /// Updates of an average of 1, −2 towards live weights that move, with `enabled` per step.
+    fn run(commit: EmaCommit, enabled: &[f32]) -> (Vec<f32>, f32) {
+        let pool = Pool::new(2);
+        let ctx = Ctx { pool: &pool, isa: Isa::detect() };
+        let (mut ema, mut live, mut count) = (vec![1.0, -2.0], vec![0.0, 0.0], vec![0.0]);
+        for (s, on) in enabled.iter().enumerate() {
+            live.copy_from_slice(&[2.0 + s as f32, 0.5 - 0.25 * s as f32]);
+            let states = [
+                ViewMut::new(&mut ema, [1, 1, 1, 2]),
+                ViewMut::new(&mut live, [1, 1, 1, 2]),
+                ViewMut::new(&mut count, [1; 4]),
+            ];
+            commit.run(&ctx, &[View::new(&[*on], [1; 4])], &states);
+        }
+        (ema, count[0])
+    }
+
+    fn assert_near(got: &[f32], want: [f64; 2]) {
+        for (got, want) in got.iter().zip(want) {
+            assert!((f64::from(*got) - want).abs() <= 2e-7 * want.abs(), "{got} for {want}");
+        }
+    }
+
+    #[test]
+    fn the_average_is_that_of_torch_lerp() {
+        let (ema, count) = run(EmaCommit { decay: 0.9, use_num_updates: true }, &[1.0; 4]);
+        assert_near(&ema, [4.5004995004995, -0.13886113886113885]);
+        assert_eq!(count, 4.0);
+        let (ema, count) = run(EmaCommit { decay: 0.9, use_num_updates: false }, &[1.0; 4]);
+        assert_near(&ema, [1.9048999999999998, -1.2805]);
+        assert_eq!(count, 4.0);
+    }
+
+    #[test]
+    fn a_step_without_update_changes_nothing() {
+        let commit = EmaCommit { decay: 0.9, use_num_updates: true };
+        assert_eq!(run(commit, &[0.0; 3]), (vec![1.0, -2.0], 0.0));
+        // The count goes up by updates, not by steps.
+        assert_eq!(run(commit, &[0.0, 0.0, 0.0, 1.0]).1, 1.0);
+    }
+
+    #[test]
+    fn buffers_are_copied_when_enabled() {
+        let pool = Pool::new(1);
+        let ctx = Ctx { pool: &pool, isa: Isa::PORTABLE };
+        let (mut ema, mut live) = (vec![1.0; 3], vec![4.0, 5.0, 6.0]);
+        for (on, want) in [(0.0, [1.0; 3]), (1.0, [4.0, 5.0, 6.0])] {
+            let states = [ViewMut::new(&mut ema, [1, 1, 1, 3]), ViewMut::new(&mut live, [1, 1, 1, 3])];
+            EmaBuffers.run(&ctx, &[View::new(&[on], [1; 4])], &states);
+            assert_eq!(ema, want);
+        }
+    }
+}

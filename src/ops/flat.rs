@@ -1,0 +1,60 @@
+//! Helpers for ops on flat buffers and scalars: fixed blocks of work, f64 partial results of parallel items.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::Application;
+use crate::Error;
+use crate::device::cpu::{Ctx, View};
+use crate::tape::Tape;
+
+/// Elements of a flat buffer that one item of parallel work takes. Fixed, so that results do not depend on
+/// the number of threads.
+const BLOCK: usize = 16 * 1024;
+
+/// Calls `work(range, item)` for each block of `0..len`, in parallel.
+pub fn for_blocks(ctx: &Ctx, len: usize, work: &(dyn Fn(Range<usize>, usize) + Sync)) {
+    ctx.pool.run(len.div_ceil(BLOCK), &|item, _| work(item * BLOCK..len.min((item + 1) * BLOCK), item));
+}
+
+/// Number of blocks of `0..len`.
+pub fn block_count(len: usize) -> usize {
+    len.div_ceil(BLOCK)
+}
+
+/// The value of a scalar operand.
+pub fn scalar(view: &View) -> f32 {
+    // SAFETY: the plan's views are readable while a kernel runs, and a scalar has one element.
+    unsafe { view.pixel(0)[0] }
+}
+
+/// f64 results of parallel items, to be added up in the order of the items.
+pub struct Partials(Vec<AtomicU64>);
+
+impl Partials {
+    /// Room for `count` results, all 0.
+    pub fn new(count: usize) -> Self {
+        Partials((0..count).map(|_| AtomicU64::new(0f64.to_bits())).collect())
+    }
+    /// Sets result `i`.
+    pub fn set(&self, i: usize, value: f64) {
+        self.0[i].store(value.to_bits(), Ordering::Relaxed);
+    }
+    /// Result `i`.
+    pub fn get(&self, i: usize) -> f64 {
+        f64::from_bits(self.0[i].load(Ordering::Relaxed))
+    }
+    /// The sum of all results in order.
+    pub fn sum(&self) -> f64 {
+        (0..self.0.len()).map(|i| self.get(i)).sum()
+    }
+}
+
+/// The error of an op that training never differentiates.
+pub fn no_derivative(tape: &Tape, at: &Application, op: &'static str) -> Error {
+    Error::Shape {
+        node: tape.node(at.output).path.to_string(),
+        op,
+        message: "this op has no derivative; use it for metrics and updates only".into(),
+    }
+}

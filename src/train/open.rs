@@ -1,0 +1,59 @@
+//! What a config opens: the device and the data.
+
+use crate::config::{Config, DatasetType, DeviceChoice, Layout, StoreMode};
+use crate::data::{self, DataSettings, DatasetKind};
+use crate::device::Device;
+use crate::device::cpu::Cpu;
+use crate::{Error, Result};
+
+/// The device that a config asks for.
+///
+/// # Errors
+/// [`Error::Usage`] for `cuda`, which this version cannot run on; memory that cannot be had.
+pub fn open_device(cfg: &Config) -> Result<Box<dyn Device>> {
+    if cfg.training.device == DeviceChoice::Cuda {
+        return Err(Error::usage("Training.device is cuda, but this build has no CUDA device")
+            .with_hint("use `--device cpu`, or `--device auto` to take what there is"));
+    }
+    let threads = match cfg.training.num_threads {
+        Some(n) => n,
+        None => std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    Ok(Box::new(Cpu::new(threads)?))
+}
+
+/// The data module's settings of a config.
+pub fn data_settings(cfg: &Config) -> DataSettings {
+    let d = &cfg.data;
+    DataSettings {
+        kind: match d.dataset_type {
+            DatasetType::Example => DatasetKind::Example,
+            DatasetType::LrHrFolder => DatasetKind::LrHrFolder,
+            DatasetType::Scenes => DatasetKind::Scenes,
+        },
+        root_dir: d.root_dir.clone(),
+        scenes: d.scenes.clone(),
+        layout: d.layout.map(|l| match l {
+            Layout::Hwc => data::Layout::Hwc,
+            Layout::Chw => data::Layout::Chw,
+        }),
+        bands: d.bands.clone(),
+        nodata: d.nodata,
+        in_bands: cfg.model.in_bands,
+        scale: cfg.generator.scaling_factor,
+        hr_size: d.hr_size,
+        patches_per_epoch: d.patches_per_epoch.map(|n| n as usize),
+        val_fraction: d.val_fraction,
+        augment: d.augment,
+        store_dir: Some(d.store_dir.clone()),
+        store: match d.store {
+            StoreMode::Mmap => data::StoreMode::Mmap,
+            StoreMode::Read => data::StoreMode::Read,
+        },
+        seed: cfg.training.seed,
+        train_batch: d.train_batch_size,
+        val_batch: d.val_batch_size,
+        num_workers: d.num_workers,
+        prefetch_factor: d.prefetch_factor,
+    }
+}

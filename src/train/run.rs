@@ -1,0 +1,197 @@
+//! From a config to a finished run: opens data, device and folder, continues or starts, trains, reports.
+
+use std::path::{Path, PathBuf};
+
+use super::session::Session;
+use super::signals::StopSignal;
+use super::summary::{compile_all, state_bytes, train_shape};
+use super::table::compare_with_bicubic;
+use super::trainer::{Ended, Trainer};
+use super::validate::DISC;
+use super::{data_settings, names, open_device, saving, step};
+use crate::checkpoint::{LAST, Meta, TensorFile};
+use crate::config::{Config, Precision, Resume};
+use crate::data::Dataset;
+use crate::log::{Messages, MetricsLog, RunDir, RunLogFile, write_atomic};
+use crate::{Error, Result};
+
+/// What the command line adds to a config.
+#[derive(Clone, Debug, Default)]
+pub struct RunOptions {
+    /// Continue a run; overrides `Training.resume`.
+    pub resume: Option<Resume>,
+    /// The run's folder instead of a new one under `Logging.dir`.
+    pub run_dir: Option<PathBuf>,
+}
+
+/// Where a run begins.
+enum Begin {
+    New,
+    Continue { checkpoint: PathBuf, folder: PathBuf },
+}
+
+/// Trains `cfg` to its end and prints where the run's files are.
+///
+/// # Errors
+/// Wrong config, data or checkpoint (exit code 2), divergence (3), a signal after the state was saved (75), I/O.
+pub fn run(cfg: &Config, warnings: &[String], options: &RunOptions) -> Result<()> {
+    let messages = Messages::stderr();
+    let stop = StopSignal::install()?;
+    warnings.iter().for_each(|w| messages.warn(w));
+    if cfg.training.precision != Precision::F32 {
+        messages.warn("Training.precision: the cpu device computes in f32");
+    }
+    let begin = begin(cfg, options)?;
+    let mut session = Session::new(cfg, open_device(cfg)?)?;
+    let dataset = Dataset::open(&data_settings(cfg))?;
+    dataset.notes().iter().for_each(|n| messages.info(n));
+    let steps_per_epoch = dataset.steps_per_epoch(cfg.data.train_batch_size)? as u64;
+    check_memory(&session, cfg, &dataset)?;
+    let meta = load(&mut session, cfg, &begin, &messages)?;
+    let folder = match &begin {
+        Begin::Continue { folder, .. } => RunDir::reopen(folder)?,
+        Begin::New => match &options.run_dir {
+            Some(path) => RunDir::create_at(path)?,
+            None => RunDir::create(&cfg.logging.dir, &cfg.logging.wandb.project)?,
+        },
+    };
+    messages.set_log(RunLogFile::open(&folder.join("train.log"))?);
+    if !folder.is_locked() {
+        messages.warn("this file system has no locks: make sure that no other run uses the folder");
+    }
+    let yaml = cfg.to_yaml();
+    write_atomic(&folder.join("config.yaml"), |out| out.write_all(yaml.as_bytes()))?;
+    let (g, d) = (session.programs().generator().param_count(), session.programs().discriminator().param_count());
+    messages.info(&format!("run folder {}", folder.path().display()));
+    messages.info(&format!("device {} · generator {g} parameters · discriminator {d}", session.device().describe()));
+    let patches = dataset.train_len();
+    messages.info(&format!("data {patches} training patches · {steps_per_epoch} steps per epoch"));
+
+    let mut metrics = step::metric_names(cfg, session.programs().objective());
+    metrics.extend(["val_metrics/perceptual", DISC]);
+    metrics.extend(names::VAL_COMPONENTS);
+    let log = MetricsLog::open(folder.path(), &metrics, meta.step)?;
+    let shape = train_shape(cfg, &dataset);
+    let mut trainer = Trainer::new(cfg, session, dataset, (folder, log, messages.clone(), stop), meta);
+    let ended = trainer.train(shape, steps_per_epoch)?;
+    let (mut session, dataset, folder) = trainer.finish()?;
+    match ended {
+        Ended::Signal(name) => {
+            messages.info(&format!("stopped by {name}; continue with --resume auto"));
+            Err(Error::Stopped { checkpoint: folder.join(LAST) })
+        }
+        Ended::Finished(why) => {
+            messages.info(&why);
+            let table = compare_with_bicubic(&mut session, cfg, &dataset)?;
+            messages.info(&format!("\n{table}\n"));
+            messages.info(&format!("files of the run: {}", folder.path().display()));
+            Ok(())
+        }
+    }
+}
+
+/// Decides whether a run is continued, and from where.
+fn begin(cfg: &Config, options: &RunOptions) -> Result<Begin> {
+    let from_config = match (&cfg.training.resume, &cfg.model.continue_training) {
+        (Resume::Never, Some(path)) => Resume::From(path.clone()),
+        (resume, _) => resume.clone(),
+    };
+    let at_folder = |folder: PathBuf| Begin::Continue { checkpoint: folder.join(LAST), folder };
+    match options.resume.clone().unwrap_or(from_config) {
+        Resume::Never => Ok(Begin::New),
+        Resume::Auto => {
+            let known = match &options.run_dir {
+                Some(folder) => Some(folder.clone()).filter(|f| f.join(LAST).exists()),
+                None => RunDir::newest(&cfg.logging.dir, &cfg.logging.wandb.project),
+            };
+            Ok(known.map_or(Begin::New, at_folder))
+        }
+        Resume::From(path) if path.is_dir() => Ok(at_folder(path)),
+        Resume::From(checkpoint) => {
+            if !checkpoint.is_file() {
+                return Err(Error::checkpoint(&checkpoint, "there is no such file")
+                    .with_hint("--resume takes `auto`, a run folder, or a .safetensors file in one"));
+            }
+            let parent = checkpoint.parent().filter(|p| !p.as_os_str().is_empty());
+            let folder = options.run_dir.clone().unwrap_or_else(|| parent.unwrap_or(Path::new(".")).to_owned());
+            Ok(Begin::Continue { checkpoint, folder })
+        }
+    }
+}
+
+/// Takes the state of a checkpoint, or the weights alone, or nothing.
+fn load(session: &mut Session, cfg: &Config, begin: &Begin, messages: &Messages) -> Result<Meta> {
+    if let Begin::Continue { checkpoint, .. } = begin {
+        let (_, meta) = TensorFile::open_checkpoint(checkpoint)?;
+        report_changes(cfg, &meta, checkpoint, messages)?;
+        let meta = saving::load(session, checkpoint)?;
+        messages.info(&format!("continuing at step {} from {}", meta.step, checkpoint.display()));
+        return Ok(meta);
+    }
+    if let Some(path) = &cfg.model.load_checkpoint {
+        let mut file = TensorFile::open(path)?;
+        let taken = session.restore_weights(&mut file, path)?;
+        messages.info(&format!("initial weights of {} from {}", taken.join(" and "), path.display()));
+    }
+    Ok(Meta::default())
+}
+
+/// Architecture keys must match; other changed keys are listed and used.
+fn report_changes(cfg: &Config, meta: &Meta, checkpoint: &Path, messages: &Messages) -> Result<()> {
+    let Ok((old, _)) = Config::from_yaml(&meta.config, Some(checkpoint), &[]) else {
+        messages.warn("the checkpoint's own configuration cannot be read; only its tensors are compared");
+        return Ok(());
+    };
+    let changes = old.diff(cfg);
+    let show = |c: &crate::config::Change| format!("  {}: {} -> {}", c.key, c.old, c.new);
+    let fixed: Vec<String> = changes.iter().filter(|c| c.architecture).map(show).collect();
+    if !fixed.is_empty() {
+        let message = format!("it was trained with another architecture:\n{}", fixed.join("\n"));
+        return Err(Error::checkpoint(checkpoint, message)
+            .with_hint("undo these changes, or start a new run (Model.load_checkpoint takes fitting weights)"));
+    }
+    let other: Vec<String> = changes.iter().filter(|c| c.key != "Training.resume").map(show).collect();
+    if !other.is_empty() {
+        messages.warn(&format!("keys changed since the checkpoint, now in effect:\n{}", other.join("\n")));
+    }
+    Ok(())
+}
+
+/// Refuses a config whose programs cannot fit, naming the largest batch that can.
+fn check_memory(session: &Session, cfg: &Config, dataset: &Dataset) -> Result<()> {
+    let Some(available) = available_memory() else { return Ok(()) };
+    let arena = compile_all(session, cfg, dataset)?.iter().map(|p| 4 * p.arena_len).max().unwrap_or(0);
+    let (weights, optimiser) = state_bytes(session, cfg);
+    if weights + optimiser + arena <= available {
+        return Ok(());
+    }
+    let mib = |bytes: usize| bytes >> 20;
+    let message = format!(
+        "the run needs {} MiB (weights {}, optimiser {}, activations and workspace {}), {} MiB are available",
+        mib(weights + optimiser + arena),
+        mib(weights),
+        mib(optimiser),
+        mib(arena),
+        mib(available)
+    );
+    let mut batch = cfg.data.train_batch_size;
+    while batch > 1 {
+        batch /= 2;
+        let mut smaller = cfg.clone();
+        smaller.data.train_batch_size = batch;
+        smaller.data.val_batch_size = batch.min(cfg.data.val_batch_size);
+        let arena = compile_all(session, &smaller, dataset)?.iter().map(|p| 4 * p.arena_len).max().unwrap_or(0);
+        if weights + optimiser + arena <= available {
+            let hint = format!("set Data.train_batch_size and Data.val_batch_size to at most {batch}");
+            return Err(Error::config("Data.train_batch_size", message).with_hint(hint));
+        }
+    }
+    Err(Error::config("Data.hr_size", message).with_hint("even a batch of 1 does not fit: use smaller patches"))
+}
+
+/// Bytes that new memory can be had for without swapping; `None` where the system does not say.
+fn available_memory() -> Option<usize> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok().map(|kib| kib * 1024)
+}

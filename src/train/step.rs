@@ -1,0 +1,186 @@
+//! One training step: schedules to scalars, a run of the right program, and the complete list of metrics.
+
+use super::names::{self, scalars};
+use super::programs::BatchShape;
+use super::session::{Key, Session};
+use crate::Result;
+use crate::checkpoint::PlateauState;
+use crate::config::Config;
+use crate::device::bytes_of;
+use crate::loss::Adversarial;
+use crate::nn;
+use crate::optim::schedule;
+use crate::rng::{Rng, Stream};
+
+/// Raw images of a batch as a program's slots take them.
+#[derive(Clone, Copy, Debug)]
+pub struct RawBatch<'b> {
+    /// HR pixels, N,H,W,C in their file's type.
+    pub hr: &'b [u8],
+    /// LR pixels of paired data.
+    pub lr: Option<&'b [u8]>,
+    /// Flip and turn of each image.
+    pub codes: &'b [u8],
+    /// Latent noise instead of the seed's, (N, D).
+    pub noise: Option<&'b [f32]>,
+}
+
+/// The numbers of a step that follow from its index and the plateau schedulers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepNumbers {
+    /// Only the generator is trained.
+    pub pretraining: bool,
+    /// Weight of the adversarial loss.
+    pub adv_weight: f64,
+    /// The generator's learning rate.
+    pub lr_g: f64,
+    /// The discriminator's learning rate.
+    pub lr_d: f64,
+    /// Whether the EMA is updated.
+    pub ema_on: bool,
+}
+
+impl StepNumbers {
+    /// The numbers of step `step`, from 0.
+    pub fn at(cfg: &Config, step: u64, plateau_g: &PlateauState, plateau_d: &PlateauState) -> Self {
+        let (training, sched, optim) = (&cfg.training, &cfg.schedulers, &cfg.optimizers);
+        let pretraining = schedule::is_pretraining(training, step);
+        let warmup = schedule::warmup_factor(sched, step);
+        StepNumbers {
+            pretraining,
+            adv_weight: schedule::adversarial_weight(training, step),
+            lr_g: optim.optim_g_lr * warmup * plateau_g.factor,
+            lr_d: optim.optim_d_lr * plateau_d.factor,
+            ema_on: training.ema.enabled && step >= training.ema.update_after_step,
+        }
+    }
+
+    fn scalars(&self) -> [f32; scalars::COUNT] {
+        let mut all = [0.0; scalars::COUNT];
+        all[scalars::LR_G] = self.lr_g as f32;
+        all[scalars::LR_D] = self.lr_d as f32;
+        all[scalars::ADV_WEIGHT] = self.adv_weight as f32;
+        all[scalars::EMA_ON] = f32::from(u8::from(self.ema_on));
+        all
+    }
+}
+
+/// What a step did.
+#[derive(Clone, Debug)]
+pub struct StepReport {
+    /// Whether all numbers were finite and the weights moved.
+    pub committed: bool,
+    /// Whether only the generator was trained.
+    pub pretraining: bool,
+    /// Every metric of a training step, by name, in the order of [`metric_names`].
+    pub values: Vec<(&'static str, f64)>,
+}
+
+impl StepReport {
+    /// The value of a metric; 0 for one that this run does not have.
+    pub fn get(&self, name: &str) -> f64 {
+        self.values.iter().find(|(n, _)| *n == name).map_or(0.0, |(_, v)| *v)
+    }
+}
+
+/// Names of the metrics of a training step under `cfg`, in the order in which they are logged.
+pub fn metric_names(cfg: &Config, objective: Adversarial) -> Vec<&'static str> {
+    let mut all = vec![
+        "train_metrics/l1",
+        "train_metrics/sam",
+        "train_metrics/perceptual",
+        "train_metrics/tv",
+        "train_metrics/psnr",
+        "train_metrics/ssim",
+        names::CONTENT,
+        names::GENERATOR_ADVERSARIAL,
+        names::GENERATOR_TOTAL,
+        names::GENERATOR_GRAD_NORM,
+        names::D_ADVERSARIAL,
+        names::R1_PENALTY,
+        names::D_REAL,
+        names::D_FAKE,
+        names::DISCRIMINATOR_GRAD_NORM,
+    ];
+    if objective == Adversarial::RelativisticBce {
+        all.extend([names::D_REAL_RELATIVISTIC, names::D_FAKE_RELATIVISTIC]);
+    }
+    all.extend(["training/pretrain_phase", "training/adv_loss_weight", "lr_generator", "lr_discriminator"]);
+    all.push("EMA/enabled");
+    if cfg.training.ema.enabled {
+        all.extend([
+            "EMA/decay",
+            "EMA/update_after_step",
+            "EMA/use_num_updates",
+            "EMA/is_active",
+            "EMA/steps_until_activation",
+            names::EMA_LAST_DECAY,
+            "EMA/num_updates",
+        ]);
+    }
+    all
+}
+
+/// Runs step `step` on a batch.
+///
+/// # Errors
+/// Those of the device and of compiling a program at its first use.
+pub fn run_step(
+    session: &mut Session,
+    cfg: &Config,
+    shape: BatchShape,
+    batch: &RawBatch,
+    (step, numbers): (u64, StepNumbers),
+) -> Result<StepReport> {
+    let key = if numbers.pretraining { Key::Pretrain(shape) } else { Key::Adversarial(shape) };
+    let plan = session.plan(key)?;
+    session.upload(plan, "hr", batch.hr)?;
+    session.upload(plan, "codes", batch.codes)?;
+    if let Some(lr) = batch.lr {
+        session.upload(plan, "lr", lr)?;
+    }
+    if nn::is_stochastic(cfg) {
+        let noise = match batch.noise {
+            Some(given) => given.to_vec(),
+            None => latent_noise(cfg, Stream::Noise, step, 0..shape.batch as u64),
+        };
+        session.upload(plan, "noise", bytes_of(&noise))?;
+    }
+    let outcome = session.run(plan, numbers.scalars())?;
+    let mut measured = Vec::new();
+    for ((names, _), values) in session.device().plan(plan).outputs.iter().zip(&outcome.outputs) {
+        measured.extend(names.split('\n').map(str::to_owned).zip(values.iter().map(|v| f64::from(*v))));
+    }
+    let updates = session.counters()?[2];
+    let measured = |name: &str| measured.iter().find(|(n, _)| n == name).map(|(_, v)| *v);
+    let ema = &cfg.training.ema;
+    let values = metric_names(cfg, session.programs().objective()).into_iter().map(|name| {
+        let value = match name {
+            "training/pretrain_phase" => f64::from(u8::from(numbers.pretraining)),
+            "training/adv_loss_weight" => numbers.adv_weight,
+            "lr_generator" => numbers.lr_g,
+            "lr_discriminator" => numbers.lr_d,
+            "EMA/enabled" => f64::from(u8::from(ema.enabled)),
+            "EMA/decay" => ema.decay,
+            "EMA/update_after_step" => ema.update_after_step as f64,
+            "EMA/use_num_updates" => f64::from(u8::from(ema.use_num_updates)),
+            "EMA/is_active" => f64::from(u8::from(numbers.ema_on)),
+            "EMA/steps_until_activation" => ema.update_after_step.saturating_sub(step) as f64,
+            "EMA/num_updates" => updates as f64,
+            // What the phase does not compute is logged as 0: the adversarial part in pretraining.
+            _ => measured(name).unwrap_or(0.0),
+        };
+        (name, value)
+    });
+    Ok(StepReport { committed: outcome.committed, pretraining: numbers.pretraining, values: values.collect() })
+}
+
+/// Standard normal noise for the stochastic generator, (N, D), each image's from its own counter.
+pub fn latent_noise(cfg: &Config, stream: Stream, step: u64, images: impl IntoIterator<Item = u64>) -> Vec<f32> {
+    let dim = cfg.generator.noise_dim;
+    let draw = |image: u64| {
+        let mut rng = Rng::new(cfg.training.seed, stream, step, image as u32);
+        (0..dim).map(move |_| rng.normal())
+    };
+    images.into_iter().flat_map(draw).collect()
+}
