@@ -1,17 +1,35 @@
-//! Sub-pixel rearrangement (Shi et al., "Real-time single image and video super-resolution using an efficient
-//! sub-pixel convolutional neural network", 2016): `output[n, y·r + i, x·r + j, c] = input[n, y, x, c·r² + i·r + j]`,
-//! the channel order of PyTorch, and its inverse.
+//! Channels to pixels and back (Shi et al., "Real-time single image and video super-resolution", CVPR 2016):
+//! `output[n, y·r + dy, x·r + dx, c] = input[n, y, x, c·r² + dy·r + dx]`, the order of PyTorch. Each of the two
+//! ops is the other's derivative.
 
 use super::{Application, Exec, Kernel, KernelCall, Op};
-use crate::device::cpu::{Ctx, View, ViewMut};
+use crate::device::cpu::{Ctx, Tile, TileSink};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 use crate::{Result, simd_fn};
 
-/// (N, H, W, C·r²) to (N, H·r, W·r, C).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// (N,H,W,C·r²) to (N,H·r,W·r,C).
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PixelShuffle {
     /// r.
     pub factor: usize,
+}
+
+/// Pixels of a small image in a large one: dy·r + dx-th pixel of a square is at
+/// `ptr + dy·row + dx·pixel` floats.
+#[derive(Clone, Copy)]
+struct Squares {
+    ptr: *mut f32,
+    row: usize,
+    pixel: usize,
+    factor: usize,
+}
+
+impl Squares {
+    /// The start of pixel `k` of the square.
+    #[inline(always)]
+    fn at(&self, k: usize) -> *mut f32 {
+        self.ptr.wrapping_add(k / self.factor * self.row + k % self.factor * self.pixel)
+    }
 }
 
 impl Op for PixelShuffle {
@@ -21,7 +39,7 @@ impl Op for PixelShuffle {
     fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
         let ([n, h, w, c], r) = (inputs[0].0, self.factor);
         if r == 0 || c % (r * r) != 0 {
-            return Err(format!("{c} channels cannot be shuffled by {r}"));
+            return Err(format!("{c} channels cannot become {r}x{r} pixels"));
         }
         Ok(Shape([n, h * r, w * r, c / (r * r)]))
     }
@@ -37,15 +55,68 @@ impl Op for PixelShuffle {
     }
 }
 
-impl Kernel for PixelShuffle {
-    fn run(&self, ctx: &Ctx, call: KernelCall) {
-        let (input, output, r) = (call.inputs[0], call.output, self.factor);
-        ctx.pool.run(output.n * output.h, &|row, _| shuffle_row(ctx.isa, &input, &output, row, r));
+impl PixelShuffle {
+    /// Input pixels of a tile.
+    fn tile_pixels(&self, input: Shape) -> usize {
+        (4096 / input.c()).clamp(1, input.w())
     }
 }
 
-/// (N, H·r, W·r, C) to (N, H, W, C·r²): the inverse, which is also the adjoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+impl Kernel for PixelShuffle {
+    fn scratch(&self, inputs: &[Shape], _output: Shape, threads: usize) -> usize {
+        threads * self.tile_pixels(inputs[0]) * inputs[0].c()
+    }
+
+    fn run(&self, ctx: &Ctx, call: KernelCall) {
+        let (x, out, r) = (call.inputs[0], call.output, self.factor);
+        ctx.pool.run(x.n * x.h, &|line, _| {
+            for p in 0..x.w {
+                let ptr = out.at(line / x.h, line % x.h * r, p * r);
+                let to = Squares { ptr, row: out.w * out.stride, pixel: out.stride, factor: r };
+                // SAFETY: the pixel's square lies inside the output and belongs to this item.
+                unsafe { scatter(ctx.isa, x.pixel(line * x.w + p), to) };
+            }
+        });
+    }
+    fn hosts_epilogue(&self) -> bool {
+        true
+    }
+    fn run_into(&self, ctx: &Ctx, call: KernelCall, sink: &dyn TileSink) {
+        let (x, r) = (call.inputs[0], self.factor);
+        let pixels = self.tile_pixels(x.shape());
+        let (in_row, channels) = (x.w.div_ceil(pixels), x.c / (r * r));
+        let base = call.scratch.as_mut_ptr() as usize;
+        ctx.pool.run(x.n * x.h * in_row, &|item, worker| {
+            let (line, x0) = (item / in_row, item % in_row * pixels);
+            let count = pixels.min(x.w - x0);
+            let data = (base as *mut f32).wrapping_add(worker * pixels * x.c);
+            let row = count * r * channels;
+            for p in 0..count {
+                let ptr = data.wrapping_add(p * r * channels);
+                // SAFETY: the squares lie inside this worker's scratch memory.
+                unsafe {
+                    let to = Squares { ptr, row, pixel: channels, factor: r };
+                    scatter(ctx.isa, x.pixel(line * x.w + x0 + p), to);
+                }
+            }
+            for dy in 0..r {
+                sink.store(&Tile {
+                    data: data.wrapping_add(dy * row),
+                    row_stride: channels,
+                    n: line / x.h,
+                    y: line % x.h * r + dy,
+                    x0: x0 * r,
+                    pixels: count * r,
+                    c0: 0,
+                    channels,
+                });
+            }
+        });
+    }
+}
+
+/// (N,H·r,W·r,C) to (N,H,W,C·r²).
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PixelUnshuffle {
     /// r.
     pub factor: usize,
@@ -58,7 +129,7 @@ impl Op for PixelUnshuffle {
     fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
         let ([n, h, w, c], r) = (inputs[0].0, self.factor);
         if r == 0 || h % r != 0 || w % r != 0 {
-            return Err(format!("{h}x{w} is not a multiple of {r}"));
+            return Err(format!("{h}x{w} pixels cannot be cut into squares of {r}x{r}"));
         }
         Ok(Shape([n, h / r, w / r, c * r * r]))
     }
@@ -67,9 +138,9 @@ impl Op for PixelUnshuffle {
     }
     fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
         let r = self.factor;
-        Tensor64::from_fn(output, |[n, y, x, k]| {
-            let (c, i, j) = (k / (r * r), k / r % r, k % r);
-            inputs[0].at([n, y * r + i, x * r + j, c])
+        Tensor64::from_fn(output, |[n, y, x, c]| {
+            let k = c % (r * r);
+            inputs[0].at([n, y * r + k / r, x * r + k % r, c / (r * r)])
         })
     }
     fn exec(&self) -> Exec<'_> {
@@ -79,42 +150,102 @@ impl Op for PixelUnshuffle {
 
 impl Kernel for PixelUnshuffle {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
-        let (input, output, r) = (call.inputs[0], call.output, self.factor);
-        ctx.pool.run(output.n * output.h, &|row, _| unshuffle_row(ctx.isa, &input, &output, row, r));
+        let (x, out, r) = (call.inputs[0], call.output, self.factor);
+        ctx.pool.run(out.n * out.h, &|line, _| {
+            for p in 0..out.w {
+                let ptr = x.at(line / out.h, line % out.h * r, p * r).cast_mut();
+                let from = Squares { ptr, row: x.w * x.stride, pixel: x.stride, factor: r };
+                // SAFETY: the pixel's square lies inside the input, which is only read; the pixel belongs to
+                // this item.
+                unsafe { gather(ctx.isa, from, out.pixel(line * out.w + p)) };
+            }
+        });
+    }
+}
+
+/// Channels that are transposed at a time.
+const LANES: usize = 16;
+
+simd_fn! {
+    /// Channel c·r² + k of a pixel to channel c of pixel k of its square.
+    unsafe fn scatter(from: &[f32], to: Squares) {
+        match to.factor {
+            // SAFETY: the caller's promise.
+            2 => unsafe { scatter_blocks::<4>(from, to) },
+            3 => unsafe { scatter_blocks::<9>(from, to) },
+            r => unsafe { scatter_rest(from, to, r * r, 0) },
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn scatter_blocks<const SQUARE: usize>(from: &[f32], to: Squares) {
+    let blocks = from.chunks_exact(SQUARE * LANES);
+    let whole = blocks.len() * LANES;
+    for (b, block) in blocks.enumerate() {
+        let mut lanes = [[0f32; LANES]; SQUARE];
+        for c in 0..LANES {
+            for k in 0..SQUARE {
+                lanes[k][c] = block[c * SQUARE + k];
+            }
+        }
+        for (k, lane) in lanes.iter().enumerate() {
+            // SAFETY: pixel `k` of the square has these channels.
+            unsafe { std::ptr::copy_nonoverlapping(lane.as_ptr(), to.at(k).add(b * LANES), LANES) };
+        }
+    }
+    // SAFETY: the caller's promise.
+    unsafe { scatter_rest(from, to, SQUARE, whole) };
+}
+
+#[inline(always)]
+unsafe fn scatter_rest(from: &[f32], to: Squares, square: usize, first: usize) {
+    for (c, group) in from.chunks_exact(square).enumerate().skip(first) {
+        for (k, v) in group.iter().enumerate() {
+            // SAFETY: pixel `k` of the square has channel `c`.
+            unsafe { *to.at(k).add(c) = *v };
+        }
     }
 }
 
 simd_fn! {
-    /// Row `row` of the large image, counted over images.
-    fn shuffle_row(input: &View, output: &ViewMut, row: usize, r: usize) {
-        let from = row / output.h * input.h + row % output.h / r;
-        let i = row % output.h % r;
-        for x in 0..output.w {
-            // SAFETY: both pixels exist; rows of the output are disjoint between items.
-            let (source, target) = unsafe { (input.pixel(from * input.w + x / r), output.pixel(row * output.w + x)) };
-            let first = i * r + x % r;
-            for (c, v) in target.iter_mut().enumerate() {
-                *v = source[c * r * r + first];
-            }
+    /// The inverse of [`scatter`].
+    unsafe fn gather(from: Squares, to: &mut [f32]) {
+        match from.factor {
+            // SAFETY: the caller's promise.
+            2 => unsafe { gather_blocks::<4>(from, to) },
+            3 => unsafe { gather_blocks::<9>(from, to) },
+            r => unsafe { gather_rest(from, to, r * r, 0) },
         }
     }
 }
-simd_fn! {
-    /// Row `row` of the small image, counted over images.
-    fn unshuffle_row(input: &View, output: &ViewMut, row: usize, r: usize) {
-        let from = row / output.h * input.h + row % output.h * r;
-        for x in 0..output.w {
-            // SAFETY: the pixel exists; rows of the output are disjoint between items.
-            let target = unsafe { output.pixel(row * output.w + x) };
-            for i in 0..r {
-                for j in 0..r {
-                    // SAFETY: row `from + i` and column `x·r + j` lie inside the large image.
-                    let source = unsafe { input.pixel((from + i) * input.w + x * r + j) };
-                    for (c, v) in source.iter().enumerate() {
-                        target[c * r * r + i * r + j] = *v;
-                    }
-                }
+
+#[inline(always)]
+unsafe fn gather_blocks<const SQUARE: usize>(from: Squares, to: &mut [f32]) {
+    let blocks = to.chunks_exact_mut(SQUARE * LANES);
+    let whole = blocks.len() * LANES;
+    for (b, block) in blocks.enumerate() {
+        let mut lanes = [[0f32; LANES]; SQUARE];
+        for (k, lane) in lanes.iter_mut().enumerate() {
+            // SAFETY: pixel `k` of the square has these channels.
+            unsafe { std::ptr::copy_nonoverlapping(from.at(k).add(b * LANES), lane.as_mut_ptr(), LANES) };
+        }
+        for c in 0..LANES {
+            for k in 0..SQUARE {
+                block[c * SQUARE + k] = lanes[k][c];
             }
+        }
+    }
+    // SAFETY: the caller's promise.
+    unsafe { gather_rest(from, to, SQUARE, whole) };
+}
+
+#[inline(always)]
+unsafe fn gather_rest(from: Squares, to: &mut [f32], square: usize, first: usize) {
+    for (c, group) in to.chunks_exact_mut(square).enumerate().skip(first) {
+        for (k, v) in group.iter_mut().enumerate() {
+            // SAFETY: pixel `k` of the square has channel `c`.
+            *v = unsafe { *from.at(k).add(c) };
         }
     }
 }
@@ -122,9 +253,53 @@ simd_fn! {
 #[cfg(test)]
 pub(super) fn cases() -> Vec<super::Case> {
     use super::Case;
-    vec![
-        Case::new(PixelShuffle { factor: 2 }, &[[2, 3, 4, 12]]),
-        Case::new(PixelShuffle { factor: 3 }, &[[1, 2, 1, 9]]),
-        Case::new(PixelUnshuffle { factor: 2 }, &[[2, 6, 4, 3]]),
-    ]
+    let mut cases = Vec::new();
+    for (factor, [n, h, w, c]) in [(2, [2, 3, 4, 5]), (2, [1, 2, 3, 20]), (3, [1, 3, 2, 17]), (4, [1, 2, 2, 2])] {
+        cases.push(Case::new(PixelShuffle { factor }, &[[n, h, w, c * factor * factor]]));
+        cases.push(Case::new(PixelUnshuffle { factor }, &[[n, h * factor, w * factor, c]]));
+    }
+    cases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::cpu::Cpu;
+    use crate::device::{Device, bytes_of};
+    use crate::ops::mul::Scale;
+    use crate::plan::{Plan, PlanOptions, Program};
+    use crate::tape::DType;
+
+    #[test]
+    fn extents_that_do_not_divide_are_refused() {
+        let message = PixelShuffle { factor: 2 }.shape(&[Shape([1, 2, 2, 6])]).unwrap_err();
+        assert!(message.contains("6 channels"), "{message}");
+        let message = PixelUnshuffle { factor: 2 }.shape(&[Shape([1, 2, 3, 6])]).unwrap_err();
+        assert!(message.contains("2x3 pixels"), "{message}");
+    }
+
+    #[test]
+    fn the_order_is_that_of_pytorch_also_with_an_epilogue() {
+        for fuse in [false, true] {
+            let mut tape = Tape::new();
+            // Wide enough in channels that a row is cut into several tiles of 4096 / 2000 pixels.
+            let (shape, input) = (Shape([2, 2, 5, 2000]), "x");
+            let x = tape.input(input, shape, DType::F32);
+            let y = tape.push(PixelShuffle { factor: 2 }, &[x]).unwrap();
+            let y = tape.push(Scale::by(2.0), &[y]).unwrap();
+            let outputs = vec![("y".into(), y)];
+            let program = Program { name: "case", tape, outputs, checks: vec![], commits: vec![] };
+            let plan = Plan::compile(&program, PlanOptions { fuse, share: true, threads: 2 }).unwrap();
+            assert_eq!(plan.steps.len(), if fuse { 1 } else { 2 });
+            let mut cpu = Cpu::new(2).unwrap();
+            let id = cpu.load(plan).unwrap();
+            let data: Vec<f32> = (0..shape.len()).map(|i| i as f32).collect();
+            cpu.upload(id, input, bytes_of(&data)).unwrap();
+            let got = cpu.run(id).unwrap().outputs.remove(0);
+            for (n, y, x, c) in [(0, 0, 0, 0), (0, 1, 0, 3), (0, 2, 9, 7), (1, 3, 5, 499)] {
+                let from = ((n * 2 + y / 2) * 5 + x / 2) * 2000 + c * 4 + y % 2 * 2 + x % 2;
+                assert_eq!(got[((n * 4 + y) * 10 + x) * 500 + c], 2.0 * from as f32);
+            }
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! First derivatives: the sums over a group, and the gradient for x.
 
+use std::ops::Range;
+
 use super::super::sum_to::{SumTo, sum_to};
 use super::super::{Application, Exec, Kernel, KernelCall, Op, Pointwise, same_shape};
 use super::reduce::{Blocks, LANES};
@@ -65,10 +67,10 @@ impl Kernel for GradSums {
             let mean = unsafe { &stats.pixel(first / blocks.group)[..channels] };
             sum_block(ctx.isa, &d, &x, mean, first, count, sums);
         };
-        let finish = |g: usize, c0: usize, len: usize, rows: &[f32]| {
+        let finish = |g: usize, at: Range<usize>, rows: &[f32]| {
             // SAFETY: as above.
             let inv = unsafe { &stats.pixel(g)[channels..2 * channels] };
-            for c in c0..c0 + len {
+            for c in at {
                 let sum = |k: usize| (0..blocks.per_group()).map(|b| f64::from(rows[(2 * b + k) * channels + c])).sum();
                 let (plain, product): (f64, f64) = (sum(0), sum(1));
                 // SAFETY: channel `c` of group `g` belongs to this item alone.
@@ -97,15 +99,7 @@ simd_fn! {
 
 /// [`sum_block`] for the channels `at`.
 #[inline(always)]
-fn sum_channels(
-    d: &View,
-    x: &View,
-    mean: &[f32],
-    first: usize,
-    count: usize,
-    at: std::ops::Range<usize>,
-    sums: &mut [f32],
-) {
+fn sum_channels(d: &View, x: &View, mean: &[f32], first: usize, count: usize, at: Range<usize>, sums: &mut [f32]) {
     let len = at.len();
     let (mut sum, mut product) = ([0f32; LANES], [0f32; LANES]);
     let mut m = [0f32; LANES];

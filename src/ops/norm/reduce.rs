@@ -1,11 +1,16 @@
 //! Sums over the pixels of a group: f32 inside a fixed block, f64 over blocks, in a fixed order.
 
+use std::ops::Range;
+
 use super::super::KernelCall;
 use crate::device::cpu::Ctx;
 use crate::tape::Shape;
 
 /// Channels that are summed at a time: their sums stay in registers.
 pub const LANES: usize = 32;
+
+/// Takes a group, some channels, and the group's partial sums.
+pub type Finish<'a> = dyn Fn(usize, Range<usize>, &[f32]) + Sync + 'a;
 
 /// How the pixels of a tensor are cut into groups and blocks.
 #[derive(Clone, Copy)]
@@ -45,14 +50,14 @@ impl Blocks {
     }
 
     /// Calls `block(first pixel, pixels, partial sums)` for every block, then
-    /// `finish(group, first channel, channels, partials of the group)` for every group and 64 channels.
+    /// `finish(group, channels, partials of the group)` for every group and 64 channels.
     pub fn run(
         &self,
         ctx: &Ctx,
         call: KernelCall,
         parts: usize,
         block: &(dyn Fn(usize, usize, &mut [f32]) + Sync),
-        finish: &(dyn Fn(usize, usize, usize, &[f32]) + Sync),
+        finish: &Finish,
     ) {
         let (per_group, row) = (self.per_group(), parts * self.channels);
         let base = call.scratch.as_mut_ptr() as usize;
@@ -67,7 +72,7 @@ impl Blocks {
         ctx.pool.run(self.groups * in_group, &|item, _| {
             let (g, c0) = (item / in_group, item % in_group * 64);
             let rows = &partials[g * per_group * row..][..per_group * row];
-            finish(g, c0, 64.min(self.channels - c0), rows);
+            finish(g, c0..(c0 + 64).min(self.channels), rows);
         });
     }
 }

@@ -1,5 +1,7 @@
 //! Mean, invstd and biased variance of each channel over groups of pixels.
 
+use std::ops::Range;
+
 use super::super::{Application, Exec, Kernel, KernelCall, Op};
 use super::EPS;
 use super::reduce::{Blocks, LANES};
@@ -86,8 +88,8 @@ impl Kernel for Statistics {
         let blocks = Blocks::new(x.shape(), self.groups(x.shape()));
         let channels = x.c;
         let block = |first: usize, count: usize, sums: &mut [f32]| moments(ctx.isa, &x, first, count, sums);
-        let finish = |g: usize, c0: usize, len: usize, rows: &[f32]| {
-            for c in c0..c0 + len {
+        let finish = |g: usize, at: Range<usize>, rows: &[f32]| {
+            for c in at {
                 let (mean, var) = combine(&blocks, rows, c);
                 let inv = 1.0 / (var + EPS).sqrt();
                 for (k, v) in [mean, inv, var].into_iter().enumerate() {
