@@ -8,6 +8,7 @@ use super::session::{Key, Part, Session};
 use crate::Result;
 use crate::checkpoint::PlateauState;
 use crate::config::Config;
+use crate::data::Batch;
 use crate::device::bytes_of;
 use crate::loss::Adversarial;
 use crate::nn;
@@ -25,6 +26,13 @@ pub struct RawBatch<'b> {
     pub codes: &'b [u8],
     /// Latent noise instead of the seed's, (N, D).
     pub noise: Option<&'b [f32]>,
+}
+
+impl<'b> From<&'b Batch> for RawBatch<'b> {
+    fn from(batch: &'b Batch) -> Self {
+        let lr = batch.lr.as_ref().map(|lr| lr.data.as_slice());
+        RawBatch { hr: &batch.hr.data, lr, codes: &batch.augment, noise: None }
+    }
 }
 
 /// The numbers of a step that follow from its index and the plateau schedulers.
@@ -207,7 +215,7 @@ impl StepRun<'_, '_> {
     /// All parts of a step with gradient accumulation; metrics are means over the micro-batches.
     fn accumulated(&mut self, shape: BatchShape, batches: &[RawBatch], pretraining: bool) -> Result<bool> {
         let share = 1.0 / batches.len() as f64;
-        let mut each = |run: &mut Self, part: Part| -> Result<()> {
+        let each = |run: &mut Self, part: Part| -> Result<()> {
             for (i, batch) in batches.iter().enumerate() {
                 run.program(Key::Accumulate(part), Some((batch, i * shape.batch)), share)?;
             }

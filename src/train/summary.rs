@@ -1,17 +1,19 @@
 //! `--dry-run`: the networks, what they cost, and whether they fit, without training.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 
 use super::programs::{BatchShape, EvaluateOptions};
 use super::session::{Key, Part, Session};
 use super::validate::batch_size;
 use super::{data_settings, open_device};
-use crate::{Error, Result};
 use crate::config::Config;
 use crate::data::Dataset;
 use crate::log::Table;
 use crate::nn::Layout;
-use crate::plan::Plan;
+use crate::plan::{Plan, Program};
+use crate::tape::{Shape, Source};
+use crate::{Error, Result};
 
 /// The extent of a training batch.
 pub fn train_shape(cfg: &Config, dataset: &Dataset) -> BatchShape {
@@ -83,9 +85,12 @@ pub fn dry_run(cfg: &Config) -> Result<String> {
     let steps = steps_per_epoch(cfg, &dataset)?;
     let plans = compile_all(&session, cfg, &dataset)?;
     let mut text = String::new();
-    for layout in [session.programs().generator(), session.programs().discriminator()] {
-        let _ = writeln!(text, "{}\n", layer_table(layout));
-    }
+    let shape = train_shape(cfg, &dataset);
+    let scale = cfg.generator.scaling_factor;
+    let (g, d) = (session.programs().generator(), session.programs().discriminator());
+    let forward = session.programs().forward(1, (shape.hr.0 / scale, shape.hr.1 / scale))?;
+    let _ = writeln!(text, "{}\n", layer_table(g, &macs_by_path(&forward)));
+    let _ = writeln!(text, "{}\n", layer_table(d, &macs_by_path(&session.programs().judge(1, shape.hr)?)));
     let mut programs = Table::new(["program", "steps", "GMAC", "activations [MiB]", "workspace [MiB]"]).left_aligned(1);
     for plan in &plans {
         programs.row([
@@ -119,9 +124,22 @@ fn mib(bytes: usize) -> String {
     format!("{:.1}", bytes as f64 / f64::from(1 << 20))
 }
 
-/// One line per layer: its tensors' extents in files and their number of elements.
-fn layer_table(layout: &Layout) -> Table {
-    let mut table = Table::new([layout.prefix.as_str(), "tensors", "parameters"]).left_aligned(2);
+/// Multiply-adds of a program by the path of the layer that writes them.
+fn macs_by_path(program: &Program) -> HashMap<String, u64> {
+    let mut macs = HashMap::new();
+    for node in program.tape.nodes() {
+        if let Source::Op(op) = &node.source {
+            let shapes: Vec<Shape> = node.inputs.iter().map(|v| program.tape.shape(*v)).collect();
+            *macs.entry(node.path.to_string()).or_default() += op.macs(&shapes, node.shape);
+        }
+    }
+    macs
+}
+
+/// One line per layer: its tensors' extents in files, their number of elements, and the multiply-adds of a
+/// forward pass over one patch.
+fn layer_table(layout: &Layout, macs: &HashMap<String, u64>) -> Table {
+    let mut table = Table::new([layout.prefix.as_str(), "tensors", "parameters", "MMAC"]).left_aligned(2);
     let mut rows: Vec<(String, Vec<String>, usize)> = Vec::new();
     for p in &layout.params {
         let (layer, leaf) = p.name.rsplit_once('.').unwrap_or(("", &p.name));
@@ -135,9 +153,12 @@ fn layer_table(layout: &Layout) -> Table {
             None => rows.push((layer.to_owned(), vec![tensor], p.shape.len())),
         }
     }
+    let mmac = |v: u64| format!("{:.2}", v as f64 / 1e6);
     for (layer, tensors, count) in rows {
-        table.row([layer, tensors.join(", "), count.to_string()]);
+        let macs = macs.get(&layer).copied().unwrap_or(0);
+        table.row([layer, tensors.join(", "), count.to_string(), mmac(macs)]);
     }
-    table.row(["total".to_owned(), String::new(), layout.param_count().to_string()]);
+    let total = ["total".to_owned(), String::new(), layout.param_count().to_string(), mmac(macs.values().sum())];
+    table.row(total);
     table
 }

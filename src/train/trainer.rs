@@ -150,11 +150,7 @@ impl<'a> Trainer<'a> {
     fn step(&mut self, shape: BatchShape, batches: &[Batch]) -> Result<StepReport> {
         let step = self.meta.step;
         let numbers = StepNumbers::at(self.cfg, step, &self.meta.plateau_g, &self.meta.plateau_d);
-        let raw = |batch: &'_ Batch| -> RawBatch<'_> {
-            let lr = batch.lr.as_ref().map(|lr| lr.data.as_slice());
-            RawBatch { hr: &batch.hr.data, lr, codes: &batch.augment, noise: None }
-        };
-        let raw: Vec<RawBatch> = batches.iter().map(raw).collect();
+        let raw: Vec<RawBatch> = batches.iter().map(RawBatch::from).collect();
         let report = run_step(&mut self.session, self.cfg, shape, &raw, (step, numbers))?;
         if step.is_multiple_of(self.cfg.logging.log_every_n_steps) {
             let row: Vec<(&str, Scalar)> = report.values.iter().map(|(n, v)| (*n, Scalar::F32(*v as f32))).collect();

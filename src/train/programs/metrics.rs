@@ -28,7 +28,13 @@ impl Metrics {
         }
     }
 
-    pub fn finish(self, name: &'static str, mut tape: Tape, checks: Vec<Value>, commits: Vec<Commit>) -> Result<Program> {
+    pub fn finish(
+        self,
+        name: &'static str,
+        mut tape: Tape,
+        checks: Vec<Value>,
+        commits: Vec<Commit>,
+    ) -> Result<Program> {
         let mut outputs = Vec::new();
         if !self.values.is_empty() {
             let vector = tape.scoped("metrics", |tape| tape.push(ConcatChannels, &self.values))?;
