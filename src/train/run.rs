@@ -6,7 +6,7 @@ use super::session::Session;
 use super::signals::StopSignal;
 use super::summary::{compile_all, state_bytes, steps_per_epoch, train_shape};
 use super::table::compare_with_bicubic;
-use super::trainer::{Ended, Trainer};
+use super::trainer::{Ended, RunParts, Trainer};
 use super::validate::DISC;
 use super::{data_settings, names, open_device, saving, step};
 use crate::checkpoint::{LAST, Meta, TensorFile};
@@ -46,7 +46,7 @@ pub fn run(cfg: &Config, warnings: &[String], options: &RunOptions) -> Result<()
     let dataset = Dataset::open(&data_settings(cfg))?;
     dataset.notes().iter().for_each(|n| messages.info(n));
     let steps_per_epoch = steps_per_epoch(cfg, &dataset)?;
-    check_memory(&session, cfg, &dataset)?;
+    let val_batch = fit_memory(&session, cfg, &dataset, &messages)?;
     let meta = load(&mut session, cfg, &begin, &messages)?;
     let folder = match &begin {
         Begin::Continue { folder, .. } => RunDir::reopen(folder)?,
@@ -72,7 +72,8 @@ pub fn run(cfg: &Config, warnings: &[String], options: &RunOptions) -> Result<()
     metrics.extend(names::VAL_COMPONENTS);
     let log = MetricsLog::open(folder.path(), &metrics, meta.step)?;
     let shape = train_shape(cfg, &dataset);
-    let mut trainer = Trainer::new(cfg, session, dataset, (folder, log, messages.clone(), stop), meta);
+    let parts = RunParts { folder, log, messages: messages.clone(), stop, val_batch };
+    let mut trainer = Trainer::new(cfg, session, dataset, parts, meta);
     let ended = trainer.train(shape, steps_per_epoch)?;
     let (mut session, dataset, folder) = trainer.finish()?;
     match ended {
@@ -157,32 +158,55 @@ fn report_changes(cfg: &Config, meta: &Meta, checkpoint: &Path, messages: &Messa
     Ok(())
 }
 
-/// Refuses a config whose programs cannot fit, naming the largest batch that can.
-fn check_memory(session: &Session, cfg: &Config, dataset: &Dataset) -> Result<()> {
-    let Some(available) = available_memory() else { return Ok(()) };
-    let arena = compile_all(session, cfg, dataset)?.iter().map(|p| 4 * p.arena_len).max().unwrap_or(0);
-    let (weights, optimiser) = state_bytes(session, cfg);
-    if weights + optimiser + arena <= available {
-        return Ok(());
+/// What a run needs, in bytes.
+struct Need {
+    weights: usize,
+    optimiser: usize,
+    arena: usize,
+}
+
+impl Need {
+    fn of(session: &Session, cfg: &Config, dataset: &Dataset) -> Result<Need> {
+        let (weights, optimiser) = state_bytes(session, cfg);
+        let arena = compile_all(session, cfg, dataset)?.iter().map(|p| 4 * p.arena_len).max().unwrap_or(0);
+        Ok(Need { weights, optimiser, arena })
+    }
+
+    fn total(&self) -> usize {
+        self.weights + self.optimiser + self.arena
+    }
+}
+
+/// The validation batch that fits: the config's, halved as often as needed. A training batch that cannot fit is
+/// refused, naming the largest that can.
+fn fit_memory(session: &Session, cfg: &Config, dataset: &Dataset, messages: &Messages) -> Result<usize> {
+    let available = available_memory().unwrap_or(usize::MAX);
+    let need = Need::of(session, cfg, dataset)?;
+    if need.total() <= available {
+        return Ok(cfg.data.val_batch_size);
+    }
+    let mut smaller = cfg.clone();
+    while smaller.data.val_batch_size > 1 {
+        smaller.data.val_batch_size /= 2;
+        if Need::of(session, &smaller, dataset)?.total() <= available {
+            let batch = smaller.data.val_batch_size;
+            messages.warn(&format!("validation runs with batches of {batch}: more do not fit into memory"));
+            return Ok(batch);
+        }
     }
     let mib = |bytes: usize| bytes >> 20;
     let message = format!(
         "the run needs {} MiB (weights {}, optimiser {}, activations and workspace {}), {} MiB are available",
-        mib(weights + optimiser + arena),
-        mib(weights),
-        mib(optimiser),
-        mib(arena),
+        mib(need.total()),
+        mib(need.weights),
+        mib(need.optimiser),
+        mib(need.arena),
         mib(available)
     );
-    let mut batch = cfg.data.train_batch_size;
-    while batch > 1 {
-        batch /= 2;
-        let mut smaller = cfg.clone();
-        smaller.data.train_batch_size = batch;
-        smaller.data.val_batch_size = batch.min(cfg.data.val_batch_size);
-        let arena = compile_all(session, &smaller, dataset)?.iter().map(|p| 4 * p.arena_len).max().unwrap_or(0);
-        if weights + optimiser + arena <= available {
-            let hint = format!("set Data.train_batch_size and Data.val_batch_size to at most {batch}");
+    while smaller.data.train_batch_size > 1 {
+        smaller.data.train_batch_size /= 2;
+        if Need::of(session, &smaller, dataset)?.total() <= available {
+            let hint = format!("a training batch of {} fits", smaller.data.train_batch_size);
             return Err(Error::config("Data.train_batch_size", message).with_hint(hint));
         }
     }

@@ -56,7 +56,11 @@ pub fn compile_all(session: &Session, cfg: &Config, dataset: &Dataset) -> Result
     let ema = cfg.training.ema.enabled;
     for (i, size) in dataset.val_sizes().iter().enumerate() {
         let options = EvaluateOptions { ema, discriminator: true, images: true, bicubic: false };
-        let val = BatchShape { batch: batch_size(cfg, dataset, i), hr: (size.hr_height, size.hr_width), ..shape };
+        let val = BatchShape {
+            batch: batch_size(cfg.data.val_batch_size, dataset, i),
+            hr: (size.hr_height, size.hr_width),
+            ..shape
+        };
         plans.push(session.compile(Key::Evaluate(val, options))?);
     }
     Ok(plans)

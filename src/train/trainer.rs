@@ -30,6 +30,20 @@ pub enum Ended {
     Signal(&'static str),
 }
 
+/// Where a run writes, what may stop it, and how it validates.
+pub struct RunParts {
+    /// The run's folder.
+    pub folder: RunDir,
+    /// Its metrics.
+    pub log: MetricsLog,
+    /// What is printed.
+    pub messages: Messages,
+    /// Signals.
+    pub stop: StopSignal,
+    /// Images per validation batch.
+    pub val_batch: usize,
+}
+
 /// A run in progress.
 pub struct Trainer<'a> {
     cfg: &'a Config,
@@ -39,6 +53,7 @@ pub struct Trainer<'a> {
     log: MetricsLog,
     messages: Messages,
     stop: StopSignal,
+    val_batch: usize,
     progress: Progress,
     meta: Meta,
     best: BestK,
@@ -47,13 +62,8 @@ pub struct Trainer<'a> {
 
 impl<'a> Trainer<'a> {
     /// A run that goes on at `meta`.
-    pub fn new(
-        cfg: &'a Config,
-        session: Session<'a>,
-        dataset: Dataset,
-        (folder, log, messages, stop): (RunDir, MetricsLog, Messages, StopSignal),
-        mut meta: Meta,
-    ) -> Self {
+    pub fn new(cfg: &'a Config, session: Session<'a>, dataset: Dataset, parts: RunParts, mut meta: Meta) -> Self {
+        let RunParts { folder, log, messages, stop, val_batch } = parts;
         meta.config = cfg.to_yaml();
         meta.seed = cfg.training.seed;
         meta.normalisation = cfg.data.normalization.name().to_owned();
@@ -63,7 +73,8 @@ impl<'a> Trainer<'a> {
         };
         let best = BestK::new(Mode::of(&cfg.schedulers.metric_g), KEEP_BEST, meta.best.clone());
         let progress = Progress::new(messages.clone());
-        Trainer { cfg, session, dataset, folder, log, messages, stop, progress, meta, best, saved: Instant::now() }
+        let saved = Instant::now();
+        Trainer { cfg, session, dataset, folder, log, messages, stop, val_batch, progress, meta, best, saved }
     }
 
     /// Trains until the config, early stopping or a signal ends the run. The state is saved at the end.
@@ -259,7 +270,8 @@ impl<'a> Trainer<'a> {
         }
         // The step that was just done decides the phase.
         let adversarial = !schedule::is_pretraining(&self.cfg.training, self.meta.step - 1);
-        let found = validate(&mut self.session, self.cfg, &self.dataset, (adversarial, &self.stop))?;
+        let how = (self.val_batch, adversarial, &self.stop);
+        let found = validate(&mut self.session, self.cfg, &self.dataset, how)?;
         let Some(validation) = found else {
             return Ok(self.stop.received().map(Ended::Signal));
         };

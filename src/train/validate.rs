@@ -65,7 +65,8 @@ pub fn evaluate(
     Ok(names.zip(outcome.outputs).collect())
 }
 
-/// Validates on at most `Training.limit_val_batches` batches; `None` if a signal came in between.
+/// Validates on at most `Training.limit_val_batches` batches of `val_batch` images; `None` if a signal came in
+/// between.
 ///
 /// # Errors
 /// Those of reading the data and of the device.
@@ -73,9 +74,9 @@ pub fn validate(
     session: &mut Session,
     cfg: &Config,
     dataset: &Dataset,
-    (adversarial, stop): (bool, &StopSignal),
+    (val_batch, adversarial, stop): (usize, bool, &StopSignal),
 ) -> Result<Option<Validation>> {
-    let total: usize = dataset.val_sizes().iter().map(|s| s.count.div_ceil(cfg.data.val_batch_size)).sum();
+    let total: usize = dataset.val_sizes().iter().map(|s| s.count.div_ceil(val_batch)).sum();
     let mut left = match cfg.training.limit_val_batches {
         BatchLimit::Batches(n) => n as usize,
         BatchLimit::Fraction(f) => (f * total as f64).floor() as usize,
@@ -84,7 +85,7 @@ pub fn validate(
     let mut panels = Panels::new(&cfg.data.rgb_bands);
     let mut means = Means::default();
     for size in 0..dataset.val_sizes().len() {
-        let mut loader = dataset.val_batches(size, batch_size(cfg, dataset, size))?;
+        let mut loader = dataset.val_batches(size, batch_size(val_batch, dataset, size))?;
         while left > 0 {
             let Some(batch) = loader.next() else { break };
             if stop.received().is_some() {
@@ -106,8 +107,8 @@ pub fn validate(
 }
 
 /// Images per batch for validation size `size`: never more than there are.
-pub fn batch_size(cfg: &Config, dataset: &Dataset, size: usize) -> usize {
-    cfg.data.val_batch_size.min(dataset.val_sizes()[size].count)
+pub fn batch_size(val_batch: usize, dataset: &Dataset, size: usize) -> usize {
+    val_batch.min(dataset.val_sizes()[size].count)
 }
 
 fn output<'o>(outputs: &'o [(String, Vec<f32>)], name: &str) -> Result<&'o [f32]> {
