@@ -93,25 +93,21 @@ fn can_join(
         Some(Exec::Pointwise(_)) => true,
         _ => false,
     };
-    // Other operands must be in memory before the step starts, so none may come from the group itself.
-    let outside = |operand: &Value| {
-        let mut at = *operand;
-        loop {
-            if group_of[at.index()] == Some(id) {
-                return false;
-            }
-            match op_of(tape, at).map(|op| op.exec()) {
-                Some(Exec::View(_)) => at = tape.node(at).inputs[0],
-                Some(Exec::Concat(_)) => {
-                    return !tape.node(at).inputs.iter().any(|a| group_of[a.index()] == Some(id));
-                }
-                _ => return true,
-            }
-        }
-    };
     // The group moves to where `v` stands: nobody else may need its values before.
     let waits = group.members.iter().all(|m| users[m.index()].iter().all(|u| *u >= v.index() || in_group(*u, group)));
-    hosts && waits && node.inputs.iter().enumerate().all(|(i, operand)| i == k || outside(operand))
+    hosts
+        && waits
+        && node.inputs.iter().enumerate().all(|(i, operand)| i == k || !comes_from(program, group_of, id, *operand))
+}
+
+/// Whether memory of group `id` shows through `operand`. Other operands must be in memory before a step starts,
+/// so none may come from the step itself.
+fn comes_from(program: &Program, group_of: &[Option<usize>], id: usize, operand: Value) -> bool {
+    let through = match op_of(&program.tape, operand).map(|op| op.exec()) {
+        Some(Exec::View(_) | Exec::Concat(_)) => program.tape.node(operand).inputs.as_slice(),
+        _ => &[],
+    };
+    group_of[operand.index()] == Some(id) || through.iter().any(|v| comes_from(program, group_of, id, *v))
 }
 
 fn in_group(position: usize, group: &Group) -> bool {

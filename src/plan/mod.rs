@@ -7,6 +7,7 @@
 //! 4. [`memory`]: lifetimes over the step list give every buffer its offset in one arena.
 
 mod fuse;
+mod gather;
 mod memory;
 mod place;
 #[cfg(test)]

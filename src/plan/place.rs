@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::fuse::Group;
+use super::gather::{is_gather, part};
 use super::{Base, Loc, PlanOptions, PlannedCommit, Program, Root, Slot, Stage, Step, op_of};
 use crate::ops::{Axis, Exec, ViewOf};
 use crate::tape::{Shape, Source, Tape, Value};
@@ -61,17 +62,13 @@ pub fn place(program: &Program, live: &[bool], groups: &[Group], options: PlanOp
     placer.finish(steps)
 }
 
-fn is_gather(tape: &Tape, v: Value) -> bool {
-    matches!(op_of(tape, v).map(|op| op.exec()), Some(Exec::Concat(_) | Exec::View(ViewOf::Flat { .. })))
-}
-
 /// Stands for the carrier of a stage until the step's output has its place.
 const IN_TILE: Loc = Loc { root: Root::Const(usize::MAX), offset: 0, shape: Shape::SCALAR, stride: 1 };
 
 /// For each value, the item positions at which it is read, directly; the end is `usize::MAX`.
 type Reads = HashMap<Value, Vec<usize>>;
 
-struct Placer<'a> {
+pub(super) struct Placer<'a> {
     program: &'a Program,
     live: &'a [bool],
     options: PlanOptions,
@@ -99,7 +96,7 @@ impl<'a> Placer<'a> {
         }
     }
 
-    fn tape(&self) -> &'a Tape {
+    pub(super) fn tape(&self) -> &'a Tape {
         &self.program.tape
     }
 
@@ -185,7 +182,7 @@ impl<'a> Placer<'a> {
     }
 
     /// The location of a value that exists by now, following views.
-    fn loc(&mut self, v: Value) -> Result<Loc> {
+    pub(super) fn loc(&mut self, v: Value) -> Result<Loc> {
         if let Some(loc) = self.locs[v.index()] {
             return Ok(loc);
         }
@@ -324,42 +321,6 @@ impl<'a> Placer<'a> {
         })
     }
 
-    /// The copies that a concatenation or a flat view still needs, if any.
-    fn gather_step(&mut self, v: Value) -> Result<Option<Step>> {
-        let tape = self.tape();
-        let node = tape.node(v);
-        let whole = self.loc(v)?;
-        let mut copies = Vec::new();
-        let mut zeros = Vec::new();
-        match op_of(tape, v).map(|op| op.exec()) {
-            Some(Exec::Concat(axis)) => {
-                for (k, operand) in node.inputs.iter().enumerate() {
-                    let (from, to) = (self.loc(*operand)?, part(tape, v, &axis, whole, k));
-                    if from != to {
-                        copies.push((from, to));
-                    }
-                }
-                if let Axis::Flat(offsets) = axis {
-                    zeros = gaps(offsets, node.inputs.iter().map(|o| tape.shape(*o).len()), whole);
-                }
-            }
-            Some(Exec::View(ViewOf::Flat { offset })) => {
-                let base = self.loc(node.inputs[0])?;
-                if !base.contiguous() {
-                    if offset != 0 || base.shape.len() != whole.shape.len() {
-                        return Err(Error::Internal(format!("{}: a part of strided memory", node.path)));
-                    }
-                    copies.push((base, Loc { shape: base.shape, stride: base.shape.c(), ..whole }));
-                }
-            }
-            _ => {}
-        }
-        let empty = copies.is_empty() && zeros.is_empty();
-        let base = Base::Copy { copies, zeros };
-        let step = Step { path: node.path.clone(), base, stages: vec![], stores: vec![], scratch: (0, 0), macs: 0 };
-        Ok(if empty { None } else { Some(step) })
-    }
-
     fn finish(mut self, steps: Vec<Step>) -> Result<Placed> {
         let program = self.program;
         let mut outputs = Vec::new();
@@ -393,33 +354,6 @@ impl<'a> Placer<'a> {
         };
         Ok(Loc { root: Root::State(at), offset: 0, shape, stride: shape.c() })
     }
-}
-
-/// Where operand `k` of concatenation `v` belongs inside `whole`.
-fn part(tape: &Tape, v: Value, axis: &Axis, whole: Loc, k: usize) -> Loc {
-    let inputs = &tape.node(v).inputs;
-    let shape = tape.shape(inputs[k]);
-    match axis {
-        Axis::Channels => {
-            let before: usize = inputs[..k].iter().map(|o| tape.shape(*o).c()).sum();
-            Loc { offset: whole.offset + before, shape, ..whole }
-        }
-        Axis::Flat(offsets) => Loc { offset: whole.offset + offsets[k], shape, stride: shape.c(), ..whole },
-    }
-}
-
-fn gaps(offsets: &[usize], lens: impl Iterator<Item = usize>, whole: Loc) -> Vec<Loc> {
-    let mut zeros = Vec::new();
-    let mut end = 0;
-    let total = whole.shape.len();
-    for (start, stop) in offsets.iter().zip(lens).map(|(o, l)| (*o, o + l)).chain([(total, total)]) {
-        if start > end {
-            let shape = Shape::vector(start - end);
-            zeros.push(Loc { offset: whole.offset + end, shape, stride: shape.c(), ..whole });
-        }
-        end = stop;
-    }
-    zeros
 }
 
 fn macs(tape: &Tape, group: &Group) -> u64 {

@@ -49,7 +49,8 @@ pub fn run(cfg: &Config, warnings: &[String], options: &RunOptions) -> Result<()
     let val_batch = fit_memory(&session, cfg, &dataset, &messages)?;
     let meta = load(&mut session, cfg, &begin, &messages)?;
     let folder = match &begin {
-        Begin::Continue { folder, .. } => RunDir::reopen(folder)?,
+        Begin::Continue { folder, .. } if folder.exists() => RunDir::reopen(folder)?,
+        Begin::Continue { folder, .. } => RunDir::create_at(folder)?,
         Begin::New => match &options.run_dir {
             Some(path) => RunDir::create_at(path)?,
             None => RunDir::create(&cfg.logging.dir, &cfg.logging.wandb.project)?,

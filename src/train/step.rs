@@ -166,6 +166,7 @@ pub fn run_step(
             "EMA/is_active" => f64::from(u8::from(numbers.ema_on)),
             "EMA/steps_until_activation" => ema.update_after_step.saturating_sub(step) as f64,
             "EMA/num_updates" => updates as f64,
+            names::EMA_LAST_DECAY if !committed => 0.0,
             // What the phase does not compute is logged as 0: the adversarial part in pretraining.
             _ => measured.get(name).copied().unwrap_or(0.0),
         };

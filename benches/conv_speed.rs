@@ -1,6 +1,6 @@
 //! Speed of the CPU convolutions in GFLOP/s, counting the operations of the direct method; medians.
 //!
-//! `cargo run --release --example conv_speed [threads] [name filter]`
+//! `cargo bench --bench conv_speed -- [threads] [name filter]`
 
 use std::time::{Duration, Instant};
 
