@@ -1,7 +1,8 @@
 //! Raw pixels to network input: the first op of every program. Normalises a batch in the file's own type and
 //! flips or turns each image by its code.
 //!
-//! NaN and infinity pass through, so that a bad pixel makes the step non-finite instead of vanishing.
+//! NaN passes through, so that a bad pixel makes the step non-finite instead of vanishing; infinity does where
+//! the method has no limits. Data sets refuse or mask both when they are opened.
 
 use super::{Application, Exec, Kernel, KernelCall, Op};
 use crate::device::cpu::{Ctx, View};

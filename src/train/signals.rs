@@ -20,7 +20,8 @@ pub struct StopSignal {
 
 impl StopSignal {
     /// From now on SIGINT, SIGTERM and SIGUSR1 (a batch system's warning) no longer end the process but are
-    /// remembered. A second Ctrl-C ends it at once, with code 130.
+    /// remembered. A second Ctrl-C ends it at once, with code 130. A file that reaches the process's size limit is
+    /// an error of writing from now on, not the end of the process (SIGXFSZ).
     pub fn install() -> Result<Self> {
         let received = Arc::new(AtomicUsize::new(0));
         let interrupted = Arc::new(AtomicBool::new(false));
@@ -28,6 +29,7 @@ impl StopSignal {
             // Actions run in this order: the exit comes before the flag that arms it is set.
             flag::register_conditional_shutdown(SIGINT, INTERRUPTED, Arc::clone(&interrupted))?;
             flag::register(SIGINT, interrupted)?;
+            flag::register(libc::SIGXFSZ, Arc::default())?;
             for signal in [SIGINT, SIGTERM, SIGUSR1] {
                 flag::register_usize(signal, Arc::clone(&received), signal as usize)?;
             }

@@ -246,7 +246,7 @@ impl<'a> Trainer<'a> {
         {
             return Ok(Some(ended));
         }
-        if self.saved.elapsed() >= Duration::from_secs_f64(60.0 * self.cfg.training.checkpoint_minutes) {
+        if self.saved.elapsed().as_secs_f64() >= 60.0 * self.cfg.training.checkpoint_minutes {
             self.save_last()?;
         }
         Ok(self.finished().map(Ended::Finished))

@@ -141,14 +141,14 @@ impl Programs<'_> {
             let grad = tape.state(&sum_state(&self.discriminator), Shape::vector(self.discriminator.len));
             let scaled = self.scale(&mut tape, &self.discriminator, grad)?;
             metrics.push(names::DISCRIMINATOR_GRAD_NORM, scaled.norm);
-            checks.push(scaled.norm);
+            checks.push(scaled.square);
             self.commit_discriminator(&mut tape, &scaled, &d.buffers, &mut commits)?;
         }
         let g = Bound::new(&mut tape, &self.generator, "", STAGED);
         let grad = tape.state(&sum_state(&self.generator), Shape::vector(self.generator.len));
         let scaled = self.scale(&mut tape, &self.generator, grad)?;
         metrics.push(names::GENERATOR_GRAD_NORM, scaled.norm);
-        checks.push(scaled.norm);
+        checks.push(scaled.square);
         self.commit_generator(&mut tape, &scaled, &g.buffers, &mut commits, &mut metrics)?;
         metrics.finish("accumulate_update", tape, checks, commits)
     }

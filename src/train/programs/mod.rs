@@ -86,7 +86,7 @@ impl<'a> Programs<'a> {
         metrics.push(names::GENERATOR_GRAD_NORM, scaled.norm);
         let mut commits = Vec::new();
         self.commit_generator(&mut tape, &scaled, &g.buffers, &mut commits, &mut metrics)?;
-        metrics.finish("pretrain", tape, vec![objective, scaled.norm], commits)
+        metrics.finish("pretrain", tape, vec![objective, scaled.square], commits)
     }
 
     /// Discriminator and generator.
@@ -115,7 +115,7 @@ impl<'a> Programs<'a> {
         let mut commits = Vec::new();
         self.commit_discriminator(&mut tape, &d_scaled, &updated.buffers, &mut commits)?;
         self.commit_generator(&mut tape, &g_scaled, &g.buffers, &mut commits, &mut metrics)?;
-        let checks = vec![d_loss, d_scaled.norm, losses.content, losses.adversarial, losses.total, g_scaled.norm];
+        let checks = vec![d_loss, d_scaled.square, losses.content, losses.adversarial, losses.total, g_scaled.square];
         metrics.finish("adversarial", tape, checks, commits)
     }
 }

@@ -12,6 +12,7 @@ use crate::ops::assign::Assign;
 use crate::ops::concat::ConcatFlat;
 use crate::ops::ema::{EmaBuffers, EmaCommit, EmaDecay};
 use crate::ops::grad_norm::{ClipScale, GradNorm};
+use crate::ops::mul::Mul;
 use crate::plan::Commit;
 use crate::tape::{Shape, Tape, Value};
 use crate::train::names::{self, scalars};
@@ -21,6 +22,8 @@ pub(super) struct Scaled {
     pub grad: Value,
     pub norm: Value,
     pub clip: Value,
+    /// The clipped norm's square, which bounds what Adam's second moments take: finite only if they stay so.
+    pub square: Value,
 }
 
 impl Programs<'_> {
@@ -44,7 +47,9 @@ impl Programs<'_> {
             let norm = tape.push(GradNorm, &[grad])?;
             let max_norm = self.cfg.optimizers.gradient_clip_val as f32;
             let clip = if max_norm > 0.0 { tape.push(ClipScale { max_norm }, &[norm])? } else { tape.scalar(1.0) };
-            Ok(Scaled { grad, norm, clip })
+            let clipped = tape.push(Mul, &[norm, clip])?;
+            let square = tape.push(Mul, &[clipped, clipped])?;
+            Ok(Scaled { grad, norm, clip, square })
         })
     }
 

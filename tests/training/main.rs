@@ -1,0 +1,12 @@
+//! Training from end to end on tiny networks and scenes: resuming, reproducibility, numbers that are not finite,
+//! averages, schedules, the files of a run, the data sets, and everything that the command line refuses.
+
+mod averages;
+mod bad_input;
+mod command_line;
+mod common;
+mod data_sets;
+mod not_finite;
+mod resume;
+mod run_files;
+mod schedules;
