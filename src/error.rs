@@ -32,6 +32,9 @@ pub enum Error {
     /// A signal ended the run after its state was saved.
     #[error("stopped by a signal; the state is saved in {}", .checkpoint.display())]
     Stopped { checkpoint: PathBuf },
+    /// The system has no such block of memory.
+    #[error("the system has no {} MiB of memory left", .bytes >> 20)]
+    Memory { bytes: usize },
     /// A fault of this program.
     #[error("internal error: {0} (please report this)")]
     Internal(String),
@@ -87,7 +90,7 @@ impl Error {
             | Error::Shape { .. } => 2,
             Error::Diverged { .. } => 3,
             Error::Stopped { .. } => 75,
-            Error::Io { .. } | Error::Internal(_) => 1,
+            Error::Io { .. } | Error::Memory { .. } | Error::Internal(_) => 1,
         }
     }
 }

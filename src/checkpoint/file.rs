@@ -113,12 +113,17 @@ impl TensorFile {
     /// Opens any safetensors file, also of another program, and checks that it is complete.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be opened; [`Error::Checkpoint`] if it is missing, no safetensors file or cut short.
+    /// [`Error::Io`] if it cannot be opened; [`Error::Checkpoint`] if it is missing, may not be read,
+    /// is no safetensors file or cut short.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| match e.kind() {
             ErrorKind::NotFound => Error::checkpoint(path, "there is no such file"),
+            ErrorKind::PermissionDenied => Error::checkpoint(path, "it cannot be read: permission denied"),
             _ => Error::io("open", path, e),
         })?;
+        if path.is_dir() {
+            return Err(Error::checkpoint(path, "it is a folder, not a file"));
+        }
         let size = file.metadata().map_err(|e| Error::io("open", path, e))?.len();
         let mut file = BufReader::with_capacity(CHUNK, file);
         let (start, header) = read_header(path, &mut file, size)?;

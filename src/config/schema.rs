@@ -52,7 +52,7 @@ section! {
         normalization: Normalization = Normalization::Sen2Stretch;
         /// (ours) Scene files of a `Scenes` data set, GeoTIFF or `.npy`.
         scenes: Vec<PathBuf> = Vec::new();
-        /// (ours) Order of the axes in array files; `None` reads it from the files' metadata.
+        /// (ours) Order of the axes in array files (`.npy`, `.npz`); `None` is HWC. GeoTIFFs say it themselves.
         layout: Option<Layout> = None;
         /// (ours) Bands to take from the files, counted from 0, in this order; `None` takes all.
         bands: Option<Vec<usize>> = None;

@@ -28,7 +28,7 @@ pub enum ValInterval {
 /// How much validation data to use (`Training.limit_val_batches`).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum BatchLimit {
-    /// This share of the batches, in [0, 1]; written as a number with a point.
+    /// This share of the batches, in [0, 1], at least one unless it is 0; written as a number with a point.
     Fraction(f64),
     /// At most this many batches; written as a whole number.
     Batches(u64),

@@ -47,10 +47,10 @@ pub trait Device {
     /// Those of the driver; the CPU has none.
     fn run(&mut self, plan: PlanId) -> Result<Outcome>;
 
-    /// Creates or replaces a state.
+    /// Creates a state or replaces its values.
     ///
     /// # Errors
-    /// If memory cannot be had.
+    /// If memory cannot be had, or the state exists with another number of elements.
     fn set_state(&mut self, name: &str, shape: Shape, data: &[f32]) -> Result<()>;
 
     /// A copy of a state.

@@ -38,7 +38,14 @@ pub struct Messages {
 
 struct Inner {
     target: Target,
-    log: Option<RunLogFile>,
+    log: Log,
+}
+
+/// The log file, or what it will hold once the run's folder is known.
+enum Log {
+    Waiting(Vec<(&'static str, String)>),
+    Open(RunLogFile),
+    Lost,
 }
 
 enum Target {
@@ -61,12 +68,20 @@ impl Messages {
     }
 
     fn new(target: Target) -> Self {
-        Messages { inner: Arc::new(Mutex::new(Inner { target, log: None })) }
+        Messages { inner: Arc::new(Mutex::new(Inner { target, log: Log::Waiting(Vec::new()) })) }
     }
 
-    /// From now on every message also goes to `log`.
+    /// Every message also goes to `log`, those up to now too.
     pub fn set_log(&self, log: RunLogFile) {
-        self.lock().log = Some(log);
+        let mut inner = self.lock();
+        if let Log::Waiting(earlier) = std::mem::replace(&mut inner.log, Log::Open(log)) {
+            earlier.into_iter().for_each(|(level, text)| inner.keep(level, &text));
+        }
+    }
+
+    /// Keeps the error that ends a run in the log file; the program's end prints it.
+    pub fn keep_error(&self, text: &str) {
+        self.lock().keep("error", text);
     }
 
     /// Tells the user something.
@@ -99,15 +114,26 @@ impl Messages {
 }
 
 impl Inner {
-    fn message(&mut self, level: &str, text: &str) {
+    fn message(&mut self, level: &'static str, text: &str) {
         match level {
             "warn" => self.print(&format!("warning: {text}")),
             _ => self.print(text),
         }
-        let Some(log) = &mut self.log else { return };
-        if let Err(e) = log.write(level, text) {
+        self.keep(level, text);
+    }
+
+    fn keep(&mut self, level: &'static str, text: &str) {
+        let written = match &mut self.log {
+            Log::Waiting(earlier) => {
+                earlier.push((level, text.to_owned()));
+                Ok(())
+            }
+            Log::Open(log) => log.write(level, text),
+            Log::Lost => Ok(()),
+        };
+        if let Err(e) = written {
             // Training is worth more than its log; what was written stays.
-            self.log = None;
+            self.log = Log::Lost;
             self.print(&format!("warning: cannot write train.log, further messages are only printed: {e}"));
         }
     }

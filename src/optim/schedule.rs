@@ -52,14 +52,15 @@ pub fn warmup_factor(schedulers: &Schedulers, step: u64) -> f64 {
     }
 }
 
-/// One validation of a plateau scheduler (PyTorch's `ReduceLROnPlateau`, mode min, relative threshold). A
-/// metric that is not finite is never an improvement. `base` is the network's base learning rate; the rate
-/// does not fall below `min_lr`.
+/// One validation of a plateau scheduler (PyTorch's `ReduceLROnPlateau`, mode min, relative threshold; PSNR and
+/// SSIM, where higher is better, count with their sign turned). A metric that is not finite is never an
+/// improvement. `base` is the network's base learning rate; the rate does not fall below `min_lr`.
 pub fn plateau_step(state: &mut PlateauState, schedulers: &Schedulers, network: Network, base: f64, metric: f64) {
-    let (patience, factor) = match network {
-        Network::Generator => (schedulers.patience_g, schedulers.factor_g),
-        Network::Discriminator => (schedulers.patience_d, schedulers.factor_d),
+    let (patience, factor, name) = match network {
+        Network::Generator => (schedulers.patience_g, schedulers.factor_g, &schedulers.metric_g),
+        Network::Discriminator => (schedulers.patience_d, schedulers.factor_d, &schedulers.metric_d),
     };
+    let metric = if Mode::of(name) == Mode::Max { -metric } else { metric };
     let better = metric.is_finite() && state.best.is_none_or(|best| metric < best - schedulers.threshold * best.abs());
     if better {
         state.best = Some(metric);
@@ -143,6 +144,18 @@ mod tests {
             plateau_step(&mut state, &cfg.schedulers, Network::Generator, 1e-3, metric);
             assert!((1e-3 * state.factor - lr).abs() < 1e-12, "validation {i}: {} want {lr}", 1e-3 * state.factor);
         }
+    }
+
+    #[test]
+    fn a_rising_psnr_is_no_plateau() {
+        let cfg = config(&["Schedulers.metric_g=val_metrics/psnr", "Schedulers.patience_g=0"]);
+        let mut state = PlateauState::default();
+        for psnr in [30.0, 31.0, 32.0] {
+            plateau_step(&mut state, &cfg.schedulers, Network::Generator, 1e-3, psnr);
+            assert_eq!((state.factor, state.bad), (1.0, 0));
+        }
+        plateau_step(&mut state, &cfg.schedulers, Network::Generator, 1e-3, 31.9);
+        assert_eq!(state.factor, 0.5);
     }
 
     #[test]

@@ -36,26 +36,65 @@ enum Begin {
 /// Wrong config, data or checkpoint (exit code 2), divergence (3), a signal after the state was saved (75), I/O.
 pub fn run(cfg: &Config, warnings: &[String], options: &RunOptions) -> Result<()> {
     let messages = Messages::stderr();
-    let stop = StopSignal::install()?;
     warnings.iter().for_each(|w| messages.warn(w));
     if cfg.training.precision != Precision::F32 {
         messages.warn("Training.precision: the cpu device computes in f32");
     }
+    let result = run_with(cfg, options, &messages);
+    if let Err(e) = &result {
+        messages.keep_error(&e.to_string());
+    }
+    result
+}
+
+fn run_with(cfg: &Config, options: &RunOptions, messages: &Messages) -> Result<()> {
     let begin = begin(cfg, options)?;
+    // A folder is locked before its checkpoint is read: an earlier job may still be writing it.
+    let locked = match &begin {
+        Begin::Continue { folder, .. } if folder.exists() => Some(RunDir::reopen(folder)?),
+        Begin::Continue { folder, .. } => Some(RunDir::create_at(folder)?),
+        Begin::New => None,
+    };
     let mut session = Session::new(cfg, open_device(cfg)?)?;
+    let meta = load(&mut session, cfg, &begin, messages)?;
     let dataset = Dataset::open(&data_settings(cfg))?;
     dataset.notes().iter().for_each(|n| messages.info(n));
     let steps_per_epoch = steps_per_epoch(cfg, &dataset)?;
-    let val_batch = fit_memory(&session, cfg, &dataset, &messages)?;
-    let meta = load(&mut session, cfg, &begin, &messages)?;
-    let folder = match &begin {
-        Begin::Continue { folder, .. } if folder.exists() => RunDir::reopen(folder)?,
-        Begin::Continue { folder, .. } => RunDir::create_at(folder)?,
-        Begin::New => match &options.run_dir {
-            Some(path) => RunDir::create_at(path)?,
-            None => RunDir::create(&cfg.logging.dir, &cfg.logging.wandb.project)?,
-        },
+    let val_batch = fit_memory(&session, cfg, &dataset, messages)?;
+    let folder = match (locked, &options.run_dir) {
+        (Some(folder), _) => folder,
+        (None, Some(path)) => RunDir::create_at(path)?,
+        (None, None) => RunDir::create(&cfg.logging.dir, &cfg.logging.wandb.project)?,
     };
+    let log = open_logs(cfg, &session, &folder, &meta, messages)?;
+    let patches = dataset.train_len();
+    messages.info(&format!("data {patches} training patches · {steps_per_epoch} steps per epoch"));
+
+    let stop = StopSignal::install()?;
+    let shape = train_shape(cfg, &dataset);
+    let parts = RunParts { folder, log, messages: messages.clone(), stop: stop.clone(), val_batch };
+    let mut trainer = Trainer::new(cfg, session, dataset, parts, meta);
+    let ended = trainer.train(shape, steps_per_epoch)?;
+    let (mut session, dataset, folder) = trainer.finish()?;
+    let path = folder.path().display();
+    match ended {
+        Ended::Signal(name) => {
+            messages.info(&format!("{name}; continue with --resume {path}"));
+            Err(Error::Stopped { checkpoint: folder.join(LAST) })
+        }
+        Ended::Finished(why) => {
+            messages.info(&why);
+            if let Some(table) = compare_with_bicubic(&mut session, cfg, &dataset, &stop)? {
+                messages.info(&format!("\n{table}\n"));
+            }
+            messages.info(&format!("files of the run: {path}"));
+            Ok(())
+        }
+    }
+}
+
+/// Opens what a run writes beside checkpoints, and says what is run.
+fn open_logs(cfg: &Config, session: &Session, folder: &RunDir, meta: &Meta, messages: &Messages) -> Result<MetricsLog> {
     messages.set_log(RunLogFile::open(&folder.join("train.log"))?);
     if !folder.is_locked() {
         messages.warn("this file system has no locks: make sure that no other run uses the folder");
@@ -65,31 +104,10 @@ pub fn run(cfg: &Config, warnings: &[String], options: &RunOptions) -> Result<()
     let (g, d) = (session.programs().generator().param_count(), session.programs().discriminator().param_count());
     messages.info(&format!("run folder {}", folder.path().display()));
     messages.info(&format!("device {} · generator {g} parameters · discriminator {d}", session.device().describe()));
-    let patches = dataset.train_len();
-    messages.info(&format!("data {patches} training patches · {steps_per_epoch} steps per epoch"));
-
     let mut metrics = step::metric_names(cfg, session.programs().objective());
     metrics.extend(["val_metrics/perceptual", DISC]);
     metrics.extend(names::VAL_COMPONENTS);
-    let log = MetricsLog::open(folder.path(), &metrics, meta.step)?;
-    let shape = train_shape(cfg, &dataset);
-    let parts = RunParts { folder, log, messages: messages.clone(), stop, val_batch };
-    let mut trainer = Trainer::new(cfg, session, dataset, parts, meta);
-    let ended = trainer.train(shape, steps_per_epoch)?;
-    let (mut session, dataset, folder) = trainer.finish()?;
-    match ended {
-        Ended::Signal(name) => {
-            messages.info(&format!("stopped by {name}; continue with --resume auto"));
-            Err(Error::Stopped { checkpoint: folder.join(LAST) })
-        }
-        Ended::Finished(why) => {
-            messages.info(&why);
-            let table = compare_with_bicubic(&mut session, cfg, &dataset)?;
-            messages.info(&format!("\n{table}\n"));
-            messages.info(&format!("files of the run: {}", folder.path().display()));
-            Ok(())
-        }
-    }
+    MetricsLog::open(folder.path(), &metrics, meta.step)
 }
 
 /// Decides whether a run is continued, and from where.
@@ -114,8 +132,13 @@ fn begin(cfg: &Config, options: &RunOptions) -> Result<Begin> {
                 return Err(Error::checkpoint(&checkpoint, "there is no such file")
                     .with_hint("--resume takes `auto`, a run folder, or a .safetensors file in one"));
             }
-            let parent = checkpoint.parent().filter(|p| !p.as_os_str().is_empty());
-            let folder = options.run_dir.clone().unwrap_or_else(|| parent.unwrap_or(Path::new(".")).to_owned());
+            let parent = checkpoint.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
+            let folder = options.run_dir.clone().unwrap_or_else(|| parent.clone());
+            let other = folder.canonicalize().ok() != parent.canonicalize().ok();
+            if other && folder.join(LAST).exists() {
+                return Err(Error::data(&folder, "this folder holds another run")
+                    .with_hint("choose a new folder with --run-dir, or continue that run"));
+            }
             Ok(Begin::Continue { checkpoint, folder })
         }
     }
@@ -128,6 +151,11 @@ fn load(session: &mut Session, cfg: &Config, begin: &Begin, messages: &Messages)
         report_changes(cfg, &meta, checkpoint, messages)?;
         let meta = saving::load(session, checkpoint)?;
         messages.info(&format!("continuing at step {} from {}", meta.step, checkpoint.display()));
+        let newer = TensorFile::open_checkpoint(&checkpoint.with_file_name(LAST)).map(|(_, last)| last.step);
+        if newer.as_ref().is_ok_and(|last| *last > meta.step) {
+            messages
+                .warn(&format!("the run had got to step {}; what came after step {} is done again", newer?, meta.step));
+        }
         return Ok(meta);
     }
     if let Some(path) = &cfg.model.load_checkpoint {

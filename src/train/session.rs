@@ -257,14 +257,32 @@ impl<'a> Session<'a> {
     /// [`Error::Checkpoint`] with a table of differing names and extents, before anything is changed; then
     /// those of reading.
     pub fn restore(&mut self, file: &mut TensorFile, path: &std::path::Path) -> Result<()> {
-        let expected: Vec<_> = self.tensor_shapes();
         let found = file.entries().iter().map(|e| (e.name.clone(), e.shape.clone())).collect::<Vec<_>>();
+        let averaged = |name: &str| name.starts_with("ema.");
+        let (wanted, present) = (self.has_ema(), found.iter().any(|(n, _)| averaged(n)));
+        // An average that was switched on or off since is started from the live weights, or left alone.
+        let counts = |(name, _): &(String, Vec<usize>)| !averaged(name) || (wanted && present);
+        let expected: Vec<_> = self.tensor_shapes().into_iter().filter(counts).collect();
+        let found: Vec<_> = found.into_iter().filter(counts).collect();
         if let Some(table) = compare_architecture(&expected, &found) {
             let message = format!("its tensors are not those of this configuration\n{table}");
             return Err(Error::checkpoint(path, message)
                 .with_hint("use the configuration that the checkpoint was trained with (config.yaml beside it)"));
         }
-        self.set_tensors(|name| file.read(name))
+        self.set_some_tensors(|name| !name.starts_with("ema") || present, |name| file.read(name))?;
+        if wanted && !present { self.average_from_live() } else { Ok(()) }
+    }
+
+    /// The average starts at the live weights.
+    fn average_from_live(&mut self) -> Result<()> {
+        let generator = self.programs.generator().clone();
+        let flat = self.device.state(&generator.params_state())?;
+        self.device.set_state(&format!("ema.{}", generator.params_state()), Shape::vector(flat.len()), &flat)?;
+        for b in &generator.buffers {
+            let values = self.device.state(&b.name)?;
+            self.device.set_state(&format!("ema.{}", b.name), b.shape, &values)?;
+        }
+        Ok(())
     }
 
     /// Takes the generator's and, where the file has them all, the discriminator's weights, nothing else.
@@ -291,13 +309,7 @@ impl<'a> Session<'a> {
         let wanted = taken.clone();
         self.set_some_tensors(|name| wanted.iter().any(|p| name.split('.').next() == Some(p)), |name| file.read(name))?;
         if self.has_ema() {
-            let generator = self.programs.generator().clone();
-            let flat = self.device.state(&generator.params_state())?;
-            self.device.set_state(&format!("ema.{}", generator.params_state()), Shape::vector(flat.len()), &flat)?;
-            for b in &generator.buffers {
-                let values = self.device.state(&b.name)?;
-                self.device.set_state(&format!("ema.{}", b.name), b.shape, &values)?;
-            }
+            self.average_from_live()?;
         }
         Ok(taken)
     }

@@ -46,16 +46,21 @@ pub fn steps_per_epoch(cfg: &Config, dataset: &Dataset) -> Result<u64> {
 /// Shape errors of the networks, which name the layer.
 pub fn compile_all(session: &Session, cfg: &Config, dataset: &Dataset) -> Result<Vec<Plan>> {
     let shape = train_shape(cfg, dataset);
-    let keys = if cfg.training.accumulate_grad_batches > 1 {
-        let parts = [Part::Content(shape), Part::Judge(shape), Part::Generate(shape), Part::Update(true)];
-        parts.map(Key::Accumulate).to_vec()
+    let t = &cfg.training;
+    let pretrains = t.pretrain_g_only && t.g_pretrain_steps != 0;
+    let adversarial = !(t.pretrain_g_only && t.g_pretrain_steps < 0);
+    let keys: Vec<Key> = if t.accumulate_grad_batches > 1 {
+        let content = pretrains.then_some(Part::Content(shape));
+        let gan = [Part::Judge(shape), Part::Generate(shape)].into_iter().filter(|_| adversarial);
+        content.into_iter().chain(gan).chain([Part::Update(adversarial)]).map(Key::Accumulate).collect()
     } else {
-        vec![Key::Pretrain(shape), Key::Adversarial(shape)]
+        let all = [(pretrains, Key::Pretrain(shape)), (adversarial, Key::Adversarial(shape))];
+        all.into_iter().filter(|(runs, _)| *runs).map(|(_, key)| key).collect()
     };
     let mut plans = keys.into_iter().map(|key| session.compile(key)).collect::<Result<Vec<Plan>>>()?;
     let ema = cfg.training.ema.enabled;
     for (i, size) in dataset.val_sizes().iter().enumerate() {
-        let options = EvaluateOptions { ema, discriminator: true, images: true, bicubic: false };
+        let options = EvaluateOptions { ema, discriminator: adversarial, images: true, bicubic: false };
         let val = BatchShape {
             batch: batch_size(cfg.data.val_batch_size, dataset, i),
             hr: (size.hr_height, size.hr_width),

@@ -2,6 +2,7 @@
 
 use super::programs::EvaluateOptions;
 use super::session::Session;
+use super::signals::StopSignal;
 use super::validate::evaluate;
 use crate::config::Config;
 use crate::data::{Batch, Dataset, RawImages};
@@ -13,15 +14,26 @@ const MAX_SIDE: usize = 512;
 
 /// PSNR (dB), SSIM and SAM (degrees) of SR and of bicubic upsampling from the same LR, over all held-out
 /// pixels. PSNR comes from the mean squared error over all pixels, the others are means weighted by pixels.
+/// `None` if a signal came in between.
 ///
 /// # Errors
 /// Those of reading the data and of the device.
-pub fn compare_with_bicubic(session: &mut Session, cfg: &Config, dataset: &Dataset) -> Result<Table> {
+pub fn compare_with_bicubic(
+    session: &mut Session,
+    cfg: &Config,
+    dataset: &Dataset,
+    stop: &StopSignal,
+) -> Result<Option<Table>> {
     let ema = cfg.training.ema.enabled && session.counters()?[2] > 0;
     let options = EvaluateOptions { ema, discriminator: false, images: false, bicubic: true };
     let mut sums = [Sums::default(); 2];
     for area in dataset.held_out_areas() {
-        for piece in pieces(area?, cfg.generator.scaling_factor) {
+        let area = area?;
+        for rectangle in pieces((area.hr.height, area.hr.width), cfg.generator.scaling_factor) {
+            if stop.received().is_some() {
+                return Ok(None);
+            }
+            let piece = crop_batch(&area, rectangle, cfg.generator.scaling_factor);
             let pixels = (piece.hr.height * piece.hr.width) as f64;
             let outputs = evaluate(session, cfg, &piece, options)?;
             for (sum, name) in sums.iter_mut().zip(["bicubic_metrics", "metrics"]) {
@@ -36,7 +48,7 @@ pub fn compare_with_bicubic(session: &mut Session, cfg: &Config, dataset: &Datas
         let [psnr, ssim, sam] = sum.means(cfg.training.losses.max_val);
         table.row([name.to_owned(), format!("{psnr:.2}"), format!("{ssim:.4}"), format!("{sam:.3}")]);
     }
-    Ok(table)
+    Ok(Some(table))
 }
 
 #[derive(Clone, Copy, Default)]
@@ -63,33 +75,29 @@ impl Sums {
     }
 }
 
-/// Cuts a batch of one large image into parts of at most [`MAX_SIDE`] pixels a side.
-fn pieces(area: Batch, scale: usize) -> Vec<Batch> {
-    let (height, width) = (area.hr.height, area.hr.width);
-    if height <= MAX_SIDE && width <= MAX_SIDE {
-        return vec![area];
-    }
-    let side = MAX_SIDE / scale * scale;
-    let mut parts = Vec::new();
-    for (y, h) in cuts(height, side) {
-        for (x, w) in cuts(width, side) {
-            let small = |v: usize| v / scale;
-            parts.push(Batch {
-                hr: crop(&area.hr, [y, x, h, w]),
-                lr: area.lr.as_ref().map(|lr| crop(lr, [y, x, h, w].map(small))),
-                ..area.clone()
-            });
-        }
-    }
-    parts
+/// Row, column, height and width of the parts of an image, none longer than [`MAX_SIDE`].
+fn pieces((height, width): (usize, usize), scale: usize) -> Vec<[usize; 4]> {
+    let columns = cuts(width, scale);
+    let row = |(y, h): (usize, usize)| columns.iter().map(move |(x, w)| [y, *x, h, *w]);
+    cuts(height, scale).into_iter().flat_map(row).collect()
 }
 
-/// Equal steps of `side`; the last part starts earlier instead of being small.
-fn cuts(len: usize, side: usize) -> Vec<(usize, usize)> {
-    if len <= side {
-        return vec![(0, len)];
+/// Start and length of nearly equal parts, each a multiple of `scale`.
+fn cuts(len: usize, scale: usize) -> Vec<(usize, usize)> {
+    let parts = len.div_ceil(MAX_SIDE).max(1);
+    let side = len.div_ceil(parts).next_multiple_of(scale);
+    (0..len).step_by(side).map(|start| (start, side.min(len - start))).collect()
+}
+
+fn crop_batch(area: &Batch, rectangle: [usize; 4], scale: usize) -> Batch {
+    Batch {
+        n: 1,
+        hr: crop(&area.hr, rectangle),
+        lr: area.lr.as_ref().map(|lr| crop(lr, rectangle.map(|v| v / scale))),
+        augment: vec![0],
+        indices: area.indices.clone(),
+        samples: area.samples.clone(),
     }
-    (0..len.div_ceil(side)).map(|i| ((i * side).min(len - side), side)).collect()
 }
 
 fn crop(image: &RawImages, [y, x, height, width]: [usize; 4]) -> RawImages {
@@ -101,4 +109,19 @@ fn crop(image: &RawImages, [y, x, height, width]: [usize; 4]) -> RawImages {
         out.data[to..to + width * pixel].copy_from_slice(&image.data[from..from + width * pixel]);
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_cover_an_image_once() {
+        for (len, scale) in [(300, 4), (512, 4), (516, 4), (2040, 8), (1030, 2), (4, 4)] {
+            let cuts = cuts(len, scale);
+            assert!(cuts.iter().all(|(s, l)| *l <= MAX_SIDE + scale && s % scale == 0 && *l > 0), "{cuts:?}");
+            assert_eq!(cuts.iter().map(|(_, l)| l).sum::<usize>(), len);
+            assert!(cuts.windows(2).all(|w| w[0].0 + w[0].1 == w[1].0));
+        }
+    }
 }

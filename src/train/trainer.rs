@@ -9,8 +9,8 @@ use super::saving;
 use super::session::Session;
 use super::signals::StopSignal;
 use super::step::{RawBatch, StepNumbers, StepReport, run_step};
-use super::validate::{Validation, validate};
-use crate::checkpoint::{BestK, Counters, LAST, MeanState, Meta, Mode};
+use super::validate::{DISC, Validation, batch_limit, validate};
+use crate::checkpoint::{BestK, Counters, FORMAT, LAST, MeanState, Meta, Mode};
 use crate::config::{Config, ValInterval};
 use crate::data::{Batch, Dataset, Loader};
 use crate::log::{Messages, MetricsLog, Progress, RunDir, Scalar, StepInfo};
@@ -64,7 +64,13 @@ impl<'a> Trainer<'a> {
     /// A run that goes on at `meta`.
     pub fn new(cfg: &'a Config, session: Session<'a>, dataset: Dataset, parts: RunParts, mut meta: Meta) -> Self {
         let RunParts { folder, log, messages, stop, val_batch } = parts;
+        meta.format = FORMAT;
+        env!("CARGO_PKG_VERSION").clone_into(&mut meta.version);
         meta.config = cfg.to_yaml();
+        // A changed batch goes on at the same place in the data, and a new attempt has its full patience.
+        let samples_per_step = (cfg.training.accumulate_grad_batches * cfg.data.train_batch_size) as u64;
+        meta.batch_in_epoch = meta.data_position / samples_per_step;
+        meta.counters.skipped_in_a_row = 0;
         meta.seed = cfg.training.seed;
         meta.normalisation = cfg.data.normalization.name().to_owned();
         meta.bands = match &cfg.data.bands {
@@ -77,29 +83,43 @@ impl<'a> Trainer<'a> {
         Trainer { cfg, session, dataset, folder, log, messages, stop, val_batch, progress, meta, best, saved }
     }
 
-    /// Trains until the config, early stopping or a signal ends the run. The state is saved at the end.
+    /// Trains until the config, early stopping, a signal or an error ends the run. The state is saved at the end.
     ///
     /// # Errors
     /// [`Error::Diverged`], errors of the data, the device and of writing.
     pub fn train(&mut self, shape: BatchShape, steps_per_epoch: u64) -> Result<Ended> {
+        let ended = self.train_on(shape, steps_per_epoch);
+        match &ended {
+            Ok(_) => self.save_last()?,
+            // Divergence has saved the weights of the last good step.
+            Err(Error::Diverged { .. }) => {}
+            Err(_) => {
+                if let Err(e) = self.save_last() {
+                    self.messages.warn(&format!("the state could not be saved: {e}"));
+                }
+            }
+        }
+        ended
+    }
+
+    fn train_on(&mut self, shape: BatchShape, steps_per_epoch: u64) -> Result<Ended> {
         if self.is_due(steps_per_epoch) && self.meta.last_validation != Some(self.meta.step) && self.meta.step > 0 {
             // The run was stopped between a step and its validation.
             if let Some(ended) = self.validation_round()? {
                 return Ok(ended);
             }
         }
-        let ended = loop {
+        loop {
             if let Some(why) = self.finished() {
-                break Ended::Finished(why);
+                return Ok(Ended::Finished(why));
             }
             if let Some(ended) = self.epoch(shape, steps_per_epoch)? {
-                break ended;
+                return Ok(ended);
             }
             self.meta.epoch += 1;
             self.meta.batch_in_epoch = 0;
-        };
-        self.save_last()?;
-        Ok(ended)
+            self.meta.data_position = 0;
+        }
     }
 
     /// Gives back what outlives the run.
@@ -208,7 +228,8 @@ impl<'a> Trainer<'a> {
     fn add_to_means(&mut self, report: &StepReport) {
         let s = &self.cfg.schedulers;
         for name in [&s.metric_g, &s.metric_d] {
-            if report.pretraining && (name.starts_with("discriminator/") || *name == *names::GENERATOR_ADVERSARIAL) {
+            // Pretraining logs zeros for what it does not compute; they are not measurements.
+            if report.pretraining && (name.contains("discriminator/") || *name == *names::GENERATOR_ADVERSARIAL) {
                 continue;
             }
             if let Some((_, v)) = report.values.iter().find(|(n, _)| n == name) {
@@ -265,7 +286,7 @@ impl<'a> Trainer<'a> {
 
     /// Validates, moves the schedules, keeps the best checkpoints and saves the state.
     fn validation_round(&mut self) -> Result<Option<Ended>> {
-        if self.dataset.val_sizes().is_empty() {
+        if self.dataset.val_sizes().is_empty() || batch_limit(self.cfg, 1) == 0 {
             return Ok(None);
         }
         // The step that was just done decides the phase.
@@ -279,7 +300,7 @@ impl<'a> Trainer<'a> {
         let at = self.meta.step - 1;
         self.log.row(at, self.meta.epoch, &row)?;
         self.meta.last_validation = Some(self.meta.step);
-        let monitored = self.monitored(&self.cfg.schedulers.metric_g, &validation);
+        let monitored = self.monitored(&self.cfg.schedulers.metric_g, adversarial, &validation);
         let is_best = self.move_schedules(monitored, adversarial, &validation);
         let shown: Vec<(&str, f64)> =
             validation.values.iter().map(|(n, v)| (*n, *v)).filter(|(_, v)| *v != 0.0).collect();
@@ -293,7 +314,11 @@ impl<'a> Trainer<'a> {
         Ok(None)
     }
 
-    fn monitored(&self, name: &str, validation: &Validation) -> f64 {
+    /// A metric at this validation; NaN if it was not measured since the last one.
+    fn monitored(&self, name: &str, adversarial: bool, validation: &Validation) -> f64 {
+        if name == DISC && !adversarial {
+            return f64::NAN;
+        }
         let of_training = || self.meta.means.get(name).filter(|m| m.count > 0).map(|m| m.sum / m.count as f64);
         validation.get(name).or_else(of_training).unwrap_or(f64::NAN)
     }
@@ -301,11 +326,21 @@ impl<'a> Trainer<'a> {
     /// Plateau schedulers and early stopping; true if the generator's metric improved.
     fn move_schedules(&mut self, metric_g: f64, adversarial: bool, validation: &Validation) -> bool {
         let (s, o) = (&self.cfg.schedulers, &self.cfg.optimizers);
+        let before = (self.meta.plateau_g.factor, self.meta.plateau_d.factor);
         schedule::plateau_step(&mut self.meta.plateau_g, s, schedule::Network::Generator, o.optim_g_lr, metric_g);
         if adversarial {
-            let metric_d = self.monitored(&s.metric_d, validation);
+            let metric_d = self.monitored(&s.metric_d, adversarial, validation);
             let network = schedule::Network::Discriminator;
             schedule::plateau_step(&mut self.meta.plateau_d, s, network, o.optim_d_lr, metric_d);
+        }
+        for (name, before, after, base) in [
+            ("generator", before.0, self.meta.plateau_g.factor, o.optim_g_lr),
+            ("discriminator", before.1, self.meta.plateau_d.factor, o.optim_d_lr),
+        ] {
+            if after != before {
+                let rate = base * after;
+                self.messages.info(&format!("plateau: the {name}'s learning rate falls to {rate:.3e}"));
+            }
         }
         schedule::early_stopping_step(&mut self.meta.early_stopping, Mode::of(&s.metric_g), metric_g)
     }

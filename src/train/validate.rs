@@ -77,10 +77,7 @@ pub fn validate(
     (val_batch, adversarial, stop): (usize, bool, &StopSignal),
 ) -> Result<Option<Validation>> {
     let total: usize = dataset.val_sizes().iter().map(|s| s.count.div_ceil(val_batch)).sum();
-    let mut left = match cfg.training.limit_val_batches {
-        BatchLimit::Batches(n) => n as usize,
-        BatchLimit::Fraction(f) => (f * total as f64).floor() as usize,
-    };
+    let mut left = batch_limit(cfg, total);
     let ema = cfg.training.ema.enabled && session.counters()?[2] > 0;
     let mut panels = Panels::new(&cfg.data.rgb_bands);
     let mut means = Means::default();
@@ -104,6 +101,15 @@ pub fn validate(
         }
     }
     Ok(Some(Validation { values: means.finish(adversarial), panels }))
+}
+
+/// How many of `total` validation batches are used: 0 switches validation off, any other share is at least one.
+pub fn batch_limit(cfg: &Config, total: usize) -> usize {
+    match cfg.training.limit_val_batches {
+        BatchLimit::Batches(n) => usize::try_from(n).map_or(total, |n| n.min(total)),
+        BatchLimit::Fraction(f) if f > 0.0 => ((f * total as f64).floor() as usize).max(1),
+        BatchLimit::Fraction(_) => 0,
+    }
 }
 
 /// Images per batch for validation size `size`: never more than there are.

@@ -26,14 +26,14 @@ impl Buffer {
         // SAFETY: the layout has a size above zero.
         let ptr = unsafe { std::alloc::alloc_zeroed(layout) }.cast::<f32>();
         if ptr.is_null() {
-            return Err(Error::Internal(format!("the system has no {} MiB of memory left", len >> 18)));
+            return Err(Error::Memory { bytes: 4 * len });
         }
         Ok(Buffer { ptr, len })
     }
 
     fn layout(len: usize) -> Result<std::alloc::Layout> {
-        std::alloc::Layout::from_size_align(len.max(1) * 4, ALIGN)
-            .map_err(|_| Error::Internal(format!("a buffer of {len} floats is too large")))
+        std::alloc::Layout::from_size_align(len.max(1).saturating_mul(4), ALIGN)
+            .map_err(|_| Error::Memory { bytes: usize::MAX })
     }
 
     /// The first element.

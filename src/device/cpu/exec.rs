@@ -86,6 +86,10 @@ impl Cpu {
         self.arena.as_mut_slice().fill(f32::NAN);
     }
 
+    fn has_state(&self, name: &str, shape: Shape) -> bool {
+        self.states.get(name).is_some_and(|(s, _)| s.len() == shape.len())
+    }
+
     fn resolve(&mut self, id: usize) -> Result<()> {
         let (arena, states) = (&self.arena, &self.states);
         let Loaded { plan, slots, constants, .. } = &self.plans[id];
@@ -183,9 +187,8 @@ impl Device for Cpu {
     }
 
     fn load(&mut self, plan: Plan) -> Result<PlanId> {
-        let grows = plan.arena_len > self.arena.len();
-        if grows {
-            self.arena = Buffer::zeroed(plan.arena_len)?;
+        if let Some((name, _)) = plan.states.iter().find(|(name, s)| !self.has_state(name, *s)) {
+            return Err(Error::Internal(format!("plan {}: there is no state {name} of its extent", plan.name)));
         }
         let mut slots = Vec::new();
         for slot in &plan.inputs {
@@ -196,6 +199,11 @@ impl Device for Cpu {
             let mut buffer = Buffer::zeroed(data.len())?;
             buffer.as_mut_slice().copy_from_slice(data);
             constants.push(buffer);
+        }
+        // Nothing below can fail, so that no plan is left with addresses of an arena that is gone.
+        let grows = plan.arena_len > self.arena.len();
+        if grows {
+            self.arena = Buffer::zeroed(plan.arena_len)?;
         }
         let times = vec![Duration::ZERO; plan.steps.len()];
         let (steps, checks, outputs, commits) = (vec![], vec![], vec![], vec![]);
@@ -243,17 +251,19 @@ impl Device for Cpu {
         if data.len() != shape.len() {
             return Err(Error::Internal(format!("state {name}: {} values for {shape}", data.len())));
         }
-        if let Some((known, buffer)) = self.states.get_mut(name).filter(|(_, b)| b.len() == data.len()) {
-            *known = shape;
-            buffer.as_mut_slice().copy_from_slice(data);
-            return Ok(());
-        }
-        let mut buffer = Buffer::zeroed(data.len())?;
-        buffer.as_mut_slice().copy_from_slice(data);
-        let is_new = self.states.insert(name.to_owned(), (shape, buffer)).is_none();
-        if !is_new {
-            for id in 0..self.plans.len() {
-                self.resolve(id)?;
+        match self.states.get_mut(name) {
+            Some((known, buffer)) if buffer.len() == data.len() => {
+                *known = shape;
+                buffer.as_mut_slice().copy_from_slice(data);
+            }
+            // Loaded plans hold its address.
+            Some((known, _)) => {
+                return Err(Error::Internal(format!("state {name} is {known} and cannot become {shape}")));
+            }
+            None => {
+                let mut buffer = Buffer::zeroed(data.len())?;
+                buffer.as_mut_slice().copy_from_slice(data);
+                self.states.insert(name.to_owned(), (shape, buffer));
             }
         }
         Ok(())
