@@ -9,7 +9,7 @@ use super::saving;
 use super::session::Session;
 use super::signals::StopSignal;
 use super::step::{RawBatch, StepNumbers, StepReport, run_step};
-use super::validate::{Validation, validate};
+use super::validate::{Validation, batch_limit, validate};
 use crate::checkpoint::{BestK, Counters, LAST, MeanState, Meta, Mode};
 use crate::config::{Config, ValInterval};
 use crate::data::{Batch, Dataset, Loader};
@@ -254,7 +254,7 @@ impl<'a> Trainer<'a> {
 
     /// Validates, moves the schedules, keeps the best checkpoints and saves the state.
     fn validation_round(&mut self) -> Result<Option<Ended>> {
-        if self.dataset.val_sizes().is_empty() {
+        if batch_limit(self.cfg, &self.dataset) == 0 {
             return Ok(None);
         }
         // The step that was just done decides the phase.

@@ -75,11 +75,7 @@ pub fn validate(
     dataset: &Dataset,
     (adversarial, stop): (bool, &StopSignal),
 ) -> Result<Option<Validation>> {
-    let total: usize = dataset.val_sizes().iter().map(|s| s.count.div_ceil(cfg.data.val_batch_size)).sum();
-    let mut left = match cfg.training.limit_val_batches {
-        BatchLimit::Batches(n) => n as usize,
-        BatchLimit::Fraction(f) => (f * total as f64).floor() as usize,
-    };
+    let mut left = batch_limit(cfg, dataset);
     let ema = cfg.training.ema.enabled && session.counters()?[2] > 0;
     let mut panels = Panels::new(&cfg.data.rgb_bands);
     let mut means = Means::default();
@@ -103,6 +99,17 @@ pub fn validate(
         }
     }
     Ok(Some(Validation { values: means.finish(adversarial), panels }))
+}
+
+/// Batches of a validation; 0 if there is nothing to validate on or the config wants no validation.
+pub fn batch_limit(cfg: &Config, dataset: &Dataset) -> usize {
+    let total: usize = dataset.val_sizes().iter().map(|s| s.count.div_ceil(cfg.data.val_batch_size)).sum();
+    match cfg.training.limit_val_batches {
+        BatchLimit::Batches(n) => total.min(usize::try_from(n).unwrap_or(usize::MAX)),
+        // A share that was asked for is not rounded to nothing.
+        BatchLimit::Fraction(f) if f > 0.0 => ((f * total as f64).floor() as usize).max(1).min(total),
+        BatchLimit::Fraction(_) => 0,
+    }
 }
 
 /// Images per batch for validation size `size`: never more than there are.
