@@ -23,12 +23,19 @@ pub(crate) fn power_of_two(value: &usize) -> Outcome {
     require(value.is_power_of_two(), "a power of two", value)
 }
 
+/// Networks compute in f32; a larger number would be infinite there.
+fn fits_f32(value: &f64) -> Outcome {
+    require((*value as f32).is_finite(), "at most 3.4e38", value)
+}
+
 pub(crate) fn positive(value: &f64) -> Outcome {
-    require(*value > 0.0, "above 0", value)
+    require(*value > 0.0, "above 0", value)?;
+    fits_f32(value)
 }
 
 pub(crate) fn not_negative(value: &f64) -> Outcome {
-    require(*value >= 0.0, "0 or more", value)
+    require(*value >= 0.0, "0 or more", value)?;
+    fits_f32(value)
 }
 
 pub(crate) fn open_unit(value: &f64) -> Outcome {

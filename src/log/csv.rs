@@ -27,6 +27,16 @@ struct LastRow {
     cells: Vec<String>,
 }
 
+impl LastRow {
+    /// A row of numbers that stands at the end of a file of `end` bytes.
+    fn parse(row: &str, end: u64) -> Option<Self> {
+        let text = format!("{row}\n");
+        let mut cells = row.split(',').map(str::to_owned);
+        let step = cells.next()?.parse().ok()?;
+        Some(LastRow { step, start: end - text.len() as u64, text, cells: cells.skip(1).collect() })
+    }
+}
+
 impl CsvFile {
     /// Opens the file for a run with these metrics that goes on at step `from_step`: rows from that step on
     /// are cut, columns that are new are added at the right, columns no longer used stay.
@@ -51,7 +61,10 @@ impl CsvFile {
         })?;
         let place = |name: &String| columns.iter().position(|c| c == name);
         let places = metrics.iter().filter_map(place).collect();
-        Ok(CsvFile { file: AppendFile::open(path)?, places, columns: columns.len(), last: None })
+        let file = AppendFile::open(path)?;
+        // A validation that a stopped run still owes belongs to the row of its last step.
+        let last = rows.last().and_then(|row| LastRow::parse(row, file.end()));
+        Ok(CsvFile { file, places, columns: columns.len(), last })
     }
 
     /// Writes a row of (metric number, text) cells. Steps never go back; a row of the last step is merged.
@@ -191,6 +204,18 @@ mod tests {
         let mut csv = CsvFile::open(&path, &names(&["a"]), 2).unwrap();
         csv.row(2, 0, &[cell(0, "9")]).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "step,epoch,a\n0,0,1\n1,0,2\n2,0,9\n");
+    }
+
+    #[test]
+    fn after_a_resume_the_last_row_can_be_completed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.csv");
+        std::fs::write(&path, "step,epoch,a,b\n0,0,1,2\n1,0,3,\n2,0,4,\n").unwrap();
+        let mut csv = CsvFile::open(&path, &names(&["a", "b", "c"]), 2).unwrap();
+        csv.row(1, 0, &[cell(1, "7"), cell(2, "8")]).unwrap();
+        csv.row(2, 0, &[cell(0, "9")]).unwrap();
+        let want = "step,epoch,a,b,c\n0,0,1,2,\n1,0,3,7,8\n2,0,9,,\n";
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), want);
     }
 
     #[test]

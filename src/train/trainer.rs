@@ -286,7 +286,7 @@ impl<'a> Trainer<'a> {
 
     /// Validates, moves the schedules, keeps the best checkpoints and saves the state.
     fn validation_round(&mut self) -> Result<Option<Ended>> {
-        if self.dataset.val_sizes().is_empty() || batch_limit(self.cfg, 1) == 0 {
+        if batch_limit(self.cfg, &self.dataset, self.val_batch) == 0 {
             return Ok(None);
         }
         // The step that was just done decides the phase.

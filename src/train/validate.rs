@@ -76,8 +76,7 @@ pub fn validate(
     dataset: &Dataset,
     (val_batch, adversarial, stop): (usize, bool, &StopSignal),
 ) -> Result<Option<Validation>> {
-    let total: usize = dataset.val_sizes().iter().map(|s| s.count.div_ceil(val_batch)).sum();
-    let mut left = batch_limit(cfg, total);
+    let mut left = batch_limit(cfg, dataset, val_batch);
     let ema = cfg.training.ema.enabled && session.counters()?[2] > 0;
     let mut panels = Panels::new(&cfg.data.rgb_bands);
     let mut means = Means::default();
@@ -103,11 +102,13 @@ pub fn validate(
     Ok(Some(Validation { values: means.finish(adversarial), panels }))
 }
 
-/// How many of `total` validation batches are used: 0 switches validation off, any other share is at least one.
-pub fn batch_limit(cfg: &Config, total: usize) -> usize {
+/// Batches of a validation; 0 if there is nothing to validate on or the config wants no validation.
+pub fn batch_limit(cfg: &Config, dataset: &Dataset, val_batch: usize) -> usize {
+    let total: usize = dataset.val_sizes().iter().map(|s| s.count.div_ceil(val_batch)).sum();
     match cfg.training.limit_val_batches {
-        BatchLimit::Batches(n) => usize::try_from(n).map_or(total, |n| n.min(total)),
-        BatchLimit::Fraction(f) if f > 0.0 => ((f * total as f64).floor() as usize).max(1),
+        BatchLimit::Batches(n) => total.min(usize::try_from(n).unwrap_or(usize::MAX)),
+        // A share that was asked for is not rounded to nothing.
+        BatchLimit::Fraction(f) if f > 0.0 => ((f * total as f64).floor() as usize).max(1).min(total),
         BatchLimit::Fraction(_) => 0,
     }
 }

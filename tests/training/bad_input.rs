@@ -91,7 +91,8 @@ fn checkpoints_that_cannot_be_read() {
 fn extreme_numbers_do_not_panic() {
     let scratch = Scratch::new();
     let steps = "Training.max_steps=2";
-    scratch.trained("rarely", &[steps, "Training.checkpoint_minutes=1e300"]);
+    scratch.trained("rarely", &[steps, "Training.checkpoint_minutes=1e30"]);
+    refused(&scratch, &["Optimizers.optim_g_lr=1e39"], &["Optimizers.optim_g_lr", "at most 3.4e38"]);
     scratch.trained("forever", &[steps, "Schedulers.g_warmup_steps=1000000000", "Data.prefetch_factor=1024"]);
 }
 

@@ -129,6 +129,27 @@ fn in_the_discriminators_second_moments_alone() {
     assert!(session.tensors().unwrap().iter().all(|t| t.data.iter().all(|v| v.is_finite())));
 }
 
+#[test]
+fn in_one_of_the_micro_batches_of_a_step() {
+    let cfg = config(&["Training.accumulate_grad_batches=2"]);
+    let mut session = session(&cfg);
+    let mut step = |step, first| {
+        let (a, b) = (images(step, None), images(step + 100, first));
+        let batches = [&a, &b].map(|hr| RawBatch { hr, lr: None, codes: &[0, 0], noise: None });
+        let report = run_step(&mut session, &cfg, SHAPE, &batches, (step, numbers(&cfg, step))).unwrap();
+        (report.committed, state(&session))
+    };
+    let (committed, before) = step(0, None);
+    assert!(committed);
+    let (committed, after) = step(1, Some(f32::NAN));
+    assert!(!committed);
+    assert_same_tensors(&before.0, &after.0);
+    assert_eq!(before.1, after.1);
+    let (committed, later) = step(2, None);
+    assert!(committed && later.0 != before.0);
+    assert!(later.0.iter().all(|(_, bits)| bits.iter().all(|b| f32::from_bits(*b).is_finite())));
+}
+
 /// Through the program: the run ends as diverged, says which samples, and leaves the last good state.
 #[test]
 fn ten_in_a_row_end_the_run_with_the_last_good_weights() {

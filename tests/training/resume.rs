@@ -17,7 +17,10 @@ const LONG: [&str; 4] = [
 #[track_caller]
 fn assert_same_runs(scratch: &Scratch, a: &str, b: &str) {
     assert_same_tensors(&tensors(&scratch.last(a)), &tensors(&scratch.last(b)));
-    assert_eq!(scratch.metrics_text(a), scratch.metrics_text(b));
+    for (a, b) in scratch.metrics_text(a).lines().zip(scratch.metrics_text(b).lines()) {
+        assert_eq!(a, b);
+    }
+    assert_eq!(scratch.metrics_text(a).len(), scratch.metrics_text(b).len());
     let state = |run| Meta { config: String::new(), ..meta(&scratch.last(run)) };
     assert_eq!(state(a), state(b));
 }
@@ -57,6 +60,38 @@ fn in_the_adversarial_phase_with_running_statistics_and_power_iterations() {
 }
 
 #[test]
+fn with_accumulated_gradients() {
+    check_split(&["Training.accumulate_grad_batches=2"]);
+}
+
+#[test]
+fn with_a_generator_that_draws_noise() {
+    check_split(&["Generator.model_type=stochastic_gan", "Generator.noise_dim=8"]);
+}
+
+#[test]
+fn from_one_of_the_best_checkpoints() {
+    let scratch = Scratch::new();
+    scratch.trained("whole", &[]);
+    scratch.trained("again", &[]);
+    let best = meta(&scratch.last("again")).best;
+    let earliest = best.iter().min_by_key(|e| e.step).unwrap();
+    assert!(earliest.step < 12);
+    let path = scratch.path("again").join(&earliest.path);
+    scratch.train(&["--resume", path.to_str().unwrap()]).exits(0).says(&[&format!("at step {}", earliest.step)]);
+    assert_same_runs(&scratch, "whole", "again");
+}
+
+#[test]
+fn a_finished_run_stays_as_it_is() {
+    let scratch = Scratch::new();
+    scratch.trained("whole", &[]);
+    scratch.trained("again", &[]);
+    scratch.train(&["--run-dir", "again", "--resume", "auto"]).exits(0).says(&["finished: 12 steps"]);
+    assert_same_runs(&scratch, "whole", "again");
+}
+
+#[test]
 fn the_plateau_schedulers_moved_in_these_runs() {
     let scratch = Scratch::new();
     scratch.trained("run", &[]);
@@ -77,6 +112,24 @@ fn after_a_signal_that_saves() {
         scratch.trained(run, &[&LONG[..], &["--resume", "auto"]].concat());
         assert_same_runs(&scratch, "whole", run);
     }
+}
+
+/// With a validation after each step, the signal comes between a step and its validation, or in the validation.
+#[test]
+fn after_a_signal_before_a_validation() {
+    let scratch = Scratch::new();
+    let often = [&LONG[..], &["Training.val_check_interval=1"]].concat();
+    scratch.trained("whole", &often);
+    let mut unvalidated = 0;
+    for (run, step) in [("first", 2), ("second", 9), ("third", 19), ("fourth", 25)] {
+        let child = scratch.started(run, step, &often);
+        assert_eq!(signal(child, SIGTERM), Some(75));
+        let state = meta(&scratch.last(run));
+        unvalidated += u32::from(state.last_validation != Some(state.step));
+        scratch.trained(run, &[&often[..], &["--resume", "auto"]].concat());
+        assert_same_runs(&scratch, "whole", run);
+    }
+    assert!(unvalidated > 0, "no run was stopped before its validation");
 }
 
 #[test]

@@ -49,3 +49,18 @@ fn the_saved_configuration_repeats_the_run() {
     let yaml = |run: &str| fs::read_to_string(scratch.path(run).join("config.yaml")).unwrap();
     assert_eq!(yaml("first"), yaml("second"));
 }
+
+#[test]
+fn a_limit_of_no_batches_is_no_validation_and_a_small_share_is_one() {
+    let scratch = Scratch::new();
+    for limit in ["0", "0.0"] {
+        let run = format!("none{limit}");
+        scratch.trained(&run, &[&format!("Training.limit_val_batches={limit}")]);
+        assert!(scratch.column(&run, "val_metrics/l1").is_empty() && best_steps(&scratch, &run).is_empty());
+    }
+    scratch.trained("small", &["Training.limit_val_batches=0.001"]);
+    scratch.trained("one", &["Training.limit_val_batches=1"]);
+    let validated = |run| scratch.column(run, "val_metrics/l1");
+    assert_eq!(validated("one").len(), 4);
+    assert_eq!(validated("small"), validated("one"));
+}
