@@ -2,6 +2,7 @@
 
 use super::direct::Correlation;
 use super::weight_grad::WeightGrad;
+use super::winograd::Tiles;
 use super::winograd_conv::WinogradConv;
 use super::winograd_weight_grad::WinogradWeightGrad;
 use super::{ConvShape, Ctx, Pass, TileSink, View};
@@ -11,7 +12,7 @@ use super::{ConvShape, Ctx, Pass, TileSink, View};
 pub enum Algorithm {
     /// The sum as it is written, in register blocks.
     Direct,
-    /// Winograd's F(4×4, 3×3).
+    /// Winograd's F(4×4, 3×3) and F(3×3, 4×4).
     Winograd,
 }
 
@@ -21,7 +22,7 @@ pub fn algorithm(shape: &ConvShape, pass: Pass) -> Algorithm {
     if !WinogradConv::supports(s) {
         return Algorithm::Direct;
     }
-    let tiles = s.batch * s.out_h.div_ceil(4) * s.out_w.div_ceil(4);
+    let tiles = Tiles::new(s.ksize_h, s.batch, s.out_h, s.out_w).count;
     // Winograd pays while the transforms (tiles × channels, and weights) are few against the products.
     let few_channels = s.in_ch.min(s.out_ch) < 16;
     let few_tiles = tiles < 24;

@@ -242,18 +242,24 @@ fn direct_is_right_on_random_shapes() {
 #[test]
 fn winograd_is_right() {
     let chosen = [
-        ([1, 1, 1, 8], 8, 1),
-        ([2, 5, 7, 16], 24, 1),
-        ([1, 12, 13, 40], 8, 1),
-        ([1, 4, 4, 8], 72, 1),
-        ([3, 9, 6, 24], 136, 1),
-        ([1, 6, 5, 16], 16, 0),
-        ([1, 6, 5, 16], 16, 2),
+        ([1, 1, 1, 8], 8, 3, 1),
+        ([2, 5, 7, 16], 24, 3, 1),
+        ([1, 12, 13, 40], 8, 3, 1),
+        ([1, 4, 4, 8], 72, 3, 1),
+        ([3, 9, 6, 24], 136, 3, 1),
+        ([1, 6, 5, 16], 16, 3, 0),
+        ([1, 6, 5, 16], 16, 3, 2),
+        ([1, 2, 2, 8], 8, 4, 1),
+        ([2, 8, 7, 16], 24, 4, 1),
+        ([1, 13, 10, 40], 72, 4, 1),
+        ([1, 6, 7, 16], 8, 4, 0),
+        ([1, 6, 5, 16], 16, 4, 3),
         // More than one chunk of tiles in the weight gradient.
-        ([1, 60, 62, 128], 8, 1),
+        ([1, 60, 62, 128], 8, 3, 1),
+        ([1, 45, 48, 128], 8, 4, 1),
     ];
-    for (seed, (sizes, out_ch, pad)) in chosen.into_iter().enumerate() {
-        let shape = ConvShape::square(sizes, out_ch, 3, 1, pad).unwrap();
+    for (seed, (sizes, out_ch, ksize, pad)) in chosen.into_iter().enumerate() {
+        let shape = ConvShape::square(sizes, out_ch, ksize, 1, pad).unwrap();
         check(shape, Algorithm::Winograd, WINOGRAD, 3000 + seed as u64);
     }
 }

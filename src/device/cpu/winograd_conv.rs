@@ -5,7 +5,8 @@ use super::micro::{self, Pixels, WIDE_PIXELS};
 use super::scratch::{self, Shared, carve};
 use super::simd::{MAX_LANES, lanes};
 use super::winograd::{
-    INPUT, POINTS, TILE, Tiles, pixel_addresses, transform_input, transform_output, transform_weight,
+    INPUT, MAX_OUTPUT, POINTS, Steps, Tiles, outputs, pixel_addresses, transform_input, transform_output,
+    transform_weight,
 };
 use super::{ConvShape, Ctx, Pass, Tile, TileSink, View};
 
@@ -20,6 +21,8 @@ const PANEL: usize = 2 * MAX_LANES;
 
 /// The pass as a forward convolution.
 pub(super) struct WinogradConv {
+    /// Side of the kernel.
+    taps: usize,
     source_ch: usize,
     result_ch: usize,
     result: [usize; 2],
@@ -34,16 +37,17 @@ impl WinogradConv {
         let forward = pass == Pass::Forward;
         let (source_ch, result_ch) = if forward { (s.in_ch, s.out_ch) } else { (s.out_ch, s.in_ch) };
         let result = if forward { [s.out_h, s.out_w] } else { [s.in_h, s.in_w] };
-        let pad = if forward { s.pad } else { 2 - s.pad };
-        let tiles = Tiles::new(s.batch, result[0], result[1]);
-        WinogradConv { source_ch, result_ch, result, tiles, pad, flipped: !forward }
+        let taps = s.ksize_h;
+        let pad = if forward { s.pad } else { taps - 1 - s.pad };
+        let tiles = Tiles::new(taps, s.batch, result[0], result[1]);
+        WinogradConv { taps, source_ch, result_ch, result, tiles, pad, flipped: !forward }
     }
 
-    /// Whether the algorithm can compute a pass: 3×3, stride 1, no dilation, whole vectors of channels.
+    /// Whether the algorithm can compute a pass: 3×3 or 4×4, stride 1, no dilation, whole vectors of channels.
     pub(super) fn supports(s: &ConvShape) -> bool {
-        [s.ksize_h, s.ksize_w, s.stride, s.dilation] == [3, 3, 1, 1]
+        [[3, 3, 1, 1], [4, 4, 1, 1]].contains(&[s.ksize_h, s.ksize_w, s.stride, s.dilation])
             && !s.depthwise
-            && s.pad <= 2
+            && s.pad < s.ksize_h
             && s.in_ch.is_multiple_of(MAX_LANES)
             && s.out_ch.is_multiple_of(MAX_LANES)
     }
@@ -57,9 +61,9 @@ impl WinogradConv {
         let weights = POINTS * self.source_ch * self.result_ch.next_multiple_of(PANEL);
         let source = POINTS * self.source_plane();
         let products = POINTS * (BLOCK_TILES * BLOCK_CHANNELS + PLANE_PAD);
-        let results = BLOCK_TILES * TILE * TILE * BLOCK_CHANNELS;
+        let results = BLOCK_TILES * MAX_OUTPUT * MAX_OUTPUT * BLOCK_CHANNELS;
         // The taps of one panel, transposed, before they are transformed.
-        let staged = 9 * self.source_ch * PANEL;
+        let staged = self.taps * self.taps * self.source_ch * PANEL;
         let per_thread = |floats| threads * scratch::whole_lines(floats);
         [weights, self.source_ch, per_thread(source.max(staged)), per_thread(products), per_thread(results)]
     }
@@ -100,20 +104,22 @@ impl WinogradConv {
     /// U as `[panel][point][source channel][channel of the panel]`.
     unsafe fn transform_weights(&self, ctx: &Ctx, weight: &[f32], to: Shared, staging: Shared, staging_step: usize) {
         let width = 2 * lanes(ctx.isa);
-        let (sources, results) = (self.source_ch, self.result_ch);
+        let (sources, results, taps) = (self.source_ch, self.result_ch, self.taps * self.taps);
+        let steps = Steps { channels: width, plane: sources * width, row: 0, pixel: 0 };
         ctx.pool.run(results.div_ceil(width), &|panel, worker| {
             let valid = width.min(results - panel * width);
             // SAFETY: the worker's own staging memory and the item's own panel.
             unsafe {
                 let staged = staging.at(worker * staging_step);
-                let staged = std::slice::from_raw_parts_mut(staged, 9 * sources * width);
+                let staged = std::slice::from_raw_parts_mut(staged, taps * sources * width);
                 for (tap, staged) in staged.chunks_exact_mut(sources * width).enumerate() {
                     self.stage_tap(weight, tap, panel * width, valid, width, staged);
                 }
                 for s in 0..sources {
-                    let taps = std::array::from_fn(|tap| staged[(tap * sources + s) * width..].as_ptr());
+                    let at = |tap: usize| staged.as_ptr().wrapping_add((tap.min(taps - 1) * sources + s) * width);
+                    let from: [*const f32; MAX_OUTPUT * MAX_OUTPUT] = std::array::from_fn(at);
                     let to = to.at((panel * POINTS * sources + s) * width);
-                    transform_weight(ctx.isa, &taps, width, to, sources * width);
+                    transform_weight(ctx.isa, self.taps, &from, to, &steps);
                 }
             }
         });
@@ -121,10 +127,11 @@ impl WinogradConv {
 
     /// One tap of `width` result channels from `first` on, as `[source channel][result channel]`.
     fn stage_tap(&self, weight: &[f32], tap: usize, first: usize, valid: usize, width: usize, to: &mut [f32]) {
+        let taps = self.taps * self.taps;
         if self.flipped {
             // Weight memory is (source of this pass, tap, result of this pass).
             for (s, to) in to.chunks_exact_mut(width).enumerate() {
-                let from = &weight[(s * 9 + 8 - tap) * self.result_ch + first..][..valid];
+                let from = &weight[(s * taps + taps - 1 - tap) * self.result_ch + first..][..valid];
                 to[..valid].copy_from_slice(from);
                 to[valid..].fill(0.0);
             }
@@ -132,7 +139,7 @@ impl WinogradConv {
         }
         for r in 0..width {
             if r < valid {
-                let from = &weight[((first + r) * 9 + tap) * self.source_ch..][..self.source_ch];
+                let from = &weight[((first + r) * taps + tap) * self.source_ch..][..self.source_ch];
                 from.iter().enumerate().for_each(|(s, w)| to[s * width + r] = *w);
             } else {
                 (0..self.source_ch).for_each(|s| to[s * width + r] = 0.0);
@@ -156,7 +163,7 @@ impl Block<'_> {
         for t in 0..self.count {
             let (n, y, x) = c.tiles.position(self.first + t);
             let corner = [y as isize - c.pad as isize, x as isize - c.pad as isize];
-            let pixels = pixel_addresses::<INPUT, POINTS>(source, n, corner, zeros);
+            let pixels = pixel_addresses::<POINTS>(source, n, INPUT, corner, zeros);
             // SAFETY: pixels of the view, or zeros; planes of the worker's part.
             unsafe {
                 transform_input(self.ctx.isa, &pixels, c.source_ch, to.add(t * c.source_ch), c.source_plane());
@@ -195,28 +202,30 @@ impl Block<'_> {
         let c = self.conv;
         let channels = BLOCK_CHANNELS.min(c.result_ch - c0);
         let plane = BLOCK_TILES * BLOCK_CHANNELS + PLANE_PAD;
+        let side = outputs(c.taps);
         let mut done = 0;
         while done < self.count {
             let (n, y, x) = c.tiles.position(self.first + done);
             // Tiles up to the end of the row of tiles.
-            let run = (c.tiles.cols - x / TILE).min(self.count - done);
-            let row = run * TILE * BLOCK_CHANNELS;
+            let run = (c.tiles.cols - x / side).min(self.count - done);
+            let row = run * side * BLOCK_CHANNELS;
+            let steps = Steps { channels, plane, row, pixel: BLOCK_CHANNELS };
             for t in 0..run {
                 // SAFETY: planes and results of the worker's parts.
                 unsafe {
                     let from = products.add((done + t) * BLOCK_CHANNELS);
-                    let to = results.add(t * TILE * BLOCK_CHANNELS);
-                    transform_output(self.ctx.isa, from, plane, channels, to, row, BLOCK_CHANNELS);
+                    let to = results.add(t * side * BLOCK_CHANNELS);
+                    transform_output(self.ctx.isa, c.taps, from, to, &steps);
                 }
             }
-            for i in 0..TILE.min(c.result[0] - y) {
+            for i in 0..side.min(c.result[0] - y) {
                 sink.store(&Tile {
                     data: results.wrapping_add(i * row),
                     row_stride: BLOCK_CHANNELS,
                     n,
                     y: y + i,
                     x0: x,
-                    pixels: (run * TILE).min(c.result[1] - x),
+                    pixels: (run * side).min(c.result[1] - x),
                     c0,
                     channels,
                 });

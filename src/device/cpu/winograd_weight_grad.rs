@@ -4,7 +4,8 @@
 use super::products::{ProductBlock, add_panel_6, slab_pixels};
 use super::scratch::{self, Shared, carve};
 use super::winograd::{
-    INPUT, POINTS, TILE, Tiles, pixel_addresses, transform_d_output, transform_d_weight, transform_input,
+    INPUT, MAX_OUTPUT, POINTS, Steps, Tiles, outputs, pixel_addresses, transform_d_output, transform_d_weight,
+    transform_input,
 };
 use super::{ConvShape, Ctx, View};
 
@@ -28,7 +29,7 @@ pub(super) struct WinogradWeightGrad {
 
 impl WinogradWeightGrad {
     pub(super) fn new(shape: &ConvShape) -> WinogradWeightGrad {
-        let tiles = Tiles::new(shape.batch, shape.out_h, shape.out_w);
+        let tiles = Tiles::new(shape.ksize_h, shape.batch, shape.out_h, shape.out_w);
         let fitting = CHUNK_FLOATS / (POINTS * (shape.in_ch + shape.out_ch));
         let chunk = fitting.max(LEAST_TILES).min(tiles.count);
         WinogradWeightGrad { shape: *shape, tiles, chunk }
@@ -75,6 +76,8 @@ impl WinogradWeightGrad {
         let s = &self.shape;
         let parts = self.parts(ctx.pool.threads());
         let [inputs, d_outputs, sums, zeros, tile] = carve(scratch, parts);
+        let taps = s.ksize_h;
+        let steps = Steps { channels: s.out_ch, plane: s.out_ch, row: 0, pixel: 0 };
         let tile_step = parts[4] / ctx.pool.threads();
         // SAFETY: sized for both tensors' channels.
         unsafe { zeros.at(0).write_bytes(0, parts[3]) };
@@ -84,15 +87,16 @@ impl WinogradWeightGrad {
                 for t in item * ITEM_TILES..((item + 1) * ITEM_TILES).min(count) {
                     let (n, y, x) = self.tiles.position(first + t);
                     let corner = [y as isize - s.pad as isize, x as isize - s.pad as isize];
-                    let pixels = pixel_addresses::<INPUT, POINTS>(&input, n, corner, zeros.at(0));
+                    let pixels = pixel_addresses::<POINTS>(&input, n, INPUT, corner, zeros.at(0));
                     let to = inputs.at(t * s.in_ch);
                     let corner = [y as isize, x as isize];
-                    let d_pixels = pixel_addresses::<TILE, { TILE * TILE }>(&d_output, n, corner, zeros.at(0));
+                    let d_pixels: [_; MAX_OUTPUT * MAX_OUTPUT] =
+                        pixel_addresses(&d_output, n, outputs(taps), corner, zeros.at(0));
                     let staged = tile.at(worker * tile_step);
                     // SAFETY: pixels of the views, or zeros; this tile's places in the planes.
                     unsafe {
                         transform_input(ctx.isa, &pixels, s.in_ch, to, self.input_plane());
-                        transform_d_output(ctx.isa, &d_pixels, s.out_ch, staged, s.out_ch);
+                        transform_d_output(ctx.isa, taps, &d_pixels, staged, &steps);
                         self.spread_panels(staged, d_outputs, t, count);
                     }
                 }
@@ -101,11 +105,12 @@ impl WinogradWeightGrad {
             unsafe { self.multiply(ctx, count, inputs, d_outputs, sums, first > 0) };
         }
         let d_weight = Shared::new(d_weight.as_mut_ptr());
+        let steps = Steps { channels: s.in_ch, plane: self.sum_plane(), row: taps * s.in_ch, pixel: s.in_ch };
         ctx.pool.run(s.out_ch, &|o, _| {
             // SAFETY: the item's own output channel.
             unsafe {
-                let (from, to) = (sums.at(o * s.in_ch), d_weight.at(o * 9 * s.in_ch));
-                transform_d_weight(ctx.isa, from, self.sum_plane(), s.in_ch, to, s.in_ch);
+                let (from, to) = (sums.at(o * s.in_ch), d_weight.at(o * taps * taps * s.in_ch));
+                transform_d_weight(ctx.isa, taps, from, to, &steps);
             }
         });
     }
