@@ -138,7 +138,7 @@ impl Scratch {
     pub fn started(&self, run: &str, step: u64, args: &[&str]) -> Child {
         let mut child = self.command(&[&["--run-dir", run], args].concat()).stderr(Stdio::null()).spawn().unwrap();
         let start = Instant::now();
-        while !self.rows(run).last().is_some_and(|row| row.0 >= step) {
+        while self.rows(run).last().is_none_or(|row| row.0 < step) {
             assert!(child.try_wait().unwrap().is_none(), "the run ended before step {step}");
             assert!(start.elapsed() < PATIENCE, "step {step} does not come");
             std::thread::sleep(Duration::from_millis(1));
