@@ -185,7 +185,8 @@ pub(super) mod tests {
         assert_eq!(out.text(), "before the folder exists\ntwo\nlines\nwarning: careful\n12 %\n");
         let log = std::fs::read_to_string(&path).unwrap();
         let lines: Vec<_> = log.lines().map(|l| l.split_at(24)).collect();
-        assert_eq!(lines.iter().map(|l| l.1).collect::<Vec<_>>(), ["info two", "info lines", "warn careful"]);
+        let want = ["info before the folder exists", "info two", "info lines", "warn careful"];
+        assert_eq!(lines.iter().map(|l| l.1).collect::<Vec<_>>(), want);
         let time = lines[0].0;
         assert!(jiff::civil::DateTime::strptime("%Y-%m-%d %H:%M:%S%.3f ", time).is_ok(), "{time:?}");
     }
