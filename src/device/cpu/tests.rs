@@ -215,6 +215,9 @@ fn direct_is_right_on_chosen_shapes() {
         shape([2, 13, 6, 20], 20, [5, 5], [1, 2, 1], true),
         shape([1, 12, 11, 9], 9, [7, 7], [1, 9, 3], true),
         shape([1, 12, 11, 9], 9, [3, 9], [2, 1, 1], true),
+        // More than one group of channels.
+        shape([1, 6, 5, 8], 200, [3, 3], [1, 1, 1], false),
+        shape([1, 7, 5, 136], 72, [3, 3], [2, 1, 1], false),
         // More than one chunk of pixels in the weight gradient, more than one item of a row in the others.
         shape([1, 40, 600, 16], 17, [3, 3], [1, 1, 1], false),
     ];
@@ -261,6 +264,27 @@ fn winograd_is_right() {
     for (seed, (sizes, out_ch, ksize, pad)) in chosen.into_iter().enumerate() {
         let shape = ConvShape::square(sizes, out_ch, ksize, 1, pad).unwrap();
         check(shape, Algorithm::Winograd, WINOGRAD, 3000 + seed as u64);
+    }
+}
+
+#[test]
+fn stacked_weight_gradients_are_right() {
+    for (seed, (sizes, out_ch, ksize, pad)) in
+        [([1, 64, 65, 16], 3, 9, 4), ([2, 60, 56, 24], 4, 9, 0), ([1, 65, 66, 16], 1, 6, 2)].into_iter().enumerate()
+    {
+        let case = Case::new(ConvShape::square(sizes, out_ch, ksize, 1, pad).unwrap(), 4000 + seed as u64);
+        let want = case.want(Pass::WeightGrad);
+        for isa in Isa::all() {
+            let mut results = Vec::new();
+            for threads in [1, 3] {
+                let pool = Pool::new(threads);
+                let ctx = Ctx { pool: &pool, isa };
+                assert_eq!(algorithm(&case.shape, Pass::WeightGrad), Algorithm::Stacked);
+                results.push(case.got(&ctx, Algorithm::Stacked, Pass::WeightGrad));
+            }
+            assert_close(&results[0], &want, WINOGRAD, &format!("{:?} {isa:?}", case.shape));
+            assert_eq!(results[0], results[1]);
+        }
     }
 }
 
