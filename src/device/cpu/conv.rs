@@ -1,6 +1,7 @@
 //! The convolution's three passes: checks, and the choice of the algorithm.
 
 use super::direct::Correlation;
+use super::stacked_weight_grad::StackedWeightGrad;
 use super::weight_grad::WeightGrad;
 use super::winograd::Tiles;
 use super::winograd_conv::WinogradConv;
@@ -14,11 +15,16 @@ pub enum Algorithm {
     Direct,
     /// Winograd's F(4×4, 3×3) and F(3×3, 4×4).
     Winograd,
+    /// Winograd on the 3×3 blocks of a larger kernel; weight gradients only.
+    Stacked,
 }
 
 /// The algorithm for a pass, by shape alone.
 pub fn algorithm(shape: &ConvShape, pass: Pass) -> Algorithm {
     let s = shape;
+    if pass == Pass::WeightGrad && StackedWeightGrad::suits(s) {
+        return Algorithm::Stacked;
+    }
     if !WinogradConv::supports(s) {
         return Algorithm::Direct;
     }
@@ -37,7 +43,8 @@ pub fn scratch_len(shape: &ConvShape, pass: Pass, threads: usize) -> usize {
 pub(super) fn scratch_len_with(algorithm: Algorithm, shape: &ConvShape, pass: Pass, threads: usize) -> usize {
     match (algorithm, pass) {
         (Algorithm::Direct, Pass::WeightGrad) => WeightGrad::new(shape).scratch_len(),
-        (Algorithm::Direct, _) => Correlation::new(shape, pass).scratch_len(threads),
+        (Algorithm::Stacked, Pass::WeightGrad) => StackedWeightGrad::new(shape).scratch_len(threads),
+        (Algorithm::Direct | Algorithm::Stacked, _) => Correlation::new(shape, pass).scratch_len(threads),
         (Algorithm::Winograd, Pass::WeightGrad) => WinogradWeightGrad::new(shape).scratch_len(threads),
         (Algorithm::Winograd, _) => WinogradConv::new(shape, pass).scratch_len(threads),
     }
@@ -104,7 +111,9 @@ pub(super) unsafe fn correlate(
     // SAFETY: the caller's promise; the sizes were checked.
     unsafe {
         match algorithm {
-            Algorithm::Direct => Correlation::new(shape, pass).run(ctx, source, weight, sink, scratch),
+            Algorithm::Direct | Algorithm::Stacked => {
+                Correlation::new(shape, pass).run(ctx, source, weight, sink, scratch)
+            }
             Algorithm::Winograd => WinogradConv::new(shape, pass).run(ctx, source, weight, sink, scratch),
         }
     }
@@ -152,6 +161,7 @@ pub(super) unsafe fn weight_grad(
         match algorithm {
             Algorithm::Direct => WeightGrad::new(shape).run(ctx, input, d_output, d_weight, scratch),
             Algorithm::Winograd => WinogradWeightGrad::new(shape).run(ctx, input, d_output, d_weight, scratch),
+            Algorithm::Stacked => StackedWeightGrad::new(shape).run(ctx, input, d_output, d_weight, scratch),
         }
     }
 }

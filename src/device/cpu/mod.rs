@@ -22,6 +22,7 @@ mod products;
 pub mod reference;
 mod scratch;
 mod simd;
+mod stacked_weight_grad;
 #[cfg(test)]
 mod tests;
 mod view;

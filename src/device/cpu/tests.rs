@@ -264,6 +264,27 @@ fn winograd_is_right() {
     }
 }
 
+#[test]
+fn stacked_weight_gradients_are_right() {
+    for (seed, (sizes, out_ch, ksize, pad)) in
+        [([1, 64, 65, 16], 3, 9, 4), ([2, 60, 56, 24], 4, 9, 0), ([1, 65, 66, 16], 1, 6, 2)].into_iter().enumerate()
+    {
+        let case = Case::new(ConvShape::square(sizes, out_ch, ksize, 1, pad).unwrap(), 4000 + seed as u64);
+        let want = case.want(Pass::WeightGrad);
+        for isa in Isa::all() {
+            let mut results = Vec::new();
+            for threads in [1, 3] {
+                let pool = Pool::new(threads);
+                let ctx = Ctx { pool: &pool, isa };
+                assert_eq!(algorithm(&case.shape, Pass::WeightGrad), Algorithm::Stacked);
+                results.push(case.got(&ctx, Algorithm::Stacked, Pass::WeightGrad));
+            }
+            assert_close(&results[0], &want, WINOGRAD, &format!("{:?} {isa:?}", case.shape));
+            assert_eq!(results[0], results[1]);
+        }
+    }
+}
+
 /// A B for all four orders of the operands' memory.
 #[test]
 fn gemm_is_right_in_every_order() {
