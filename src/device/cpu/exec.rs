@@ -376,10 +376,10 @@ impl Ready {
                     }
                 }
             }
-            if let Some(stage) = self.stages.get(done) {
-                if let Exec::Pointwise(p) = stage.op.exec() {
-                    p.apply(isa, &mut tile, stage.carrier, &stage.operands);
-                }
+            if let Some(stage) = self.stages.get(done)
+                && let Exec::Pointwise(p) = stage.op.exec()
+            {
+                p.apply(isa, &mut tile, stage.carrier, &stage.operands);
             }
         }
     }
