@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::config::Config;
-use crate::device::{Device, bytes_of};
+use crate::device::{Device, PlanId, bytes_of};
 use crate::nn;
 use crate::rng::{Rng, Stream};
 use crate::tape::DType;
@@ -113,24 +113,15 @@ pub fn bench(cfg: &Config, device: Box<dyn Device>, options: &BenchOptions) -> R
         Phase::Pretrain => Key::Pretrain(shape),
         Phase::Adversarial => Key::Adversarial(shape),
     };
+    // As the peer counts: networks and optimisers are resident, nothing of a step is.
+    let before = peak_resident_mib();
     let plan = session.plan(key)?;
-    let bands = cfg.model.in_bands;
-    let random = |len: usize, sample: u32| -> Vec<f32> {
-        let mut rng = Rng::new(0, Stream::Noise, 0, sample);
-        (0..len).map(|_| rng.uniform()).collect()
-    };
-    session.upload(plan, "hr", bytes_of(&random(batch * options.hr * options.hr * bands, 0)))?;
-    session.upload(plan, "lr", bytes_of(&random(batch * lr * lr * bands, 1)))?;
-    session.upload(plan, "codes", &vec![0; batch])?;
-    if nn::is_stochastic(cfg) {
-        session.upload(plan, "noise", bytes_of(&latent_noise(cfg, Stream::Noise, 0, 0..batch as u64)))?;
-    }
+    upload_random(&mut session, plan, cfg, options.hr)?;
     let mut step = [0.0; scalars::COUNT];
     step[scalars::LR_G] = cfg.optimizers.optim_g_lr as f32;
     step[scalars::LR_D] = cfg.optimizers.optim_d_lr as f32;
     step[scalars::ADV_WEIGHT] = cfg.training.losses.adv_loss_beta as f32;
     step[scalars::EMA_ON] = f32::from(u8::from(cfg.training.ema.enabled));
-    let before = peak_resident_mib();
     let mut times = Vec::with_capacity(options.steps);
     for i in 0..options.warmup + options.steps {
         if i == options.warmup {
@@ -164,7 +155,24 @@ pub fn bench(cfg: &Config, device: Box<dyn Device>, options: &BenchOptions) -> R
     Ok((result, profile))
 }
 
-fn profile(session: &Session, plan: crate::device::PlanId, runs: usize) -> Vec<ProfileLine> {
+/// Random images, and noise where the generator reads it, for side `hr`.
+fn upload_random(session: &mut Session, plan: PlanId, cfg: &Config, hr: usize) -> Result<()> {
+    let (batch, bands) = (cfg.data.train_batch_size, cfg.model.in_bands);
+    let lr = hr / cfg.generator.scaling_factor;
+    let random = |side: usize, sample: u32| -> Vec<f32> {
+        let mut rng = Rng::new(0, Stream::Noise, 0, sample);
+        (0..batch * side * side * bands).map(|_| rng.uniform()).collect()
+    };
+    session.upload(plan, "hr", bytes_of(&random(hr, 0)))?;
+    session.upload(plan, "lr", bytes_of(&random(lr, 1)))?;
+    session.upload(plan, "codes", &vec![0; batch])?;
+    if nn::is_stochastic(cfg) {
+        session.upload(plan, "noise", bytes_of(&latent_noise(cfg, Stream::Noise, 0, 0..batch as u64)))?;
+    }
+    Ok(())
+}
+
+fn profile(session: &Session, plan: PlanId, runs: usize) -> Vec<ProfileLine> {
     let mut lines: Vec<ProfileLine> = Vec::new();
     let device = session.device();
     for (step, time) in device.plan(plan).steps.iter().zip(device.times(plan)) {

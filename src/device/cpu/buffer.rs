@@ -1,12 +1,14 @@
-//! Memory that starts at a cache line.
+//! Memory that starts at a page.
+
+use memmap2::MmapMut;
 
 use crate::{Error, Result};
 
-const ALIGN: usize = 64;
-
-/// A zeroed block of floats at a multiple of 64 bytes. Pages that are never touched cost no memory.
+/// A zeroed block of floats. Pages that are never touched cost no memory.
 #[derive(Debug)]
 pub struct Buffer {
+    /// Keeps the memory; all access goes through `ptr`.
+    _map: MmapMut,
     ptr: *mut f32,
     len: usize,
 }
@@ -20,20 +22,12 @@ impl Buffer {
     /// `len` zeros.
     ///
     /// # Errors
-    /// If the system has no such block of memory.
+    /// [`Error::Memory`] if the system has no such block of memory.
     pub fn zeroed(len: usize) -> Result<Self> {
-        let layout = Self::layout(len)?;
-        // SAFETY: the layout has a size above zero.
-        let ptr = unsafe { std::alloc::alloc_zeroed(layout) }.cast::<f32>();
-        if ptr.is_null() {
-            return Err(Error::Memory { bytes: 4 * len });
-        }
-        Ok(Buffer { ptr, len })
-    }
-
-    fn layout(len: usize) -> Result<std::alloc::Layout> {
-        std::alloc::Layout::from_size_align(len.max(1).saturating_mul(4), ALIGN)
-            .map_err(|_| Error::Memory { bytes: usize::MAX })
+        let bytes = len.max(1).saturating_mul(4);
+        let mut map = MmapMut::map_anon(bytes).map_err(|_| Error::Memory { bytes })?;
+        let ptr = map.as_mut_ptr().cast::<f32>();
+        Ok(Buffer { _map: map, ptr, len })
     }
 
     /// The first element.
@@ -53,7 +47,7 @@ impl Buffer {
 
     /// All elements.
     pub fn as_slice(&self) -> &[f32] {
-        // SAFETY: `len` initialised floats are owned by `self`.
+        // SAFETY: `len` initialised floats are owned by `self`; a mapping starts at a page.
         unsafe { std::slice::from_raw_parts(self.ptr, self.len) }
     }
 
@@ -61,14 +55,5 @@ impl Buffer {
     pub fn as_mut_slice(&mut self) -> &mut [f32] {
         // SAFETY: as above, and `self` is borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(self.ptr, self.len) }
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        if let Ok(layout) = Self::layout(self.len) {
-            // SAFETY: allocated in `zeroed` with the same layout.
-            unsafe { std::alloc::dealloc(self.ptr.cast(), layout) }
-        }
     }
 }
