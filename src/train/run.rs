@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::session::Session;
 use super::signals::StopSignal;
-use super::summary::{compile_all, state_bytes, steps_per_epoch, train_shape};
+use super::summary::{check_patch, compile_all, state_bytes, steps_per_epoch, train_shape};
 use super::table::compare_with_bicubic;
 use super::trainer::{Ended, RunParts, Trainer};
 use super::validate::DISC;
@@ -59,6 +59,7 @@ fn run_with(cfg: &Config, options: &RunOptions, messages: &Messages) -> Result<(
     let meta = load(&mut session, cfg, &begin, messages)?;
     let dataset = Dataset::open(&data_settings(cfg))?;
     dataset.notes().iter().for_each(|n| messages.info(n));
+    check_patch(cfg, &dataset)?;
     let steps_per_epoch = steps_per_epoch(cfg, &dataset)?;
     let val_batch = fit_memory(&session, cfg, &dataset, messages)?;
     let folder = match (locked, &options.run_dir) {

@@ -40,6 +40,22 @@ pub fn steps_per_epoch(cfg: &Config, dataset: &Dataset) -> Result<u64> {
     Ok((batches / parts) as u64)
 }
 
+/// Refuses training images that the discriminator would reduce to nothing; with `Data.hr_size` the config's own
+/// checks have done so before the files were opened.
+///
+/// # Errors
+/// [`Error::Config`] with the smallest side that works.
+pub fn check_patch(cfg: &Config, dataset: &Dataset) -> Result<()> {
+    let (_, height, width) = dataset.train_spec().hr;
+    let smallest = cfg.discriminator.smallest_input(cfg.data.train_batch_size);
+    if height.min(width) >= smallest {
+        return Ok(());
+    }
+    let message =
+        format!("it needs images of at least {smallest} pixels a side, the training images are {height}×{width}");
+    Err(Error::config("Discriminator", message).with_hint("use fewer n_blocks or larger images"))
+}
+
 /// The programs that a run of `cfg` on `dataset` will use, with their plans.
 ///
 /// # Errors
@@ -91,6 +107,7 @@ pub fn state_bytes(session: &Session, cfg: &Config) -> (usize, usize) {
 pub fn dry_run(cfg: &Config) -> Result<String> {
     let session = Session::new(cfg, open_device(cfg)?)?;
     let dataset = Dataset::open(&data_settings(cfg))?;
+    check_patch(cfg, &dataset)?;
     let steps = steps_per_epoch(cfg, &dataset)?;
     let plans = compile_all(&session, cfg, &dataset)?;
     let mut text = String::new();

@@ -19,6 +19,7 @@ mod micro;
 mod pack;
 mod pool;
 mod products;
+mod ready;
 pub mod reference;
 mod scratch;
 mod simd;
