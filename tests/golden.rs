@@ -298,7 +298,9 @@ fn training_case(case: &mut Case, findings: &mut Findings) -> Result<()> {
         let batch =
             BatchShape { batch: shape.n(), hr: (shape.h(), shape.w()), hr_type: DType::F32, lr_type: Some(DType::F32) };
         let codes = vec![0; shape.n()];
-        let raw = RawBatch { hr: bytes_of(&hr), lr: Some(bytes_of(&lr)), codes: &codes, noise: None };
+        let noise = format!("batch.{step}.noise");
+        let noise = if case.shapes.contains_key(&noise) { Some(case.file.read(&noise)?) } else { None };
+        let raw = RawBatch { hr: bytes_of(&hr), lr: Some(bytes_of(&lr)), codes: &codes, noise: noise.as_deref() };
         let numbers = StepNumbers::at(&cfg, step, &none, &none);
         let report = run_step(&mut session, &cfg, batch, &[raw], (step, numbers))?;
         if !report.committed {
@@ -316,7 +318,22 @@ fn training_case(case: &mut Case, findings: &mut Findings) -> Result<()> {
     for t in session.tensors()? {
         case.compare(findings, &format!("final.{}", t.name), &t.data)?;
     }
+    if !cfg.training.ema.enabled {
+        without_average(case, findings)?;
+    }
     Ok(())
+}
+
+/// The cases also hold an average that was switched off: it never left the initial weights, and no step had a
+/// decay. A run without average stores neither, so what is shown is that the case says the same.
+fn without_average(case: &mut Case, findings: &mut Findings) -> Result<()> {
+    let averaged: Vec<String> = case.tol.keys().filter(|k| k.starts_with("final.ema.")).cloned().collect();
+    for name in averaged {
+        let initial = case.file.read(&name.replacen("final.ema.", "init.generator.", 1))?;
+        case.compare(findings, &name, &initial)?;
+    }
+    let steps = case.extra["steps"].as_u64().unwrap_or(0) as usize;
+    case.compare_f64(findings, "log.EMA/last_decay", &vec![0.0; steps])
 }
 
 fn run_case(path: &Path) -> Result<(String, Findings)> {
