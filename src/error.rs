@@ -35,6 +35,9 @@ pub enum Error {
     /// The system has no such block of memory.
     #[error("the system has no {} MiB of memory left", .bytes >> 20)]
     Memory { bytes: usize },
+    /// A device, its driver or a library of it cannot be used, or failed.
+    #[error("{message}{}", with_hint(.hint))]
+    Device { message: String, hint: Option<String> },
     /// A fault of this program.
     #[error("internal error: {0} (please report this)")]
     Internal(String),
@@ -66,13 +69,19 @@ impl Error {
         Error::Usage { message: message.into(), hint: None }
     }
 
+    /// An error of a device or of what it needs.
+    pub fn device(message: impl Into<String>) -> Self {
+        Error::Device { message: message.into(), hint: None }
+    }
+
     /// Adds what the user can do about it, where the kind of error carries a hint.
     #[must_use]
     pub fn with_hint(mut self, text: impl Into<String>) -> Self {
         if let Error::Config { hint, .. }
         | Error::Data { hint, .. }
         | Error::Checkpoint { hint, .. }
-        | Error::Usage { hint, .. } = &mut self
+        | Error::Usage { hint, .. }
+        | Error::Device { hint, .. } = &mut self
         {
             *hint = Some(text.into());
         }

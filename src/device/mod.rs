@@ -1,6 +1,7 @@
 //! Devices: memory, execution of plans, and the state that outlives them.
 
 pub mod cpu;
+pub mod cuda;
 
 use std::time::Duration;
 
