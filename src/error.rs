@@ -99,7 +99,7 @@ impl Error {
             | Error::Shape { .. } => 2,
             Error::Diverged { .. } => 3,
             Error::Stopped { .. } => 75,
-            Error::Io { .. } | Error::Memory { .. } | Error::Internal(_) => 1,
+            Error::Io { .. } | Error::Memory { .. } | Error::Device { .. } | Error::Internal(_) => 1,
         }
     }
 }
