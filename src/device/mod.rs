@@ -6,7 +6,7 @@ pub mod cuda;
 use std::time::Duration;
 
 use crate::Result;
-use crate::plan::Plan;
+use crate::plan::{Plan, Target};
 use crate::tape::Shape;
 
 /// A plan that a device has made ready to run.
@@ -27,8 +27,8 @@ pub trait Device {
     /// A short name for messages: `cpu (2 threads, avx2)`.
     fn describe(&self) -> String;
 
-    /// Threads that plans for this device are compiled for.
-    fn threads(&self) -> usize;
+    /// What plans for this device are compiled for.
+    fn target(&self) -> Target;
 
     /// Makes a plan ready.
     ///

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::Case;
 use crate::device::cpu::{Cpu, Isa};
 use crate::device::{Device, bytes_of};
-use crate::plan::{Plan, PlanOptions, Program};
+use crate::plan::{Plan, PlanOptions, Program, Target};
 use crate::rng::{Rng, Stream};
 use crate::tape::{DType, Shape, Tape, Tensor64, Value};
 
@@ -124,7 +124,8 @@ fn run_on_cpu(case: &Case, strided: bool, threads: usize, isa: Isa) -> (Vec<f64>
     let output = tape.push_arc(case.op.clone(), &inputs).unwrap();
     let shape = tape.shape(output);
     let program = Program { name: "case", tape, outputs: vec![("y".into(), output)], checks: vec![], commits: vec![] };
-    let plan = Plan::compile(&program, PlanOptions { fuse: true, share: true, threads }).unwrap();
+    let plan =
+        Plan::compile(&program, PlanOptions { fuse: true, share: true, target: Target::Cpu { threads } }).unwrap();
     let mut cpu = Cpu::new(threads).unwrap().with_isa(isa);
     let id = cpu.load(plan).unwrap();
     for (name, data) in &uploads {

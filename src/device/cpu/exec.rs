@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::ready::{Addresses, Ready};
 use super::{Buffer, Ctx, Isa, Pool, View, ViewMut};
 use crate::device::{Device, Outcome, PlanId};
-use crate::plan::Plan;
+use crate::plan::{Plan, Target};
 use crate::tape::Shape;
 use crate::{Error, Result};
 
@@ -88,8 +88,8 @@ impl Device for Cpu {
         format!("cpu ({} threads, {:?})", self.pool.threads(), self.isa.kind()).to_lowercase()
     }
 
-    fn threads(&self) -> usize {
-        self.pool.threads()
+    fn target(&self) -> Target {
+        Target::Cpu { threads: self.pool.threads() }
     }
 
     fn load(&mut self, plan: Plan) -> Result<PlanId> {
