@@ -135,8 +135,8 @@ impl Bench {
     }
 
     fn run(&mut self, program: &Program, uploads: &[(&str, &[f32])]) -> Result<HashMap<String, Vec<f32>>> {
-        let threads = self.device.threads();
-        let plan = Plan::compile(program, PlanOptions { fuse: true, share: true, threads })?;
+        let target = self.device.target();
+        let plan = Plan::compile(program, PlanOptions { fuse: true, share: true, target })?;
         let id = self.device.load(plan)?;
         for (name, data) in uploads {
             self.device.upload(id, name, bytes_of(data))?;

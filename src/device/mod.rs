@@ -6,7 +6,7 @@ pub mod cuda;
 use std::time::Duration;
 
 use crate::Result;
-use crate::plan::Plan;
+use crate::plan::{Plan, Target};
 use crate::tape::Shape;
 
 /// A plan that a device has made ready to run.
@@ -27,8 +27,8 @@ pub trait Device {
     /// A short name for messages: `cpu (2 threads, avx2)`.
     fn describe(&self) -> String;
 
-    /// Threads that plans for this device are compiled for.
-    fn threads(&self) -> usize;
+    /// What plans for this device are compiled for.
+    fn target(&self) -> Target;
 
     /// Makes a plan ready.
     ///
@@ -59,6 +59,12 @@ pub trait Device {
     /// # Errors
     /// If there is none of that name.
     fn state(&self, name: &str) -> Result<Vec<f32>>;
+
+    /// Fills working memory with NaN, so that a step that reads what none wrote becomes visible.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    fn poison(&mut self) -> Result<()>;
 
     /// The plan behind an id.
     fn plan(&self, plan: PlanId) -> &Plan;

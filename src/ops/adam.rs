@@ -252,7 +252,7 @@ mod tests {
     use super::*;
     use crate::device::cpu::Cpu;
     use crate::device::{Device, Outcome, bytes_of};
-    use crate::plan::{Commit, Plan, PlanOptions, Program};
+    use crate::plan::{Commit, Plan, PlanOptions, Program, Target};
     use crate::tape::DType;
     use std::sync::Arc;
 
@@ -282,7 +282,8 @@ mod tests {
         cpu.set_state("v", flat, &vec![0.0; weights.len()]).unwrap();
         cpu.set_state("t", Shape::SCALAR, &[0.0]).unwrap();
         let program = program(adam, weights.len());
-        let plan = Plan::compile(&program, PlanOptions { fuse: true, share: true, threads }).unwrap();
+        let plan =
+            Plan::compile(&program, PlanOptions { fuse: true, share: true, target: Target::Cpu { threads } }).unwrap();
         let id = cpu.load(plan).unwrap();
         (cpu, id)
     }

@@ -4,6 +4,7 @@
 use super::pointwise::{broadcast_shape, map2, reference};
 use super::{Application, Exec, Op, Pointwise};
 use crate::device::cpu::{Isa, Tile, View};
+use crate::device::cuda::PointwiseCode;
 use crate::ops::{mul::Scale, sum_to::sum_to};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 use crate::{Result, simd_fn};
@@ -60,6 +61,9 @@ impl Pointwise for Add {
             (true, true) => add(isa, tile, other),
             _ => axpby(isa, tile, other, x, y),
         }
+    }
+    fn cuda(&self, _operands: &[Shape]) -> PointwiseCode {
+        PointwiseCode::new("add", 2).with_factors(&[self.alpha, self.beta])
     }
 }
 

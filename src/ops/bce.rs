@@ -8,6 +8,7 @@ use super::pointwise::{map2, reference};
 use super::{Application, Exec, Kernel, KernelCall, Op, Pointwise};
 use crate::Result;
 use crate::device::cpu::{Ctx, Isa, Tile, View};
+use crate::device::cuda::PointwiseCode;
 use crate::tape::{Shape, Tape, Tensor64, Value};
 
 /// Pixels of a block whose terms one item adds up.
@@ -115,6 +116,9 @@ impl Pointwise for BceLogitsGrad {
         // Logits are few: the exact functions are fast enough. The carrier's view is read for its extent only.
         let count = operands[0].shape().len();
         map2(tile, &operands[1], |x, d| self.value(f64::from(x), f64::from(d), count) as f32);
+    }
+    fn cuda(&self, operands: &[Shape]) -> PointwiseCode {
+        PointwiseCode::new("bce_grad", 2).with_factors(&[self.target, 1.0 / operands[0].len() as f32])
     }
 }
 

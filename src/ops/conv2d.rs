@@ -3,10 +3,13 @@
 //! full or depthwise, and its two gradients. The three are closed under differentiation, so a gradient of a
 //! gradient (R1 penalty) needs nothing more.
 
+mod cuda;
+
 use super::{Application, Exec, Kernel, KernelCall, Op};
 use crate::Result;
 use crate::device::cpu::reference::{reference_conv2d, reference_conv2d_input_grad, reference_conv2d_weight_grad};
 use crate::device::cpu::{self, ConvShape, Ctx, Pass, StoreTo, TileSink};
+use crate::device::cuda::{CudaCall, KernelLaunch};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 
 /// What a convolution and its gradients have in common.
@@ -119,6 +122,10 @@ impl Kernel for Conv2d {
         // SAFETY: the plan gives the operands this step's memory; weights are contiguous.
         unsafe { cpu::conv2d(ctx, &s, input, weight.dense(), sink, call.scratch) };
     }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let s = self.0.conv_shape(call.inputs[0].shape, call.inputs[1].shape, call.output.shape);
+        cuda::correlate(call, &s, Pass::Forward)
+    }
 }
 
 /// The gradient with respect to the input: operands d_output and weight.
@@ -178,6 +185,10 @@ impl Kernel for Conv2dInputGrad {
         // SAFETY: the plan gives the operands this step's memory; weights are contiguous.
         unsafe { cpu::conv2d_input_grad(ctx, &s, d_output, weight.dense(), sink, call.scratch) };
     }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let s = self.geometry.conv_shape(self.input, call.inputs[1].shape, call.inputs[0].shape);
+        cuda::correlate(call, &s, Pass::InputGrad)
+    }
 }
 
 /// The gradient with respect to the weight: operands input and d_output.
@@ -229,6 +240,13 @@ impl Kernel for Conv2dWeightGrad {
         let s = self.geometry.conv_shape(input.shape(), self.weight, d_output.shape());
         // SAFETY: the plan gives operands and output this step's memory; weights are contiguous.
         unsafe { cpu::conv2d_weight_grad(ctx, &s, input, d_output, call.output.dense(), call.scratch) };
+    }
+    fn cuda_scratch(&self, inputs: &[Shape], output: Shape) -> usize {
+        cuda::weight_grad_scratch(&self.geometry.conv_shape(inputs[0], output, inputs[1]))
+    }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let s = self.geometry.conv_shape(call.inputs[0].shape, self.weight, call.inputs[1].shape);
+        cuda::weight_grad(call, &s)
     }
 }
 

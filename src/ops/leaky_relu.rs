@@ -4,6 +4,7 @@
 use super::pointwise::{map, map2, reference};
 use super::{Application, Exec, Op, Pointwise, same_shape};
 use crate::device::cpu::{Isa, Tile, View};
+use crate::device::cuda::PointwiseCode;
 use crate::tape::{Shape, Tape, Tensor64, Value};
 use crate::{Result, simd_fn};
 
@@ -36,6 +37,9 @@ impl Pointwise for LeakyRelu {
     fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, _operands: &[View]) {
         forward(isa, tile, self.slope);
     }
+    fn cuda(&self, _operands: &[Shape]) -> PointwiseCode {
+        PointwiseCode::new("leaky_relu", 1).with_factors(&[self.slope])
+    }
 }
 
 /// `d_output` where `output` > 0, `slope·d_output` elsewhere. Linear in `d_output`, flat in `output`.
@@ -66,6 +70,9 @@ impl Op for LeakyReluGrad {
 impl Pointwise for LeakyReluGrad {
     fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, operands: &[View]) {
         input_grad(isa, tile, &operands[1], self.slope);
+    }
+    fn cuda(&self, _operands: &[Shape]) -> PointwiseCode {
+        PointwiseCode::new("leaky_relu_grad", 2).with_factors(&[self.slope])
     }
 }
 

@@ -8,6 +8,7 @@ use std::fmt::Debug;
 
 use crate::Result;
 use crate::device::cpu::{Ctx, Isa, Tile, TileSink, View, ViewMut};
+use crate::device::cuda::{CudaCall, CudaCommit, KernelLaunch, PointwiseCode};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 
 pub mod adam;
@@ -129,6 +130,8 @@ pub trait Pointwise: Send + Sync {
     /// Replaces the carrier's values in `tile` by the output's. `operands` has an entry for each operand; that
     /// of the carrier must not be read.
     fn apply(&self, isa: Isa, tile: &mut Tile, carrier: usize, operands: &[View]);
+    /// The same on a CUDA device, for operands of these extents.
+    fn cuda(&self, operands: &[Shape]) -> PointwiseCode;
 }
 
 /// Operands of one kernel execution. All views may have a pixel stride larger than their channels.
@@ -158,6 +161,15 @@ pub trait Kernel: Send + Sync {
     fn run_into(&self, _ctx: &Ctx, _call: KernelCall, _sink: &dyn TileSink) {
         unreachable!("only kernels that host an epilogue are asked to")
     }
+    /// Floats of scratch memory on a CUDA device.
+    fn cuda_scratch(&self, _inputs: &[Shape], _output: Shape) -> usize {
+        0
+    }
+    /// The launches that compute the output on a CUDA device. A kernel that hosts an epilogue hands every element
+    /// of the output to `call.finish` exactly once, the others write `call.output`.
+    fn cuda(&self, _call: &CudaCall) -> Vec<KernelLaunch> {
+        unimplemented!("CUDA kernel")
+    }
 }
 
 /// Changes state at the end of a program, only if every checked value of the run was finite.
@@ -166,6 +178,10 @@ pub trait CommitOp: Debug + Send + Sync + 'static {
     fn name(&self) -> &'static str;
     /// Updates `states` from the run's values. States are updated in the order of the program's commits.
     fn run(&self, ctx: &Ctx, inputs: &[View], states: &[ViewMut]);
+    /// The launches that do the same on a CUDA device, where `call.ok` is not 0.
+    fn cuda(&self, _call: &CudaCommit) -> Vec<KernelLaunch> {
+        unimplemented!("CUDA kernel")
+    }
 }
 
 /// Two operands of equal extent, or an error that names both.

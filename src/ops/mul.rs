@@ -4,6 +4,7 @@
 use super::pointwise::{broadcast_shape, map, map2, reference};
 use super::{Application, Exec, Op, Pointwise};
 use crate::device::cpu::{Isa, Tile, View};
+use crate::device::cuda::PointwiseCode;
 use crate::ops::sum_to::sum_product_to;
 use crate::tape::{Shape, Tape, Tensor64, Value};
 use crate::{Result, simd_fn};
@@ -40,6 +41,9 @@ impl Pointwise for Mul {
     }
     fn apply(&self, isa: Isa, tile: &mut Tile, carrier: usize, operands: &[View]) {
         product(isa, tile, &operands[1 - carrier]);
+    }
+    fn cuda(&self, _operands: &[Shape]) -> PointwiseCode {
+        PointwiseCode::new("mul", 2)
     }
 }
 
@@ -86,6 +90,9 @@ impl Op for Scale {
 impl Pointwise for Scale {
     fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, _operands: &[View]) {
         affine(isa, tile, self.factor, self.shift);
+    }
+    fn cuda(&self, _operands: &[Shape]) -> PointwiseCode {
+        PointwiseCode::new("scale", 1).with_factors(&[self.factor, self.shift])
     }
 }
 

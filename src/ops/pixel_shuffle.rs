@@ -267,7 +267,7 @@ mod tests {
     use crate::device::cpu::Cpu;
     use crate::device::{Device, bytes_of};
     use crate::ops::mul::Scale;
-    use crate::plan::{Plan, PlanOptions, Program};
+    use crate::plan::{Plan, PlanOptions, Program, Target};
     use crate::tape::DType;
 
     #[test]
@@ -289,7 +289,8 @@ mod tests {
             let y = tape.push(Scale::by(2.0), &[y]).unwrap();
             let outputs = vec![("y".into(), y)];
             let program = Program { name: "case", tape, outputs, checks: vec![], commits: vec![] };
-            let plan = Plan::compile(&program, PlanOptions { fuse, share: true, threads: 2 }).unwrap();
+            let plan =
+                Plan::compile(&program, PlanOptions { fuse, share: true, target: Target::Cpu { threads: 2 } }).unwrap();
             assert_eq!(plan.steps.len(), if fuse { 1 } else { 2 });
             let mut cpu = Cpu::new(2).unwrap();
             let id = cpu.load(plan).unwrap();

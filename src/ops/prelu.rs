@@ -7,6 +7,7 @@ use super::pointwise::{map, map2, reference};
 use super::sum_to::sum_to;
 use super::{Application, Exec, Kernel, KernelCall, Op, Pointwise, same_shape};
 use crate::device::cpu::{Ctx, Isa, Tile, View};
+use crate::device::cuda::PointwiseCode;
 use crate::ops::{add::Add, mul::Mul};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 use crate::{Result, simd_fn};
@@ -42,6 +43,9 @@ impl Pointwise for Prelu {
     fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, operands: &[View]) {
         // SAFETY: a scalar operand has one element.
         forward(isa, tile, unsafe { *operands[1].ptr });
+    }
+    fn cuda(&self, _operands: &[Shape]) -> PointwiseCode {
+        PointwiseCode::new("prelu", 2)
     }
 }
 
@@ -80,6 +84,9 @@ impl Pointwise for PreluGrad {
     fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, operands: &[View]) {
         // SAFETY: a scalar operand has one element.
         input_grad(isa, tile, &operands[1], unsafe { *operands[2].ptr });
+    }
+    fn cuda(&self, _operands: &[Shape]) -> PointwiseCode {
+        PointwiseCode::new("prelu_grad", 3)
     }
 }
 

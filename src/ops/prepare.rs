@@ -197,7 +197,7 @@ mod tests {
     use super::*;
     use crate::device::Device;
     use crate::device::cpu::Cpu;
-    use crate::plan::{Plan, PlanOptions, Program};
+    use crate::plan::{Plan, PlanOptions, Program, Target};
 
     fn run<T: Raw>(dtype: DType, normalization: Normalization, shape: Shape, raw: &[T], codes: &[u8]) -> Vec<f32> {
         let mut tape = Tape::new();
@@ -206,7 +206,8 @@ mod tests {
         let y = tape.push(Prepare { dtype, normalization }, &[x, c]).unwrap();
         let program = Program { name: "t", tape, outputs: vec![("y".into(), y)], checks: vec![], commits: vec![] };
         let mut cpu = Cpu::new(2).unwrap();
-        let plan = Plan::compile(&program, PlanOptions { fuse: true, share: true, threads: 2 }).unwrap();
+        let plan = Plan::compile(&program, PlanOptions { fuse: true, share: true, target: Target::Cpu { threads: 2 } })
+            .unwrap();
         let id = cpu.load(plan).unwrap();
         // SAFETY: plain numbers as bytes.
         let bytes = unsafe { std::slice::from_raw_parts(raw.as_ptr().cast::<u8>(), std::mem::size_of_val(raw)) };

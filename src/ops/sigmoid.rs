@@ -3,6 +3,7 @@
 use super::pointwise::{map, map2, reference};
 use super::{Application, Exec, Op, Pointwise, math, same_shape};
 use crate::device::cpu::{Isa, Tile, View};
+use crate::device::cuda::PointwiseCode;
 use crate::ops::mul::{Mul, Scale};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 use crate::{Result, simd_fn};
@@ -32,6 +33,9 @@ impl Op for Sigmoid {
 impl Pointwise for Sigmoid {
     fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, _operands: &[View]) {
         forward(isa, tile);
+    }
+    fn cuda(&self, _operands: &[Shape]) -> PointwiseCode {
+        PointwiseCode::new("sigmoid", 1)
     }
 }
 
@@ -68,6 +72,9 @@ impl Op for SigmoidGrad {
 impl Pointwise for SigmoidGrad {
     fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, operands: &[View]) {
         input_grad(isa, tile, &operands[1]);
+    }
+    fn cuda(&self, _operands: &[Shape]) -> PointwiseCode {
+        PointwiseCode::new("sigmoid_grad", 2)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::pointwise::{map, map2, reference};
 use super::{Application, Exec, Op, Pointwise, math, same_shape};
 use crate::device::cpu::{Isa, Tile, View};
+use crate::device::cuda::PointwiseCode;
 use crate::ops::mul::{Mul, Scale};
 use crate::ops::sigmoid::{Sigmoid, SigmoidGrad};
 use crate::tape::{Shape, Tape, Tensor64, Value};
@@ -33,6 +34,9 @@ impl Op for Silu {
 impl Pointwise for Silu {
     fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, _operands: &[View]) {
         forward(isa, tile);
+    }
+    fn cuda(&self, _operands: &[Shape]) -> PointwiseCode {
+        PointwiseCode::new("silu", 1)
     }
 }
 
@@ -77,6 +81,9 @@ impl Op for SiluGrad {
 impl Pointwise for SiluGrad {
     fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, operands: &[View]) {
         input_grad(isa, tile, &operands[1]);
+    }
+    fn cuda(&self, _operands: &[Shape]) -> PointwiseCode {
+        PointwiseCode::new("silu_grad", 2)
     }
 }
 

@@ -7,6 +7,7 @@ use super::mul::Mul;
 use super::slice::SliceFlat;
 use super::{Application, Exec, Kernel, KernelCall, Op, Pointwise};
 use crate::device::cpu::{Ctx, Isa, Tile, View};
+use crate::device::cuda::PointwiseCode;
 use crate::tape::{Shape, Tape, Tensor64, Value};
 use crate::{Result, simd_fn};
 
@@ -206,6 +207,9 @@ impl Op for Reciprocal {
 impl Pointwise for Reciprocal {
     fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, _operands: &[View]) {
         reciprocal(isa, tile);
+    }
+    fn cuda(&self, _operands: &[Shape]) -> PointwiseCode {
+        PointwiseCode::new("reciprocal", 1)
     }
 }
 

@@ -52,8 +52,20 @@ pub struct PlanOptions {
     pub fuse: bool,
     /// Let buffers share memory and outputs take over operands.
     pub share: bool,
-    /// Threads that kernels' scratch memory is sized for.
-    pub threads: usize,
+    /// What the plan is for.
+    pub target: Target,
+}
+
+/// The kind of device that a plan is for: it decides how much scratch memory kernels need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The CPU with as many compute threads.
+    Cpu {
+        /// Threads.
+        threads: usize,
+    },
+    /// A CUDA device.
+    Cuda,
 }
 
 /// Which memory a location lies in.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::fuse::Group;
 use super::gather::{is_gather, part};
-use super::{Base, Loc, PlanOptions, PlannedCommit, Program, Root, Slot, Stage, Step, op_of};
+use super::{Base, Loc, PlanOptions, PlannedCommit, Program, Root, Slot, Stage, Step, Target, op_of};
 use crate::ops::{Axis, Exec, ViewOf};
 use crate::tape::{Shape, Source, Tape, Value};
 use crate::{Error, Result};
@@ -237,7 +237,10 @@ impl<'a> Placer<'a> {
         let base = match op.exec() {
             Exec::Kernel(kernel) => {
                 let shapes: Vec<Shape> = first.inputs.iter().map(|v| tape.shape(*v)).collect();
-                scratch = kernel.scratch(&shapes, first.shape, self.options.threads);
+                scratch = match self.options.target {
+                    Target::Cpu { threads } => kernel.scratch(&shapes, first.shape, threads),
+                    Target::Cuda => kernel.cuda_scratch(&shapes, first.shape),
+                };
                 Base::Kernel(op.clone(), inputs)
             }
             Exec::Pointwise(p) => {

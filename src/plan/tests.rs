@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Base, Plan, PlanOptions, Program};
+use super::{Base, Plan, PlanOptions, Program, Target};
 use crate::device::cpu::Cpu;
 use crate::device::{Device, bytes_of};
 use crate::ops::add::Add;
@@ -69,13 +69,14 @@ fn program() -> (Program, HashMap<String, Tensor64>) {
 }
 
 fn run(program: &Program, given: &HashMap<String, Tensor64>, options: PlanOptions) -> (Plan, Vec<Vec<f32>>) {
-    let mut cpu = Cpu::new(options.threads).unwrap();
+    let Target::Cpu { threads } = options.target else { panic!("a plan for the CPU") };
+    let mut cpu = Cpu::new(threads).unwrap();
     let id = cpu.load(Plan::compile(program, options).unwrap()).unwrap();
     for (name, data) in given {
         let floats: Vec<f32> = data.data.iter().map(|v| *v as f32).collect();
         cpu.upload(id, name, bytes_of(&floats)).unwrap();
     }
-    cpu.poison();
+    cpu.poison().unwrap();
     let outputs = cpu.run(id).unwrap().outputs;
     (Plan::compile(program, options).unwrap(), outputs)
 }
@@ -83,9 +84,10 @@ fn run(program: &Program, given: &HashMap<String, Tensor64>, options: PlanOption
 #[test]
 fn fusion_and_sharing_change_no_bit() {
     let (program, given) = program();
-    let (plain, want) = run(&program, &given, PlanOptions { fuse: false, share: false, threads: 1 });
+    let (plain, want) =
+        run(&program, &given, PlanOptions { fuse: false, share: false, target: Target::Cpu { threads: 1 } });
     for (fuse, share, threads) in [(true, false, 1), (false, true, 1), (true, true, 1), (true, true, 3)] {
-        let (plan, got) = run(&program, &given, PlanOptions { fuse, share, threads });
+        let (plan, got) = run(&program, &given, PlanOptions { fuse, share, target: Target::Cpu { threads } });
         for (a, b) in got.iter().zip(&want) {
             let bits = |v: &Vec<f32>| v.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
             assert_eq!(bits(a), bits(b), "fuse {fuse} share {share} threads {threads}");
@@ -105,7 +107,8 @@ fn fusion_and_sharing_change_no_bit() {
 #[test]
 fn a_dense_block_copies_nothing() {
     let (program, _) = program();
-    let plan = Plan::compile(&program, PlanOptions { fuse: true, share: true, threads: 1 }).unwrap();
+    let plan =
+        Plan::compile(&program, PlanOptions { fuse: true, share: true, target: Target::Cpu { threads: 1 } }).unwrap();
     for step in &plan.steps {
         if let Base::Copy { copies, .. } = &step.base {
             assert!(copies.is_empty(), "{} copies {copies:?}", step.path);

@@ -172,8 +172,7 @@ impl<'a> Session<'a> {
             Key::Forward(batch, height, width) => self.programs.forward(batch, (height, width))?,
             Key::Accumulate(part) => self.part(part)?,
         };
-        let threads = self.device.threads();
-        Plan::compile(&program, PlanOptions { fuse: true, share: true, threads })
+        Plan::compile(&program, PlanOptions { fuse: true, share: true, target: self.device.target() })
     }
 
     fn part(&self, part: Part) -> Result<Program> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::ready::{Addresses, Ready};
 use super::{Buffer, Ctx, Isa, Pool, View, ViewMut};
 use crate::device::{Device, Outcome, PlanId};
-use crate::plan::Plan;
+use crate::plan::{Plan, Target};
 use crate::tape::Shape;
 use crate::{Error, Result};
 
@@ -55,11 +55,6 @@ impl Cpu {
         self
     }
 
-    /// Fills the arena with NaN: a step that reads what none wrote becomes visible.
-    pub fn poison(&mut self) {
-        self.arena.as_mut_slice().fill(f32::NAN);
-    }
-
     fn has_state(&self, name: &str, shape: Shape) -> bool {
         self.states.get(name).is_some_and(|(s, _)| s.len() == shape.len())
     }
@@ -88,8 +83,8 @@ impl Device for Cpu {
         format!("cpu ({} threads, {:?})", self.pool.threads(), self.isa.kind()).to_lowercase()
     }
 
-    fn threads(&self) -> usize {
-        self.pool.threads()
+    fn target(&self) -> Target {
+        Target::Cpu { threads: self.pool.threads() }
     }
 
     fn load(&mut self, plan: Plan) -> Result<PlanId> {
@@ -178,6 +173,11 @@ impl Device for Cpu {
     fn state(&self, name: &str) -> Result<Vec<f32>> {
         let found = self.states.get(name).map(|(_, buffer)| buffer.as_slice().to_vec());
         found.ok_or_else(|| Error::Internal(format!("there is no state {name}")))
+    }
+
+    fn poison(&mut self) -> Result<()> {
+        self.arena.as_mut_slice().fill(f32::NAN);
+        Ok(())
     }
 
     fn plan(&self, plan: PlanId) -> &Plan {

@@ -4,6 +4,7 @@ use super::super::sum_to::sum_to;
 use super::super::{Application, Exec, Kernel, KernelCall, Op, Pointwise};
 use super::{CHUNK, EPS, GradSums, InputGrad, check_parts, chunks, part, row};
 use crate::device::cpu::{Ctx, Isa, Tile, View};
+use crate::device::cuda::{Part, PointwiseCode};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 use crate::{Error, Result, simd_fn};
 
@@ -56,6 +57,14 @@ impl Op for Apply {
 impl Pointwise for Apply {
     fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, operands: &[View]) {
         forward(isa, tile, &operands[1], operands.get(2), operands.get(3));
+    }
+    fn cuda(&self, operands: &[Shape]) -> PointwiseCode {
+        let c = operands[0].c();
+        let (mean, inv) = (Part { operand: 1, channel: 0 }, Part { operand: 1, channel: c });
+        let affine = |k: usize| if k < operands.len() { Part { operand: k, channel: 0 } } else { inv };
+        let parts = vec![Part { operand: 0, channel: 0 }, mean, inv, affine(2), affine(3)];
+        let has = |k: usize| if k < operands.len() { 1.0 } else { 0.0 };
+        PointwiseCode { function: "norm_apply", parts, factors: vec![has(2), has(3)] }
     }
 }
 

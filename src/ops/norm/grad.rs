@@ -7,6 +7,7 @@ use super::super::{Application, Exec, Kernel, KernelCall, Op, Pointwise, same_sh
 use super::reduce::{Blocks, LANES};
 use super::{Apply, CHUNK, SecondGrad, check_parts, chunks, group_pixels, part, row};
 use crate::device::cpu::{Ctx, Isa, Tile, View};
+use crate::device::cuda::{Part, PointwiseCode};
 use crate::ops::{add::Add, mul::Mul};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 use crate::{Result, simd_fn};
@@ -194,6 +195,15 @@ fn gamma_grad(tape: &mut Tape, [x, stats, sums, u_sums, product]: [Value; 5], ga
 impl Pointwise for InputGrad {
     fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, operands: &[View]) {
         input_grad(isa, tile, &operands[1], &operands[2], &operands[3], operands.get(4));
+    }
+    fn cuda(&self, operands: &[Shape]) -> PointwiseCode {
+        let c = operands[0].c();
+        let affine = operands.len() > 4;
+        let at = |operand, channel| Part { operand, channel };
+        let gamma = if affine { at(4, 0) } else { at(2, 0) };
+        let parts = vec![at(0, 0), at(1, 0), at(2, 0), at(2, c), at(3, 0), at(3, c), gamma];
+        let per_pixel = 1.0 / group_pixels(operands[0], operands[2].n()) as f32;
+        PointwiseCode { function: "norm_input_grad", parts, factors: vec![per_pixel, f32::from(u8::from(affine))] }
     }
 }
 

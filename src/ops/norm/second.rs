@@ -3,6 +3,7 @@
 use super::super::{Application, Exec, Op, Pointwise, same_shape};
 use super::{CHUNK, check_parts, chunks, group_pixels, row};
 use crate::device::cpu::{Isa, Tile, View};
+use crate::device::cuda::{Part, PointwiseCode};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 use crate::{Error, Result, simd_fn};
 
@@ -52,6 +53,20 @@ impl Op for SecondGrad {
 impl Pointwise for SecondGrad {
     fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, operands: &[View]) {
         second_grad(isa, tile, operands);
+    }
+    fn cuda(&self, operands: &[Shape]) -> PointwiseCode {
+        let c = operands[0].c();
+        let affine = operands.len() > 7;
+        let at = |operand, channel| Part { operand, channel };
+        let gamma = if affine { at(7, 0) } else { at(3, 0) };
+        let tensors = [at(0, 0), at(1, 0), at(2, 0), at(3, 0), at(3, c)];
+        let sums = [at(4, 0), at(4, c), at(5, 0), at(5, c), at(6, 0), gamma];
+        let per_pixel = 1.0 / group_pixels(operands[0], operands[3].n()) as f32;
+        PointwiseCode {
+            function: "norm_second_grad",
+            parts: tensors.into_iter().chain(sums).collect(),
+            factors: vec![per_pixel, f32::from(u8::from(affine))],
+        }
     }
 }
 

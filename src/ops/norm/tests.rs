@@ -7,7 +7,7 @@ use super::*;
 use crate::device::cpu::Cpu;
 use crate::device::{Device, bytes_of};
 use crate::ops::sum_to::{sum_product_to, sum_to};
-use crate::plan::{Plan, PlanOptions, Program};
+use crate::plan::{Plan, PlanOptions, Program, Target};
 use crate::tape::{DType, Tensor64};
 
 /// For the CPU check alone: statistics and sums are operands here, though they are functions of the others.
@@ -167,13 +167,14 @@ fn third_derivatives_are_refused() {
 fn run_on_cpu(tape: Tape, given: &[(&str, Vec<f32>)], outputs: &[Value]) -> Vec<Vec<f32>> {
     let outputs = outputs.iter().enumerate().map(|(i, v)| (format!("y{i}"), *v)).collect();
     let program = Program { name: "case", tape, outputs, checks: vec![], commits: vec![] };
-    let plan = Plan::compile(&program, PlanOptions { fuse: true, share: true, threads: 2 }).unwrap();
+    let plan =
+        Plan::compile(&program, PlanOptions { fuse: true, share: true, target: Target::Cpu { threads: 2 } }).unwrap();
     let mut cpu = Cpu::new(2).unwrap();
     let id = cpu.load(plan).unwrap();
     for (name, data) in given {
         cpu.upload(id, name, bytes_of(data)).unwrap();
     }
-    cpu.poison();
+    cpu.poison().unwrap();
     cpu.run(id).unwrap().outputs
 }
 

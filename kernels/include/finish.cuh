@@ -1,0 +1,48 @@
+// What becomes of finished values where sizes are not constants: stages and stores from a table.
+// `pointwise_function(index, in, k)` and the MAX_ sizes are generated.
+#pragma once
+
+struct Stage {
+  int function, carrier, count;
+  float factors[MAX_FACTORS];
+  View<const float> inputs[MAX_PARTS];
+};
+
+struct Store {
+  int after;
+  View<float> to;
+};
+
+struct Finish {
+  int stage_count, store_count;
+  Stage stages[MAX_STAGES];
+  Store stores[MAX_STORES];
+
+  // Channels c to c + V of pixel (n, y, x).
+  template <int V>
+  __device__ void apply(float (&v)[V], int n, int y, int x, int c) const {
+    int done = 0;
+    for (int s = 0; s < store_count; ++s) {
+      for (; done < stores[s].after; ++done) apply_stage<V>(stages[done], v, n, y, x, c);
+      store<V>(stores[s].to, v, n, y, x, c);
+    }
+  }
+
+ private:
+  template <int V>
+  __device__ static void apply_stage(const Stage& stage, float (&v)[V], int n, int y, int x, int c) {
+    float in[MAX_PARTS][V];
+    for (int p = 0; p < stage.count; ++p) {
+      if (p == stage.carrier) {
+        carry<V>(in[p], v);
+      } else {
+        load<V>(in[p], stage.inputs[p], n, y, x, c);
+      }
+    }
+    for (int j = 0; j < V; ++j) {
+      float values[MAX_PARTS];
+      for (int p = 0; p < stage.count; ++p) values[p] = in[p][j];
+      v[j] = pointwise_function(stage.function, values, stage.factors);
+    }
+  }
+};

@@ -1,0 +1,220 @@
+//! A kernel's argument struct, made of named fields: its C++ declaration and its bytes come from one list, so
+//! that they cannot disagree.
+//!
+//! Where the driver specialises, everything but addresses is a constant of the declaration; otherwise sizes and
+//! factors are members, and one build of a kernel serves all shapes. The kernel's text is the same: `a.x.w` is a
+//! member or a constant.
+
+use std::fmt::Write as _;
+
+use super::driver::DevicePtr;
+use super::finish::Finish;
+use crate::tape::Shape;
+
+/// An f32 NHWC tensor in device memory, or a channel slice of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceView {
+    /// First element.
+    pub ptr: DevicePtr,
+    /// Extent.
+    pub shape: Shape,
+    /// Floats from a pixel to the next.
+    pub stride: usize,
+}
+
+impl DeviceView {
+    /// Whether four channels from any multiple of 4 on are one aligned vector; extents of 1 are repeated.
+    pub fn has_vectors(&self) -> bool {
+        let c = self.shape.c();
+        c == 1 || c.is_multiple_of(4) && self.stride.is_multiple_of(4) && self.ptr.0.is_multiple_of(16)
+    }
+
+    /// The same memory as one row of elements, if it has no gaps.
+    pub fn flat(&self) -> Option<DeviceView> {
+        let dense = self.stride == self.shape.c() || self.shape.pixels() == 1;
+        let shape = Shape::vector(self.shape.len());
+        dense.then_some(DeviceView { shape, stride: shape.c(), ..*self })
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Field {
+    View { name: &'static str, view: DeviceView, element: &'static str },
+    Pointer { name: &'static str, element: &'static str, ptr: DevicePtr },
+    Size { name: &'static str, value: i32 },
+    Fixed { name: &'static str, value: i32 },
+    Factor { name: &'static str, value: f32 },
+    Finish(Finish),
+}
+
+/// The fields of an argument struct, in order.
+#[derive(Clone, Debug, Default)]
+pub struct Args {
+    fields: Vec<Field>,
+}
+
+impl Args {
+    /// No fields.
+    pub fn new() -> Args {
+        Args::default()
+    }
+
+    /// A tensor that is read: `View<const float>`.
+    #[must_use]
+    pub fn input(mut self, name: &'static str, view: DeviceView) -> Args {
+        self.fields.push(Field::View { name, view, element: "const float" });
+        self
+    }
+
+    /// A tensor that is written: `View<float>`.
+    #[must_use]
+    pub fn output(mut self, name: &'static str, view: DeviceView) -> Args {
+        self.fields.push(Field::View { name, view, element: "float" });
+        self
+    }
+
+    /// An address of elements of a C++ type.
+    #[must_use]
+    pub fn pointer(mut self, name: &'static str, element: &'static str, ptr: DevicePtr) -> Args {
+        self.fields.push(Field::Pointer { name, element, ptr });
+        self
+    }
+
+    /// A whole number, `int`.
+    ///
+    /// # Panics
+    /// If it does not fit.
+    #[must_use]
+    pub fn size(mut self, name: &'static str, value: usize) -> Args {
+        let value = i32::try_from(value).expect("extents of tensors are below 2^31");
+        self.fields.push(Field::Size { name, value });
+        self
+    }
+
+    /// A whole number that is a constant on every driver: sizes of register blocks, template arguments. Each value
+    /// costs a build.
+    ///
+    /// # Panics
+    /// If it does not fit.
+    #[must_use]
+    pub fn fixed(mut self, name: &'static str, value: usize) -> Args {
+        let value = i32::try_from(value).expect("constants are small");
+        self.fields.push(Field::Fixed { name, value });
+        self
+    }
+
+    /// A number that does not change while the plan lives, `float`.
+    #[must_use]
+    pub fn factor(mut self, name: &'static str, value: f32) -> Args {
+        self.fields.push(Field::Factor { name, value });
+        self
+    }
+
+    /// What becomes of finished values: member `finish`.
+    #[must_use]
+    pub fn finish(mut self, finish: &Finish) -> Args {
+        self.fields.push(Field::Finish(finish.clone()));
+        self
+    }
+
+    /// Whether a field calls pointwise functions.
+    pub(super) fn has_finish(&self) -> bool {
+        self.fields.iter().any(|f| matches!(f, Field::Finish(_)))
+    }
+
+    /// The declaration `struct Args` and its bytes.
+    pub(super) fn render(&self, specialise: bool) -> (String, Vec<u8>) {
+        let mut out = Rendered { members: String::new(), before: String::new(), bytes: Bytes::default(), specialise };
+        for field in &self.fields {
+            match field {
+                Field::View { name, view, element } => out.view(name, view, element),
+                Field::Pointer { name, element, ptr } => {
+                    let _ = writeln!(out.members, "  {element}* {name};");
+                    out.bytes.push(&ptr.0.to_le_bytes());
+                }
+                Field::Size { name, value } => out.number("int", name, &value.to_string(), value.to_le_bytes()),
+                Field::Fixed { name, value } => {
+                    let _ = writeln!(out.members, "  static constexpr int {name} = {value};");
+                }
+                Field::Factor { name, value } => {
+                    out.number("float", name, &float_literal(*value), value.to_le_bytes());
+                }
+                Field::Finish(finish) => finish.render(&mut out),
+            }
+        }
+        out.bytes.align(8);
+        (format!("{}struct Args {{\n{}}};\n", out.before, out.members), out.bytes.0)
+    }
+}
+
+/// A declaration in the making.
+pub(super) struct Rendered {
+    /// Members of the struct.
+    pub members: String,
+    /// Declarations before the struct.
+    pub before: String,
+    pub bytes: Bytes,
+    pub specialise: bool,
+}
+
+impl Rendered {
+    /// A tensor member.
+    pub fn view(&mut self, name: &str, view: &DeviceView, element: &str) {
+        let _ = writeln!(self.members, "  {} {name};", view_type(view, element, self.specialise));
+        self.bytes.view(view, self.specialise);
+    }
+
+    fn number(&mut self, kind: &str, name: &str, literal: &str, bytes: [u8; 4]) {
+        if self.specialise {
+            let _ = writeln!(self.members, "  static constexpr {kind} {name} = {literal};");
+        } else {
+            let _ = writeln!(self.members, "  {kind} {name};");
+            self.bytes.push(&bytes);
+        }
+    }
+}
+
+/// The C++ type of a view.
+pub(super) fn view_type(view: &DeviceView, element: &str, specialise: bool) -> String {
+    let [n, h, w, c] = view.shape.0;
+    if specialise {
+        format!("FixedView<{element}, {n}, {h}, {w}, {c}, {}>", view.stride)
+    } else {
+        format!("View<{element}>")
+    }
+}
+
+/// A C++ literal of exactly this value.
+pub(super) fn float_literal(value: f32) -> String {
+    format!("{value:e}f")
+}
+
+/// A struct's bytes, laid out as C++ does: each member at a multiple of its size.
+#[derive(Default)]
+pub(super) struct Bytes(Vec<u8>);
+
+impl Bytes {
+    /// One scalar member.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.align(bytes.len());
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// Padding up to a multiple of `size`.
+    pub fn align(&mut self, size: usize) {
+        self.0.resize(self.0.len().next_multiple_of(size), 0);
+    }
+
+    /// A `View` or `FixedView`.
+    pub fn view(&mut self, view: &DeviceView, specialise: bool) {
+        self.push(&view.ptr.0.to_le_bytes());
+        if !specialise {
+            let [n, h, w, c] = view.shape.0;
+            for extent in [n, h, w, c, view.stride] {
+                let extent = i32::try_from(extent).expect("extents of tensors are below 2^31");
+                self.push(&extent.to_le_bytes());
+            }
+            self.align(8);
+        }
+    }
+}

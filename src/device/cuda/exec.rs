@@ -1,0 +1,284 @@
+//! The CUDA device: memory, loaded plans, replay. A plan's launches are made once, when it is loaded or the arena
+//! has moved, and recorded as one graph; a run uploads its inputs before, replays, and reads one block back.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::driver::{DevicePtr, Driver, FunctionId, Geometry, GraphId, Launch, ModuleSource};
+use super::launch::KernelLaunch;
+use super::module::module;
+use super::resolve::{Addresses, OK_FLOATS};
+use crate::device::{Device, Outcome, PlanId};
+use crate::plan::{Plan, Target};
+use crate::tape::Shape;
+use crate::{Error, Result};
+
+/// A CUDA device behind a driver.
+pub struct Cuda {
+    driver: RefCell<Box<dyn Driver>>,
+    functions: HashMap<ModuleSource, FunctionId>,
+    arena: (DevicePtr, usize),
+    states: BTreeMap<String, (Shape, DevicePtr)>,
+    plans: Vec<Loaded>,
+    profile: bool,
+}
+
+struct Loaded {
+    plan: Plan,
+    slots: Vec<DevicePtr>,
+    constants: Vec<DevicePtr>,
+    /// The flag of the checks, then the outputs, each contiguous.
+    outbox: DevicePtr,
+    outbox_floats: usize,
+    launches: Vec<Launch>,
+    /// How many of the launches belong to each step; the rest are checks, commits and outputs.
+    per_step: Vec<usize>,
+    graph: Option<GraphId>,
+    times: Vec<Duration>,
+}
+
+impl Cuda {
+    /// A device on `driver`.
+    pub fn new(driver: Box<dyn Driver>) -> Cuda {
+        Cuda {
+            driver: RefCell::new(driver),
+            functions: HashMap::new(),
+            arena: (DevicePtr(0), 0),
+            states: BTreeMap::new(),
+            plans: Vec::new(),
+            profile: false,
+        }
+    }
+
+    fn check_states(&self, plan: &Plan) -> Result<()> {
+        let known = |name: &str, shape: Shape| self.states.get(name).is_some_and(|(s, _)| s.len() == shape.len());
+        match plan.states.iter().find(|(name, shape)| !known(name, *shape)) {
+            Some((name, _)) => {
+                Err(Error::Internal(format!("plan {}: there is no state {name} of its extent", plan.name)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn allocate_for(&mut self, plan: Plan) -> Result<Loaded> {
+        let driver = self.driver.get_mut();
+        let mut slots = Vec::new();
+        for slot in &plan.inputs {
+            slots.push(driver.alloc(slot.shape.len() * slot.dtype.size())?);
+        }
+        let mut constants = Vec::new();
+        for data in &plan.constants {
+            let ptr = driver.alloc(data.len() * 4)?;
+            // SAFETY: allocated with this size.
+            unsafe { driver.upload(ptr, crate::device::bytes_of(data))? };
+            constants.push(ptr);
+        }
+        let outbox_floats = OK_FLOATS + plan.outputs.iter().map(|(_, l)| l.shape.len()).sum::<usize>();
+        let outbox = driver.alloc(outbox_floats * 4)?;
+        let times = vec![Duration::ZERO; plan.steps.len()];
+        let (launches, per_step) = (Vec::new(), Vec::new());
+        Ok(Loaded { plan, slots, constants, outbox, outbox_floats, launches, per_step, graph: None, times })
+    }
+
+    /// Makes a plan's launches for where memory is now.
+    fn resolve(&mut self, id: usize) -> Result<()> {
+        let loaded = &self.plans[id];
+        let at = Addresses {
+            arena: self.arena.0,
+            states: &self.states,
+            plan: &loaded.plan,
+            slots: &loaded.slots,
+            constants: &loaded.constants,
+            outbox: loaded.outbox,
+        };
+        let mut kernels: Vec<(Arc<str>, KernelLaunch)> = Vec::new();
+        let mut per_step = Vec::new();
+        for step in &loaded.plan.steps {
+            let before = kernels.len();
+            kernels.extend(at.step(step)?.into_iter().map(|k| (step.path.clone(), k)));
+            per_step.push(kernels.len() - before);
+        }
+        kernels.extend(at.end()?);
+        let launches = self.compile(&kernels)?;
+        let driver = self.driver.get_mut();
+        // SAFETY: the launches use memory of this device, which lives until the plan is resolved again.
+        let graph = unsafe { driver.record(&launches)? };
+        let loaded = &mut self.plans[id];
+        (loaded.launches, loaded.per_step, loaded.graph) = (launches, per_step, Some(graph));
+        Ok(())
+    }
+
+    /// Compiles what is new among the kernels.
+    fn compile(&mut self, kernels: &[(Arc<str>, KernelLaunch)]) -> Result<Vec<Launch>> {
+        let driver = self.driver.get_mut();
+        let specialise = driver.specialises();
+        let modules: Vec<_> = kernels.iter().map(|(_, k)| module(k, specialise)).collect();
+        let mut missing: Vec<ModuleSource> = Vec::new();
+        for (source, _) in &modules {
+            if !self.functions.contains_key(source) && !missing.contains(source) {
+                missing.push(source.clone());
+            }
+        }
+        let compiled = driver.compile(&missing, &mut |_| ())?;
+        for (source, functions) in missing.into_iter().zip(compiled) {
+            self.functions.insert(source, functions[0]);
+        }
+        let launch = |((path, kernel), (source, args)): (&(Arc<str>, KernelLaunch), (ModuleSource, Vec<u8>))| Launch {
+            function: self.functions[&source],
+            geometry: geometry(kernel),
+            args,
+            path: path.clone(),
+        };
+        Ok(kernels.iter().zip(modules).map(launch).collect())
+    }
+
+    /// Runs step by step, waiting after each.
+    fn run_timed(&mut self, id: usize) -> Result<()> {
+        let driver = self.driver.get_mut();
+        let loaded = &mut self.plans[id];
+        let mut launches = loaded.launches.iter();
+        for (count, time) in loaded.per_step.iter().zip(&mut loaded.times) {
+            let start = Instant::now();
+            for launch in launches.by_ref().take(*count) {
+                // SAFETY: as recorded by `resolve`.
+                unsafe { driver.launch(launch)? };
+            }
+            driver.synchronize()?;
+            *time += start.elapsed();
+        }
+        for launch in launches {
+            // SAFETY: as recorded by `resolve`.
+            unsafe { driver.launch(launch)? };
+        }
+        Ok(())
+    }
+}
+
+fn geometry(kernel: &KernelLaunch) -> Geometry {
+    let grid = kernel.grid.map(|blocks| blocks as u32);
+    Geometry { grid, block: [kernel.threads as u32, 1, 1], shared_bytes: kernel.shared_bytes as u32 }
+}
+
+impl Device for Cuda {
+    fn describe(&self) -> String {
+        format!("cuda ({})", self.driver.borrow().describe())
+    }
+
+    fn target(&self) -> Target {
+        Target::Cuda
+    }
+
+    fn load(&mut self, plan: Plan) -> Result<PlanId> {
+        self.check_states(&plan)?;
+        let needed = plan.arena_len;
+        let loaded = self.allocate_for(plan)?;
+        self.plans.push(loaded);
+        let last = self.plans.len() - 1;
+        let grows = needed > self.arena.1;
+        if grows {
+            let driver = self.driver.get_mut();
+            driver.synchronize()?;
+            let (old, len) = self.arena;
+            if len > 0 {
+                // SAFETY: all plans are resolved again below; nothing runs.
+                unsafe { driver.free(old) };
+            }
+            self.arena = (driver.alloc(needed * 4)?, needed);
+        }
+        for id in if grows { 0 } else { last }..=last {
+            self.resolve(id)?;
+        }
+        Ok(PlanId(last))
+    }
+
+    fn upload(&mut self, plan: PlanId, name: &str, bytes: &[u8]) -> Result<()> {
+        let loaded = &self.plans[plan.0];
+        let Some(i) = loaded.plan.inputs.iter().position(|s| &*s.name == name) else { return Ok(()) };
+        let slot = &loaded.plan.inputs[i];
+        let needed = slot.shape.len() * slot.dtype.size();
+        if bytes.len() != needed {
+            return Err(Error::Internal(format!("input {name}: {} bytes given, {needed} needed", bytes.len())));
+        }
+        // SAFETY: the slot has `needed` bytes.
+        unsafe { self.driver.get_mut().upload(loaded.slots[i], bytes) }
+    }
+
+    fn run(&mut self, plan: PlanId) -> Result<Outcome> {
+        if self.profile {
+            self.run_timed(plan.0)?;
+        } else if let Some(graph) = self.plans[plan.0].graph {
+            // SAFETY: as recorded by `resolve`.
+            unsafe { self.driver.get_mut().replay(graph)? };
+        }
+        let loaded = &self.plans[plan.0];
+        let mut floats = vec![0f32; loaded.outbox_floats];
+        // SAFETY: plain data, of the outbox's size.
+        unsafe {
+            let bytes = std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), floats.len() * 4);
+            self.driver.get_mut().download(bytes, loaded.outbox)?;
+        }
+        let mut outputs = Vec::new();
+        let mut rest = &floats[OK_FLOATS..];
+        for (_, loc) in &loaded.plan.outputs {
+            let (output, after) = rest.split_at(loc.shape.len());
+            outputs.push(output.to_vec());
+            rest = after;
+        }
+        Ok(Outcome { committed: floats[0].to_bits() != 0, outputs })
+    }
+
+    fn set_state(&mut self, name: &str, shape: Shape, data: &[f32]) -> Result<()> {
+        if data.len() != shape.len() {
+            return Err(Error::Internal(format!("state {name}: {} values for {shape}", data.len())));
+        }
+        let driver = self.driver.get_mut();
+        let ptr = match self.states.get_mut(name) {
+            Some((known, ptr)) if known.len() == data.len() => {
+                *known = shape;
+                *ptr
+            }
+            // Loaded plans hold its address.
+            Some((known, _)) => {
+                return Err(Error::Internal(format!("state {name} is {known} and cannot become {shape}")));
+            }
+            None => {
+                let ptr = driver.alloc(data.len() * 4)?;
+                self.states.insert(name.to_owned(), (shape, ptr));
+                ptr
+            }
+        };
+        // SAFETY: allocated with this size.
+        unsafe { driver.upload(ptr, crate::device::bytes_of(data)) }
+    }
+
+    fn state(&self, name: &str) -> Result<Vec<f32>> {
+        let (shape, ptr) = self.states.get(name).ok_or_else(|| Error::Internal(format!("there is no state {name}")))?;
+        let mut data = vec![0f32; shape.len()];
+        // SAFETY: plain data, of the state's size.
+        unsafe {
+            let bytes = std::slice::from_raw_parts_mut(data.as_mut_ptr().cast(), data.len() * 4);
+            self.driver.borrow_mut().download(bytes, *ptr)?;
+        }
+        Ok(data)
+    }
+
+    fn poison(&mut self) -> Result<()> {
+        let nan = vec![f32::NAN; self.arena.1];
+        // SAFETY: the arena has as many floats.
+        unsafe { self.driver.get_mut().upload(self.arena.0, crate::device::bytes_of(&nan)) }
+    }
+
+    fn plan(&self, plan: PlanId) -> &Plan {
+        &self.plans[plan.0].plan
+    }
+
+    fn set_profile(&mut self, on: bool) {
+        self.profile = on;
+    }
+
+    fn times(&self, plan: PlanId) -> &[Duration] {
+        &self.plans[plan.0].times
+    }
+}

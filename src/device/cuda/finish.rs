@@ -1,0 +1,173 @@
+//! What becomes of a kernel's finished values: pointwise ops, fused behind it, and stores.
+
+use std::fmt::Write as _;
+
+use super::args::{DeviceView, Rendered, float_literal, view_type};
+
+/// Operands of one pointwise function, at most.
+pub const MAX_PARTS: usize = 11;
+/// Factors of one pointwise function, at most.
+pub const MAX_FACTORS: usize = 4;
+/// Stages and stores of a step that runs unspecialised, at most.
+const MAX_STAGES: usize = 12;
+const MAX_STORES: usize = 6;
+
+/// How a pointwise op is computed on a CUDA device: a `POINTWISE` function of its file in `kernels/`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PointwiseCode {
+    /// The function's name.
+    pub function: &'static str,
+    /// Where its values `in[0]`, `in[1]`, … come from.
+    pub parts: Vec<Part>,
+    /// Its numbers `k[0]`, `k[1]`, …
+    pub factors: Vec<f32>,
+}
+
+/// An operand's value at the output's position, or, where it holds several vectors side by side, one of those.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Which operand.
+    pub operand: usize,
+    /// Channel that stands for channel 0.
+    pub channel: usize,
+}
+
+impl PointwiseCode {
+    /// `function` of the op's operands in their order.
+    pub fn new(function: &'static str, operands: usize) -> PointwiseCode {
+        let parts = (0..operands).map(|operand| Part { operand, channel: 0 }).collect();
+        PointwiseCode { function, parts, factors: vec![] }
+    }
+
+    /// The same with numbers.
+    #[must_use]
+    pub fn with_factors(self, factors: &[f32]) -> PointwiseCode {
+        PointwiseCode { factors: factors.to_vec(), ..self }
+    }
+}
+
+/// A pointwise function with its operands in memory.
+#[derive(Clone, Debug)]
+pub(super) struct FinishStage {
+    /// Index into the table of all functions.
+    pub function: usize,
+    /// Name of the function.
+    pub name: &'static str,
+    /// Which of `inputs` arrives in registers; its view is not read.
+    pub carrier: usize,
+    pub inputs: Vec<DeviceView>,
+    pub factors: Vec<f32>,
+}
+
+/// Pointwise stages and stores, in the order of a plan's step.
+#[derive(Clone, Debug)]
+pub struct Finish {
+    pub(super) stages: Vec<FinishStage>,
+    /// (stages done before, where the values go).
+    pub(super) stores: Vec<(usize, DeviceView)>,
+}
+
+impl Finish {
+    /// Only a store.
+    pub fn store(output: DeviceView) -> Finish {
+        Finish { stages: vec![], stores: vec![(0, output)] }
+    }
+
+    /// The most channels that one call may have: 4 if every operand allows vectors, else 1.
+    pub fn vector(&self) -> usize {
+        let read = self
+            .stages
+            .iter()
+            .flat_map(|s| s.inputs.iter().enumerate().filter(|(i, _)| *i != s.carrier).map(|(_, view)| view));
+        let all = read.chain(self.stores.iter().map(|(_, view)| view));
+        // A stored tensor of one channel is no repeated one.
+        let stored = self.stores.iter().all(|(_, view)| view.shape.c().is_multiple_of(4));
+        if stored && all.into_iter().all(DeviceView::has_vectors) { 4 } else { 1 }
+    }
+
+    /// Whether an unspecialised kernel has room for it.
+    pub(super) fn fits(&self) -> bool {
+        self.stages.len() <= MAX_STAGES && self.stores.len() <= MAX_STORES
+    }
+
+    pub(super) fn render(&self, out: &mut Rendered) {
+        if out.specialise { self.render_code(out) } else { self.render_table(out) }
+    }
+
+    /// Straight code with constant extents.
+    fn render_code(&self, out: &mut Rendered) {
+        let (mut members, mut code) = (String::new(), String::new());
+        let mut stores = self.stores.iter().enumerate().peekable();
+        for done in 0..=self.stages.len() {
+            while let Some((i, (_, to))) = stores.next_if(|(_, (after, _))| *after == done) {
+                let _ = writeln!(members, "  {} to{i};", view_type(to, "float", true));
+                out.bytes.view(to, true);
+                let _ = writeln!(code, "    store<V>(to{i}, v, n, y, x, c);");
+            }
+            let Some(stage) = self.stages.get(done) else { break };
+            let count = stage.inputs.len();
+            let _ = writeln!(code, "    {{\n      float in[{count}][V];");
+            for (p, view) in stage.inputs.iter().enumerate() {
+                if p == stage.carrier {
+                    let _ = writeln!(code, "      carry<V>(in[{p}], v);");
+                    continue;
+                }
+                let _ = writeln!(members, "  {} s{done}_{p};", view_type(view, "const float", true));
+                out.bytes.view(view, true);
+                let _ = writeln!(code, "      load<V>(in[{p}], s{done}_{p}, n, y, x, c);");
+            }
+            let mut factors: Vec<String> = stage.factors.iter().map(|f| float_literal(*f)).collect();
+            factors.resize(MAX_FACTORS, "0.f".into());
+            let values: Vec<String> = (0..count).map(|p| format!("in[{p}][j]")).collect();
+            let _ = writeln!(code, "      const float k[] = {{{}}};", factors.join(", "));
+            let _ = writeln!(code, "#pragma unroll\n      for (int j = 0; j < V; ++j) {{");
+            let _ = writeln!(code, "        const float values[] = {{{}}};", values.join(", "));
+            let _ = writeln!(code, "        v[j] = {}(values, k);\n      }}\n    }}", stage.name);
+        }
+        let _ = writeln!(
+            out.before,
+            "struct FixedFinish {{\n{members}  template <int V>\n  __device__ __forceinline__ void apply(float (&v)[V], \
+             int n, int y, int x, int c) const {{\n{code}  }}\n}};"
+        );
+        out.members.push_str("  FixedFinish finish;\n");
+    }
+
+    /// A table that `Finish` of kernels/include/finish.cuh goes through.
+    fn render_table(&self, out: &mut Rendered) {
+        out.members.push_str("  Finish finish;\n");
+        let bytes = &mut out.bytes;
+        let int = |v: usize| (v as i32).to_le_bytes();
+        let empty = self.stores[0].1;
+        bytes.align(8);
+        bytes.push(&int(self.stages.len()));
+        bytes.push(&int(self.stores.len()));
+        for i in 0..MAX_STAGES {
+            let stage = self.stages.get(i);
+            for value in [stage.map_or(0, |s| s.function), stage.map_or(0, |s| s.carrier)] {
+                bytes.push(&int(value));
+            }
+            bytes.push(&int(stage.map_or(0, |s| s.inputs.len())));
+            for k in 0..MAX_FACTORS {
+                bytes.push(&stage.and_then(|s| s.factors.get(k)).copied().unwrap_or(0.0).to_le_bytes());
+            }
+            bytes.align(8);
+            for p in 0..MAX_PARTS {
+                bytes.view(stage.and_then(|s| s.inputs.get(p)).unwrap_or(&empty), false);
+            }
+        }
+        for i in 0..MAX_STORES {
+            let (after, to) = self.stores.get(i).unwrap_or(&self.stores[0]);
+            bytes.push(&int(*after));
+            bytes.align(8);
+            bytes.view(to, false);
+        }
+    }
+}
+
+/// Sizes of the unspecialised table, for the text of kernels.
+pub(super) fn table_sizes() -> String {
+    format!(
+        "constexpr int MAX_PARTS = {MAX_PARTS}, MAX_FACTORS = {MAX_FACTORS}, MAX_STAGES = {MAX_STAGES}, \
+         MAX_STORES = {MAX_STORES};\n"
+    )
+}

@@ -1,0 +1,73 @@
+//! What ops say about CUDA: which kernels they launch, on which operands.
+
+use super::args::{Args, DeviceView};
+use super::driver::DevicePtr;
+use super::finish::Finish;
+
+/// Threads of a block where an op has no reason for another number.
+pub const THREADS: usize = 256;
+
+/// One launch, before it is compiled.
+#[derive(Clone, Debug)]
+pub struct KernelLaunch {
+    /// Stem of the file in `kernels/`.
+    pub file: &'static str,
+    /// The kernel: a function template over its argument struct.
+    pub kernel: &'static str,
+    /// Blocks along x, y and z.
+    pub grid: [usize; 3],
+    /// Threads of a block, along x; `Args::THREADS` in the kernel.
+    pub threads: usize,
+    /// Bytes of dynamic shared memory.
+    pub shared_bytes: usize,
+    /// The arguments.
+    pub args: Args,
+}
+
+impl KernelLaunch {
+    /// A launch of `blocks` blocks of [`THREADS`] threads.
+    pub fn new(file: &'static str, kernel: &'static str, blocks: usize, args: Args) -> KernelLaunch {
+        KernelLaunch { file, kernel, grid: [blocks, 1, 1], threads: THREADS, shared_bytes: 0, args }
+    }
+
+    /// A launch with one thread for each of `items`.
+    pub fn over(file: &'static str, kernel: &'static str, items: usize, args: Args) -> KernelLaunch {
+        KernelLaunch::new(file, kernel, items.div_ceil(THREADS), args.size("items", items))
+    }
+
+    /// The same launch with another grid.
+    #[must_use]
+    pub fn with_grid(self, grid: [usize; 3]) -> KernelLaunch {
+        KernelLaunch { grid, ..self }
+    }
+
+    /// The same launch with another number of threads.
+    #[must_use]
+    pub fn with_threads(self, threads: usize) -> KernelLaunch {
+        KernelLaunch { threads, ..self }
+    }
+}
+
+/// Operands of one execution of an op.
+#[derive(Debug)]
+pub struct CudaCall<'a> {
+    /// Operands.
+    pub inputs: &'a [DeviceView],
+    /// Where the result goes; an op that hosts an epilogue uses `finish` instead.
+    pub output: DeviceView,
+    /// As many floats as `cuda_scratch` asked for, with any content, 256-byte aligned.
+    pub scratch: DevicePtr,
+    /// What becomes of finished values.
+    pub finish: Finish,
+}
+
+/// Operands of one state change.
+#[derive(Debug)]
+pub struct CudaCommit<'a> {
+    /// Values that it reads.
+    pub inputs: &'a [DeviceView],
+    /// States that it changes.
+    pub states: &'a [DeviceView],
+    /// One `int`: the change counts only where it is not 0.
+    pub ok: DevicePtr,
+}

@@ -1,0 +1,166 @@
+//! Steps of a plan as launches: locations become addresses, fused stages become the finish of their kernel.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use super::args::{Args, DeviceView};
+use super::driver::{DevicePtr, ModuleSource};
+use super::finish::{Finish, FinishStage, MAX_PARTS, PointwiseCode};
+use super::launch::{CudaCall, CudaCommit, KernelLaunch};
+use super::module::{module, pointwise_index};
+use crate::ops::{Exec, Op};
+use crate::plan::{Base, Loc, Plan, Root, Step};
+use crate::tape::Shape;
+use crate::{Error, Result};
+
+/// Floats before the outputs in the outbox; the first holds the flag of the checks.
+pub(super) const OK_FLOATS: usize = 64;
+
+/// Turns locations into addresses.
+pub(super) struct Addresses<'a> {
+    pub arena: DevicePtr,
+    pub states: &'a BTreeMap<String, (Shape, DevicePtr)>,
+    pub plan: &'a Plan,
+    pub slots: &'a [DevicePtr],
+    pub constants: &'a [DevicePtr],
+    pub outbox: DevicePtr,
+}
+
+impl Addresses<'_> {
+    fn view(&self, loc: &Loc) -> Result<DeviceView> {
+        let base = match loc.root {
+            Root::Buffer(_) => self.arena,
+            Root::Input(i) => self.slots[i],
+            Root::Const(i) => self.constants[i],
+            Root::State(i) => {
+                let name = &self.plan.states[i].0;
+                let state = self.states.get(&**name);
+                state.ok_or_else(|| Error::Internal(format!("there is no state {name}")))?.1
+            }
+        };
+        Ok(DeviceView { ptr: base.add(loc.offset * 4), shape: loc.shape, stride: loc.stride })
+    }
+
+    fn views(&self, locs: &[Loc]) -> Result<Vec<DeviceView>> {
+        locs.iter().map(|l| self.view(l)).collect()
+    }
+
+    /// The launches of a step.
+    pub fn step(&self, step: &Step) -> Result<Vec<KernelLaunch>> {
+        match &step.base {
+            Base::Kernel(op, inputs) => {
+                let Exec::Kernel(kernel) = op.exec() else { return Ok(vec![]) };
+                let Some((_, output)) = step.stores.last() else { return Ok(vec![]) };
+                let call = CudaCall {
+                    inputs: &self.views(inputs)?,
+                    output: self.view(output)?,
+                    scratch: self.arena.add(step.scratch.0 * 4),
+                    finish: self.finish(step)?,
+                };
+                Ok(kernel.cuda(&call))
+            }
+            Base::Carrier(from) => Ok(vec![pointwise(self.view(from)?, &self.finish(step)?)]),
+            Base::Copy { copies, zeros } => {
+                let mut launches = Vec::new();
+                for (from, to) in copies {
+                    launches.push(pointwise(self.view(from)?, &Finish::store(self.view(to)?)));
+                }
+                for to in zeros {
+                    let to = self.view(to)?;
+                    let count = to.shape.len();
+                    let args = Args::new().pointer("to", "float", to.ptr);
+                    launches.push(KernelLaunch::over("copy", "clear", count, args));
+                }
+                Ok(launches)
+            }
+        }
+    }
+
+    fn finish(&self, step: &Step) -> Result<Finish> {
+        let mut stages = Vec::new();
+        for stage in &step.stages {
+            let shape = step.stores.last().map_or(Shape::SCALAR, |(_, to)| to.shape);
+            stages.push(self.stage(&*stage.op, stage.carrier, &stage.operands, shape, step)?);
+        }
+        let stores = step.stores.iter().map(|(after, to)| Ok((*after, self.view(to)?)));
+        let finish = Finish { stages, stores: stores.collect::<Result<_>>()? };
+        if finish.fits() { Ok(finish) } else { Err(Error::Internal(format!("{}: too many stages", step.path))) }
+    }
+
+    fn stage(&self, op: &dyn Op, carrier: usize, operands: &[Loc], shape: Shape, step: &Step) -> Result<FinishStage> {
+        let Exec::Pointwise(p) = op.exec() else {
+            return Err(Error::Internal(format!("{} is no pointwise op", op.name())));
+        };
+        let mut shapes: Vec<Shape> = operands.iter().map(|l| l.shape).collect();
+        shapes[carrier] = shape;
+        let PointwiseCode { function, parts, factors } = p.cuda(&shapes);
+        let index = pointwise_index(function).filter(|_| parts.len() <= MAX_PARTS);
+        let index = index.ok_or_else(|| Error::Internal(format!("{}: no kernel function {function}", step.path)))?;
+        let mut inputs = Vec::new();
+        for part in &parts {
+            let mut view = self.view(&operands[part.operand])?;
+            if view.shape.c() != 1 || shape.c() == 1 {
+                let [n, h, w, _] = view.shape.0;
+                view.ptr = view.ptr.add(part.channel * 4);
+                view.shape = Shape([n, h, w, shape.c()]);
+            }
+            inputs.push(view);
+        }
+        let carrier = parts.iter().position(|p| p.operand == carrier).unwrap_or_default();
+        Ok(FinishStage { function: index, name: function, carrier, inputs, factors })
+    }
+
+    /// Launches after the last step: checks, state changes, outputs.
+    pub fn end(&self) -> Result<Vec<(Arc<str>, KernelLaunch)>> {
+        let mut launches = Vec::new();
+        let ok = |args: Args| args.pointer("ok", "int", self.outbox);
+        let path: Arc<str> = "checks".into();
+        launches.push((path.clone(), KernelLaunch::over("check", "set_ok", 1, ok(Args::new()))));
+        for check in &self.plan.checks {
+            let args = ok(Args::new().input("x", self.view(check)?));
+            launches.push((path.clone(), KernelLaunch::new("check", "all_finite", 1, args)));
+        }
+        for commit in &self.plan.commits {
+            let path: Arc<str> = commit.op.name().into();
+            let (inputs, states) = (self.views(&commit.inputs)?, self.views(&commit.states)?);
+            let call = CudaCommit { inputs: &inputs, states: &states, ok: self.outbox };
+            launches.extend(commit.op.cuda(&call).into_iter().map(|k| (path.clone(), k)));
+        }
+        let mut at = OK_FLOATS;
+        for (name, loc) in &self.plan.outputs {
+            let stride = loc.shape.c();
+            let to = DeviceView { ptr: self.outbox.add(at * 4), shape: loc.shape, stride };
+            launches.push((name.as_str().into(), pointwise(self.view(loc)?, &Finish::store(to))));
+            at += loc.shape.len();
+        }
+        Ok(launches)
+    }
+}
+
+/// Stages on values that are in memory.
+fn pointwise(from: DeviceView, finish: &Finish) -> KernelLaunch {
+    let vector = if from.has_vectors() && from.shape.c().is_multiple_of(4) { finish.vector() } else { 1 };
+    let items = from.shape.len() / vector;
+    let args = Args::new().input("from", from).finish(finish).fixed("V", vector);
+    KernelLaunch::over("pointwise", "pointwise", items, args)
+}
+
+/// The modules that a plan needs on a driver that specialises, each once, for checks that run no kernel.
+///
+/// # Errors
+/// As for loading the plan.
+pub fn modules(plan: &Plan) -> Result<Vec<ModuleSource>> {
+    // Any address with the alignment of real ones.
+    let somewhere = DevicePtr(1 << 20);
+    let states = plan.states.iter().map(|(name, shape)| (name.to_string(), (*shape, somewhere))).collect();
+    let (slots, constants) = (vec![somewhere; plan.inputs.len()], vec![somewhere; plan.constants.len()]);
+    let at =
+        Addresses { arena: somewhere, states: &states, plan, slots: &slots, constants: &constants, outbox: somewhere };
+    let mut kernels = at.end()?.into_iter().map(|(_, kernel)| kernel).collect::<Vec<_>>();
+    for step in &plan.steps {
+        kernels.extend(at.step(step)?);
+    }
+    let mut seen = HashSet::new();
+    let modules = kernels.iter().map(|kernel| module(kernel, true).0);
+    Ok(modules.filter(|m| seen.insert(m.clone())).collect())
+}
