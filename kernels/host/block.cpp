@@ -35,6 +35,8 @@ std::string text(uint3 v) {
   return "(" + std::to_string(v.x) + ", " + std::to_string(v.y) + ", " + std::to_string(v.z) + ")";
 }
 
+bool same(Place a, Place b) { return a.line == b.line && (a.file == b.file || strcmp(a.file, b.file) == 0); }
+
 uint3 position(uint64_t index, const uint32_t extent[3]) {
   return {unsigned(index % extent[0]), unsigned(index / extent[0] % extent[1]),
           unsigned(index / extent[0] / extent[1])};
@@ -156,7 +158,7 @@ void Block::open_barrier_if_complete() {
     const Thread& thread = threads_[i];
     if (thread.state != State::AT_BARRIER) continue;
     if (!first) first = &thread;
-    if (thread.place.line != first->place.line || strcmp(thread.place.file, first->place.file) != 0) {
+    if (!same(thread.place, first->place)) {
       fail("a barrier that the threads reach at different lines: thread " + text(first->thread) + " at " +
            text(first->place) + ", thread " + text(thread.thread) + " at " + text(thread.place));
     }
@@ -192,7 +194,7 @@ void Block::release_lanes_if_complete(Thread& first) {
   for (unsigned lane = 0; lane < WARP; ++lane) {
     if (!(needed >> lane & 1)) continue;
     const Thread& other = threads_[begin + lane];
-    if (other.mask != first.mask || other.combine != first.combine || other.place.line != first.place.line) {
+    if (other.mask != first.mask || other.combine != first.combine || !same(other.place, first.place)) {
       fail("lanes of one mask that call different functions: lane " + std::to_string(first.lane) + " " +
            first.what + " at " + text(first.place) + ", lane " + std::to_string(lane) + " " + other.what +
            " at " + text(other.place) + ", or their masks differ");
@@ -247,7 +249,7 @@ void Block::run_next(Thread& from, bool forever) {
 void Block::report_deadlock() {
   std::string reason = "no thread can go on:";
   unsigned returned = 0;
-  // One line for each place, with the first thread that waits there.
+  // One line of the message for each place.
   for (unsigned i = 0; i < count_; ++i) {
     const Thread& first = threads_[i];
     if (first.state == State::RETURNED) {
@@ -258,7 +260,7 @@ void Block::report_deadlock() {
     bool told = false;
     for (unsigned j = 0; j < count_; ++j) {
       const Thread& other = threads_[j];
-      if (other.state != first.state || other.place.line != first.place.line) continue;
+      if (other.state != first.state || !same(other.place, first.place)) continue;
       told |= j < i;
       ++together;
     }

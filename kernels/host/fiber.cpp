@@ -1,8 +1,7 @@
 #include "fiber.h"
 
-#include <pthread.h>
-
 #ifdef __SANITIZE_ADDRESS__
+#include <pthread.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -60,12 +59,14 @@ void Fiber::prepare(char* new_stack, size_t bytes, void (*entry)()) {
 
 void Fiber::adopt_os_thread() {
   fake_stack = nullptr;
+#ifdef __SANITIZE_ADDRESS__
   pthread_attr_t attributes;
   void* lowest = nullptr;
   pthread_getattr_np(pthread_self(), &attributes);
   pthread_attr_getstack(&attributes, &lowest, &stack_bytes);
   pthread_attr_destroy(&attributes);
   stack = static_cast<char*>(lowest);
+#endif
 }
 
 __attribute__((no_sanitize_address)) void enter_fiber() {

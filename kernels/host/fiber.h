@@ -21,7 +21,7 @@ struct Fiber {
 #endif
   char* stack;
   size_t stack_bytes;
-  // AddressSanitizer's own stack of the fiber.
+  // The stack that AddressSanitizer keeps for it.
   void* fake_stack;
 
   // Makes it start at `entry`, which never returns, on a stack of its own.

@@ -7,6 +7,7 @@ mod args;
 pub mod driver;
 mod exec;
 mod finish;
+pub mod host;
 mod launch;
 mod module;
 mod resolve;
