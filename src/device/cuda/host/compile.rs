@@ -131,6 +131,11 @@ impl Toolchain {
     pub fn new(cache: &Path, options: &HostOptions) -> Result<Toolchain> {
         let compiler = Compiler::find()?;
         let mut flags = FLAGS.to_vec();
+        // The same results as the C library's fmaf, without a call. Flags are part of the folder's name.
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("fma") {
+            flags.push("-mfma");
+        }
         if options.sanitize {
             flags.extend(SANITIZE_FLAGS);
             if compiler.is_clang() {

@@ -72,7 +72,9 @@ impl<'a> Case<'a> {
         // uses these once the launch is done.
         unsafe {
             let launched = driver.launch(&launch).and_then(|()| driver.download(&mut bytes, out));
-            [x, y, out].map(|ptr| driver.free(ptr));
+            for ptr in [x, y, out] {
+                driver.free(ptr);
+            }
             launched?;
         }
         Ok(bytes.chunks_exact(4).map(|b| f32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect())
