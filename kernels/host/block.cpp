@@ -271,7 +271,7 @@ void Block::report_deadlock() {
   fail(reason + "\n  " + std::to_string(returned) + " have returned");
 }
 
-// Leaves the block for good: its other threads are never resumed.
+// Leaves the block for good: no thread of it is resumed, and what their stacks own is lost.
 void Block::fail(const std::string& reason) {
   message_ = std::string("kernel ") + kernel_->name + ", block " + text(running_->block) + ": " + reason;
   switch_fiber(running_->fiber, os_thread_, true);
