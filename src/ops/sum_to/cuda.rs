@@ -2,6 +2,7 @@
 //! of `kernels/sum_to.cu`.
 
 use super::super::norm::group_pixels;
+use crate::device::cuda::driver::DevicePtr;
 use crate::device::cuda::{Args, CudaCall, DeviceView, KernelLaunch, THREADS};
 use crate::tape::Shape;
 
@@ -15,6 +16,9 @@ const LEAST_VALUES: usize = 8192;
 const MOST_VALUES: usize = 512 * THREADS;
 /// Columns that neighbouring threads take.
 const LANES: usize = 32;
+
+/// A kernel: the stem of its file, and its name.
+type Named = (&'static str, &'static str);
 
 /// 4 if all of these tensors can be read four channels at a time, else 1.
 pub(in crate::ops) fn vector_of(views: &[DeviceView]) -> usize {
@@ -37,7 +41,7 @@ pub(in crate::ops) struct Columns {
     group: usize,
     channels: usize,
     /// Parts of a group.
-    pub parts: usize,
+    parts: usize,
     /// Pixels of a part; the last may have fewer.
     part: usize,
 }
@@ -60,16 +64,46 @@ impl Columns {
 
     /// What a kernel over the parts needs to find its place.
     pub fn args(&self, vector: usize) -> Args {
-        Args::new()
-            .size("lanes", lanes(self.channels / vector).0)
-            .size("group_pixels", self.group)
-            .size("part_pixels", self.part)
-            .fixed("V", vector)
+        self.cut().size("lanes", lanes(self.channels / vector).0).fixed("V", vector)
+    }
+
+    fn cut(&self) -> Args {
+        Args::new().size("group_pixels", self.group).size("part_pixels", self.part)
     }
 
     /// Blocks of a kernel over the parts: parts, shares of the channels, groups.
-    pub fn grid(&self, vector: usize) -> [usize; 3] {
+    fn grid(&self, vector: usize) -> [usize; 3] {
         [self.parts, lanes(self.channels / vector).1, self.groups]
+    }
+
+    /// The launch of a kernel that writes `sums` sums of every channel of every part to `scratch`.
+    pub fn partials(
+        &self,
+        kernel: Named,
+        (vector, args): (usize, Args),
+        scratch: DevicePtr,
+        sums: usize,
+    ) -> KernelLaunch {
+        let shape = Shape([self.groups * self.parts * sums, 1, 1, self.channels]);
+        let args = args.output("to", DeviceView { ptr: scratch, shape, stride: self.channels });
+        KernelLaunch::new(kernel.0, kernel.1, 1, args).with_grid(self.grid(vector))
+    }
+
+    /// The launch of a kernel that makes one row of `to` of the partial sums of each group.
+    pub fn finish(
+        &self,
+        kernel: Named,
+        args: impl FnOnce(Args) -> Args,
+        sums: DevicePtr,
+        to: DeviceView,
+    ) -> KernelLaunch {
+        let (lanes, tiles) = lanes(self.channels);
+        let args = args(self.cut())
+            .pointer("sums", "const float", sums)
+            .size("parts", self.parts)
+            .size("lanes", lanes)
+            .output("to", to);
+        KernelLaunch::new(kernel.0, kernel.1, 1, args).with_grid([tiles, self.groups, 1])
     }
 
     /// Launches of a kernel that sums something for every channel or, without `keep_c`, over all channels, and of
@@ -77,7 +111,7 @@ impl Columns {
     pub fn launches(
         &self,
         call: &CudaCall,
-        (file, kernel): (&'static str, &'static str),
+        kernel: Named,
         (vector, args): (usize, Args),
         keep_c: bool,
         count: usize,
@@ -86,7 +120,7 @@ impl Columns {
         let (rows, columns) = if keep_c { (self.parts, self.channels) } else { (self.parts * grid[1], 1) };
         let first = |to: DeviceView, count: usize| {
             let args = args.clone().output("to", to).size("count", count);
-            KernelLaunch::new(file, kernel, 1, args).with_grid(grid)
+            KernelLaunch::new(kernel.0, kernel.1, 1, args).with_grid(grid)
         };
         if rows == 1 {
             return vec![first(call.output, count)];
