@@ -1,15 +1,20 @@
 //! Exponential moving average of weights: `ema = d·ema + (1 − d)·live`, with d = `decay`, or
 //! min(`decay`, (1 + k)/(10 + k)) at the k-th update, so that the initial weights are soon forgotten.
 
-use super::flat::{for_blocks, no_derivative, scalar};
+use super::flat::{cuda_blocks, for_blocks, no_derivative, rows, scalar};
 use super::{Application, CommitOp, Exec, Kernel, KernelCall, Op};
 use crate::device::cpu::{Ctx, View, ViewMut};
+use crate::device::cuda::{Args, CudaCall, CudaCommit, KernelLaunch};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 use crate::{Result, simd_fn};
 
 /// The decay of update number `k`, from 1.
 fn decay_at(decay: f64, use_num_updates: bool, k: f64) -> f64 {
     if use_num_updates { decay.min((1.0 + k) / (10.0 + k)) } else { decay }
+}
+
+fn decay_args(decay: f64, use_num_updates: bool) -> Args {
+    Args::new().double("decay", decay).size("use_num_updates", usize::from(use_num_updates))
 }
 
 /// The decay of the update that a step makes, for the log: operands `enabled num_updates` (scalars, the
@@ -56,6 +61,11 @@ impl Kernel for EmaDecay {
         // SAFETY: the output is a scalar.
         unsafe { call.output.pixel(0)[0] = self.value(enabled, num_updates) as f32 };
     }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let args = decay_args(self.decay, self.use_num_updates).input("enabled", call.inputs[0]);
+        let args = args.input("num_updates", call.inputs[1]).output("output", call.output);
+        vec![KernelLaunch::new("ema", "ema_decay", 1, args).with_threads(32)]
+    }
 }
 
 /// One update of the average: input `enabled` (0: nothing happens), states `ema live num_updates`. It comes
@@ -92,6 +102,22 @@ impl CommitOp for EmaCommit {
         // SAFETY: a scalar state has one element, and only this commit touches it now.
         unsafe { num_updates.pixel(0)[0] = k };
     }
+    fn cuda(&self, call: &CudaCommit) -> Vec<KernelLaunch> {
+        let ([ema, live], vector) = rows([call.states[0], call.states[1]]);
+        let counted = |args: Args| args.output("num_updates", call.states[2]);
+        let update = decay_args(self.decay, self.use_num_updates).output("ema", ema).input("live", live);
+        let update = guarded(counted(update.fixed("V", vector)), call);
+        vec![
+            KernelLaunch::new("ema", "ema_commit", cuda_blocks(ema.shape.len()), update),
+            // Apart, as every thread of the update reads the number.
+            KernelLaunch::new("ema", "ema_count", 1, guarded(counted(Args::new()), call)).with_threads(32),
+        ]
+    }
+}
+
+/// What decides whether the average changes.
+fn guarded(args: Args, call: &CudaCommit) -> Args {
+    args.input("enabled", call.inputs[0]).pointer("ok", "const int", call.ok)
 }
 
 simd_fn! {
@@ -120,6 +146,11 @@ impl CommitOp for EmaBuffers {
             // SAFETY: two different states of the same extent, and only this commit touches them now.
             unsafe { ema.dense().copy_from_slice(live.as_view().dense()) };
         }
+    }
+    fn cuda(&self, call: &CudaCommit) -> Vec<KernelLaunch> {
+        let ([ema, live], vector) = rows([call.states[0], call.states[1]]);
+        let args = guarded(Args::new().output("ema", ema).input("live", live).fixed("V", vector), call);
+        vec![KernelLaunch::over("ema", "ema_buffers", ema.shape.len() / vector, args)]
     }
 }
 
