@@ -1,8 +1,9 @@
 //! Plain state changes: [`Assign`] a value, [`AddTo`] a sum (gradients over micro-batches), [`Clear`] it.
 
 use super::CommitOp;
-use super::flat::for_blocks;
+use super::flat::{for_blocks, rows};
 use crate::device::cpu::{Ctx, View, ViewMut};
+use crate::device::cuda::{Args, CudaCommit, KernelLaunch};
 
 /// `states[0] = inputs[0]`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,6 +24,9 @@ impl CommitOp for Assign {
     fn run(&self, ctx: &Ctx, inputs: &[View], states: &[ViewMut]) {
         combine(ctx, &inputs[0], &states[0], |to, from| to.copy_from_slice(from));
     }
+    fn cuda(&self, call: &CudaCommit) -> Vec<KernelLaunch> {
+        vec![combination("assign", call)]
+    }
 }
 
 impl CommitOp for AddTo {
@@ -31,6 +35,9 @@ impl CommitOp for AddTo {
     }
     fn run(&self, ctx: &Ctx, inputs: &[View], states: &[ViewMut]) {
         combine(ctx, &inputs[0], &states[0], |to, from| to.iter_mut().zip(from).for_each(|(t, f)| *t += f));
+    }
+    fn cuda(&self, call: &CudaCommit) -> Vec<KernelLaunch> {
+        vec![combination("add_to", call)]
     }
 }
 
@@ -45,6 +52,22 @@ impl CommitOp for Clear {
             unsafe { std::slice::from_raw_parts_mut(state.at(0, 0, 0).add(block.start), block.len()) }.fill(0.0);
         });
     }
+    fn cuda(&self, call: &CudaCommit) -> Vec<KernelLaunch> {
+        let ([state], vector) = rows([call.states[0]]);
+        let args = Args::new().output("state", state).fixed("V", vector).pointer("ok", "const int", call.ok);
+        vec![KernelLaunch::over("assign", "clear_state", state.shape.len() / vector, args)]
+    }
+}
+
+/// A launch of `kernel` over the state and the value, which may be a channel slice.
+fn combination(kernel: &'static str, call: &CudaCommit) -> KernelLaunch {
+    let ([state], vector) = rows([call.states[0]]);
+    let value = call.inputs[0].flat().unwrap_or(call.inputs[0]);
+    let aligned = value.shape.c().is_multiple_of(4) && value.has_vectors();
+    let vector = if aligned { vector } else { 1 };
+    let args = Args::new().output("state", state).input("value", value).fixed("V", vector);
+    let args = args.pointer("ok", "const int", call.ok);
+    KernelLaunch::over("assign", kernel, state.shape.len() / vector, args)
 }
 
 /// Calls `change` with matching runs of the state and the value, which may be a channel slice.
