@@ -12,9 +12,10 @@
 
 use std::ops::Range;
 
-use super::flat::{for_blocks, scalar};
+use super::flat::{cuda_blocks, for_blocks, rows, scalar};
 use super::{Application, CommitOp, Exec, Kernel, KernelCall, Op};
 use crate::device::cpu::{Ctx, View, ViewMut};
+use crate::device::cuda::{Args, CudaCall, CudaCommit, DeviceView, KernelLaunch};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 use crate::{Result, simd_fn};
 
@@ -92,6 +93,20 @@ impl Adam {
         parts.push((start..block.end, 0.0));
         parts.retain(|(r, _)| !r.is_empty());
         parts
+    }
+
+    /// What both kernels know: the constants, and the scalars `lr clip_scale t`.
+    fn cuda_args(&self, [lr, clip_scale, t]: [DeviceView; 3]) -> Args {
+        let decayed: &[(usize, usize)] = if self.weight_decay == 0.0 { &[] } else { &self.decayed };
+        Args::new()
+            .double("beta1", self.beta1)
+            .double("beta2", self.beta2)
+            .factor("eps", self.eps as f32)
+            .factor("weight_decay", self.weight_decay as f32)
+            .table("decayed", decayed.iter().flat_map(|r| [r.0, r.1]))
+            .input("lr", lr)
+            .input("clip_scale", clip_scale)
+            .input("done", t)
     }
 
     fn check(&self, len: usize) -> Result<(), String> {
@@ -191,6 +206,13 @@ impl Kernel for AdamWeights {
             }
         });
     }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let i = call.inputs;
+        let ([weights, exp_avg, exp_avg_sq, grad, output], vector) = rows([i[0], i[1], i[2], i[3], call.output]);
+        let args = self.0.cuda_args([i[4], i[5], i[6]]).input("weights", weights).input("exp_avg", exp_avg);
+        let args = args.input("exp_avg_sq", exp_avg_sq).input("grad", grad).output("output", output);
+        vec![KernelLaunch::new("adam", "adam_weights", cuda_blocks(grad.shape.len()), args.fixed("V", vector))]
+    }
 }
 
 /// One update: inputs `grad lr clip_scale`, states `weights exp_avg exp_avg_sq t`; counts it in t.
@@ -221,6 +243,18 @@ impl CommitOp for AdamCommit {
         });
         // SAFETY: a scalar state has one element, and only this commit touches it now.
         unsafe { t.pixel(0)[0] = done + 1.0 };
+    }
+    fn cuda(&self, call: &CudaCommit) -> Vec<KernelLaunch> {
+        let (i, s) = (call.inputs, call.states);
+        let ([weights, exp_avg, exp_avg_sq, grad], vector) = rows([s[0], s[1], s[2], i[0]]);
+        let args = self.0.cuda_args([i[1], i[2], s[3]]).output("weights", weights).output("exp_avg", exp_avg);
+        let args = args.output("exp_avg_sq", exp_avg_sq).input("grad", grad).fixed("V", vector);
+        let ok = |args: Args| args.pointer("ok", "const int", call.ok);
+        vec![
+            KernelLaunch::new("adam", "adam_commit", cuda_blocks(grad.shape.len()), ok(args)),
+            // Apart, as every block of the update reads the count.
+            KernelLaunch::new("adam", "adam_count", 1, ok(Args::new().output("done", s[3]))).with_threads(32),
+        ]
     }
 }
 
