@@ -60,6 +60,12 @@ pub trait Device {
     /// If there is none of that name.
     fn state(&self, name: &str) -> Result<Vec<f32>>;
 
+    /// Fills working memory with NaN, so that a step that reads what none wrote becomes visible.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    fn poison(&mut self) -> Result<()>;
+
     /// The plan behind an id.
     fn plan(&self, plan: PlanId) -> &Plan;
 

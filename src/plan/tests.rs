@@ -76,7 +76,7 @@ fn run(program: &Program, given: &HashMap<String, Tensor64>, options: PlanOption
         let floats: Vec<f32> = data.data.iter().map(|v| *v as f32).collect();
         cpu.upload(id, name, bytes_of(&floats)).unwrap();
     }
-    cpu.poison();
+    cpu.poison().unwrap();
     let outputs = cpu.run(id).unwrap().outputs;
     (Plan::compile(program, options).unwrap(), outputs)
 }

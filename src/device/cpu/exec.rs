@@ -55,11 +55,6 @@ impl Cpu {
         self
     }
 
-    /// Fills the arena with NaN: a step that reads what none wrote becomes visible.
-    pub fn poison(&mut self) {
-        self.arena.as_mut_slice().fill(f32::NAN);
-    }
-
     fn has_state(&self, name: &str, shape: Shape) -> bool {
         self.states.get(name).is_some_and(|(s, _)| s.len() == shape.len())
     }
@@ -178,6 +173,11 @@ impl Device for Cpu {
     fn state(&self, name: &str) -> Result<Vec<f32>> {
         let found = self.states.get(name).map(|(_, buffer)| buffer.as_slice().to_vec());
         found.ok_or_else(|| Error::Internal(format!("there is no state {name}")))
+    }
+
+    fn poison(&mut self) -> Result<()> {
+        self.arena.as_mut_slice().fill(f32::NAN);
+        Ok(())
     }
 
     fn plan(&self, plan: PlanId) -> &Plan {

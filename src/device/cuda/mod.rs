@@ -15,3 +15,4 @@ pub use args::{Args, DeviceView};
 pub use exec::Cuda;
 pub use finish::{Finish, Part, PointwiseCode};
 pub use launch::{CudaCall, CudaCommit, KernelLaunch, THREADS};
+pub use resolve::modules;

@@ -174,7 +174,7 @@ fn run_on_cpu(tape: Tape, given: &[(&str, Vec<f32>)], outputs: &[Value]) -> Vec<
     for (name, data) in given {
         cpu.upload(id, name, bytes_of(data)).unwrap();
     }
-    cpu.poison();
+    cpu.poison().unwrap();
     cpu.run(id).unwrap().outputs
 }
 

@@ -35,7 +35,7 @@ fn run(tape: Tape, outputs: &[Value], sr: &[f32], hr: &[f32]) -> Vec<Vec<f32>> {
     let id = cpu.load(plan).unwrap();
     cpu.upload(id, "sr", bytes_of(sr)).unwrap();
     cpu.upload(id, "hr", bytes_of(hr)).unwrap();
-    cpu.poison();
+    cpu.poison().unwrap();
     cpu.run(id).unwrap().outputs
 }
 
