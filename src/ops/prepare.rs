@@ -6,6 +6,7 @@
 
 use super::{Application, Exec, Kernel, KernelCall, Op};
 use crate::device::cpu::{Ctx, View};
+use crate::device::cuda::{Args, CudaCall, KernelLaunch};
 use crate::tape::{DType, Shape, Tape, Tensor64, Value};
 use crate::{Error, Result};
 
@@ -74,6 +75,21 @@ impl Normalization {
             Normalization::ZeroOneSigned => clamp(v * 2.0 - 1.0, -1.0, 1.0),
             Normalization::Identity => v,
         }
+    }
+
+    /// `normalize` as numbers: clamp(v·gain/divisor, 0, 1), or no clamp, and then to [−1, 1] if signed. The same bits.
+    fn cuda_args(self, args: Args) -> Args {
+        let (gain, divisor, limited, signed) = match self {
+            Normalization::Sen2Stretch => (10.0 / 3.0, 1.0, true, false),
+            Normalization::Normalise10k => (1.0, 10000.0, true, false),
+            Normalization::Normalise10kSigned => (1.0, 10000.0, true, true),
+            Normalization::NormaliseS2 => (10.0 / 3.0, 1.0, true, true),
+            Normalization::ZeroOne => (1.0, 1.0, true, false),
+            Normalization::ZeroOneSigned => (1.0, 1.0, true, true),
+            Normalization::Identity => (1.0, 1.0, false, false),
+        };
+        let args = args.factor("gain", gain).factor("divisor", divisor);
+        args.size("limited", usize::from(limited)).size("is_signed", usize::from(signed))
     }
 
     /// Network output as a pixel value: the inverse inside the range that is not clamped.
@@ -161,7 +177,27 @@ impl Kernel for Prepare {
             DType::F32 => self.run_as::<f32>(ctx, &call),
         }
     }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let element = match self.dtype {
+            DType::U8 => "const unsigned char",
+            DType::U16 => "const unsigned short",
+            DType::I16 => "const short",
+            DType::F32 => "const float",
+        };
+        let (raw, codes, output) = (call.inputs[0].ptr, call.inputs[1].ptr, call.output);
+        let [n, h, w, c] = output.shape.0;
+        let vector = if c.is_multiple_of(4) && output.has_vectors() { 4 } else { 1 };
+        let args = Args::new().pointer("raw", element, raw).pointer("codes", "const unsigned char", codes);
+        let args = self.normalization.cuda_args(args.output("output", output).fixed("V", vector));
+        let grid = [w.div_ceil(CUDA_TILE), h.div_ceil(CUDA_TILE), n];
+        let launch = KernelLaunch::new("prepare", "prepare", 1, args.fixed("TILE", CUDA_TILE));
+        vec![launch.with_grid(grid).with_threads(CUDA_TILE * CUDA_TILE)]
+    }
 }
+
+/// Pixels along the sides of a CUDA block's tile: rows and columns may be exchanged, and reads are near each other
+/// in both cases.
+const CUDA_TILE: usize = 16;
 
 impl Prepare {
     fn run_as<T: Raw>(&self, ctx: &Ctx, call: &KernelCall) {

@@ -28,6 +28,7 @@ fn all_cases() -> Vec<Case> {
         super::pixel_losses::cases(),
         super::pixel_shuffle::cases(),
         super::prelu::cases(),
+        super::resize::cases(),
         super::sigmoid::cases(),
         super::silu::cases(),
         super::slice::cases(),
