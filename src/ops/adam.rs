@@ -285,8 +285,9 @@ pub(super) fn cases() -> Vec<super::Case> {
 mod tests {
     use super::*;
     use crate::device::cpu::Cpu;
-    use crate::device::{Device, Outcome, bytes_of};
-    use crate::plan::{Commit, Plan, PlanOptions, Program, Target};
+    use crate::device::{Device, Outcome, PlanId, bytes_of};
+    use crate::ops::tests::devices;
+    use crate::plan::{Commit, Plan, PlanOptions, Program};
     use crate::tape::DType;
     use std::sync::Arc;
 
@@ -308,25 +309,22 @@ mod tests {
         Program { name: "adam", tape, outputs, checks: vec![grad], commits: vec![commit] }
     }
 
-    fn device(adam: &Adam, weights: &[f32], threads: usize) -> (Cpu, crate::device::PlanId) {
+    /// Loads the program, with moments of 0.
+    fn load(device: &mut dyn Device, adam: &Adam, weights: &[f32]) -> PlanId {
         let flat = Shape::vector(weights.len());
-        let mut cpu = Cpu::new(threads).unwrap();
-        cpu.set_state("w", flat, weights).unwrap();
-        cpu.set_state("m", flat, &vec![0.0; weights.len()]).unwrap();
-        cpu.set_state("v", flat, &vec![0.0; weights.len()]).unwrap();
-        cpu.set_state("t", Shape::SCALAR, &[0.0]).unwrap();
-        let program = program(adam, weights.len());
-        let plan =
-            Plan::compile(&program, PlanOptions { fuse: true, share: true, target: Target::Cpu { threads } }).unwrap();
-        let id = cpu.load(plan).unwrap();
-        (cpu, id)
+        device.set_state("w", flat, weights).unwrap();
+        device.set_state("m", flat, &vec![0.0; weights.len()]).unwrap();
+        device.set_state("v", flat, &vec![0.0; weights.len()]).unwrap();
+        device.set_state("t", Shape::SCALAR, &[0.0]).unwrap();
+        let options = PlanOptions { fuse: true, share: true, target: device.target() };
+        device.load(Plan::compile(&program(adam, weights.len()), options).unwrap()).unwrap()
     }
 
-    fn step(cpu: &mut Cpu, id: crate::device::PlanId, grad: &[f32], lr: f32, clip: f32) -> Outcome {
-        cpu.upload(id, "grad", bytes_of(grad)).unwrap();
-        cpu.upload(id, "lr", bytes_of(&[lr])).unwrap();
-        cpu.upload(id, "clip", bytes_of(&[clip])).unwrap();
-        cpu.run(id).unwrap()
+    fn step(device: &mut dyn Device, id: PlanId, grad: &[f32], lr: f32, clip: f32) -> Outcome {
+        device.upload(id, "grad", bytes_of(grad)).unwrap();
+        device.upload(id, "lr", bytes_of(&[lr])).unwrap();
+        device.upload(id, "clip", bytes_of(&[clip])).unwrap();
+        device.run(id).unwrap()
     }
 
     #[test]
@@ -334,15 +332,6 @@ mod tests {
         // torch.optim.Adam in float64: gradients (s + 1)·sin(1.3·(i + 4s)) times the clip scale,
         // weight decay 0.1 for elements 1 and 2.
         let adam = Adam { beta1: 0.6, beta2: 0.95, eps: 1e-7, weight_decay: 0.1, decayed: vec![(1, 3)] };
-        let (mut cpu, id) = device(&adam, &[0.5, -1.0, 2.0, 0.25, -0.125], 2);
-        for s in 0..4 {
-            let grad: Vec<f32> =
-                (0..5).map(|i| ((1.3 * f64::from(i + 4 * s)).sin() * f64::from(s + 1)) as f32).collect();
-            let lr = [0.01, 0.02, 0.005, 0.01][s as usize];
-            let outcome = step(&mut cpu, id, &grad, lr, [1.0, 0.5, 0.25, 1.0][s as usize]);
-            assert!(outcome.committed);
-            assert_eq!(outcome.outputs[0], cpu.state("w").unwrap(), "staged and committed weights, step {s}");
-        }
         let want: [(&str, &[f64]); 3] = [
             (
                 "w",
@@ -369,12 +358,23 @@ mod tests {
                 &[0.06281866001588347, 0.7832352737637973, 0.3461634797999001, 0.34423203899416527, 0.7548214072593241],
             ),
         ];
-        for (name, want) in want {
-            for (got, want) in cpu.state(name).unwrap().iter().zip(want) {
-                assert!((f64::from(*got) - want).abs() <= 1e-6 * want.abs().max(0.1), "{name}: {got} for {want}");
+        for mut device in devices() {
+            let id = load(&mut *device, &adam, &[0.5, -1.0, 2.0, 0.25, -0.125]);
+            for s in 0..4 {
+                let grad: Vec<f32> =
+                    (0..5).map(|i| ((1.3 * f64::from(i + 4 * s)).sin() * f64::from(s + 1)) as f32).collect();
+                let lr = [0.01, 0.02, 0.005, 0.01][s as usize];
+                let outcome = step(&mut *device, id, &grad, lr, [1.0, 0.5, 0.25, 1.0][s as usize]);
+                assert!(outcome.committed);
+                assert_eq!(outcome.outputs[0], device.state("w").unwrap(), "staged and committed weights, step {s}");
             }
+            for (name, want) in want {
+                for (got, want) in device.state(name).unwrap().iter().zip(want) {
+                    assert!((f64::from(*got) - want).abs() <= 1e-6 * want.abs().max(0.1), "{name}: {got} for {want}");
+                }
+            }
+            assert_eq!(device.state("t").unwrap(), [4.0]);
         }
-        assert_eq!(cpu.state("t").unwrap(), [4.0]);
     }
 
     #[test]
@@ -384,7 +384,8 @@ mod tests {
         let weights: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin()).collect();
         let grad: Vec<f32> = (0..n).map(|i| (i as f32 * 0.11).cos()).collect();
         let run = |threads| {
-            let (mut cpu, id) = device(&adam, &weights, threads);
+            let mut cpu = Cpu::new(threads).unwrap();
+            let id = load(&mut cpu, &adam, &weights);
             step(&mut cpu, id, &grad, 1e-3, 0.3);
             let staged = step(&mut cpu, id, &grad, 1e-3, 0.3).outputs.remove(0);
             assert_eq!(staged, cpu.state("w").unwrap());
@@ -398,10 +399,30 @@ mod tests {
     #[test]
     fn a_gradient_that_is_not_finite_changes_nothing() {
         let adam = Adam { beta1: 0.5, beta2: 0.9, eps: 1e-7, weight_decay: 0.0, decayed: vec![] };
-        let (mut cpu, id) = device(&adam, &[1.0, 2.0], 1);
-        let outcome = step(&mut cpu, id, &[0.5, f32::NAN], 0.1, 1.0);
-        assert!(!outcome.committed);
-        assert_eq!(NAMES.map(|n| cpu.state(n).unwrap()), [vec![1.0, 2.0], vec![0.0; 2], vec![0.0; 2], vec![0.0]]);
+        for mut device in devices() {
+            let id = load(&mut *device, &adam, &[1.0, 2.0]);
+            let outcome = step(&mut *device, id, &[0.5, f32::NAN], 0.1, 1.0);
+            assert!(!outcome.committed);
+            let states = NAMES.map(|n| device.state(n).unwrap());
+            assert_eq!(states, [vec![1.0, 2.0], vec![0.0; 2], vec![0.0; 2], vec![0.0]]);
+        }
+    }
+
+    #[test]
+    fn staged_and_committed_weights_are_the_same_bits() {
+        let adam =
+            Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, decayed: vec![(5, 1500), (1600, 1603)] };
+        for n in [2000, 2003] {
+            let weights: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin()).collect();
+            let grad: Vec<f32> = (0..n).map(|i| (i as f32 * 0.11).cos()).collect();
+            for mut device in devices() {
+                let id = load(&mut *device, &adam, &weights);
+                for _ in 0..2 {
+                    let outcome = step(&mut *device, id, &grad, 1e-3, 0.3);
+                    assert_eq!(outcome.outputs[0], device.state("w").unwrap());
+                }
+            }
+        }
     }
 
     #[test]

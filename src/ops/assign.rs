@@ -91,34 +91,58 @@ fn combine(ctx: &Ctx, value: &View, state: &ViewMut, change: impl Fn(&mut [f32],
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::cpu::{Isa, Pool};
+    use crate::device::Device;
+    use crate::ops::slice::SliceChannels;
+    use crate::ops::tests::{commit, devices};
+    use crate::tape::{DType, Shape, Tape, Value};
 
-    fn run(op: &dyn CommitOp, value: View, state: &mut [f32], shape: [usize; 4]) {
-        let pool = Pool::new(3);
-        op.run(&Ctx { pool: &pool, isa: Isa::detect() }, &[value], &[ViewMut::new(state, shape)]);
+    /// The state after a change by a value.
+    fn changed(device: &mut dyn Device, op: impl CommitOp, value: &[f32], shape: Shape) -> Vec<f32> {
+        let input = |tape: &mut Tape| vec![tape.input("x", shape, DType::F32)];
+        commit(device, op, input, &[("x", value)], &[("state", shape)]);
+        device.state("state").unwrap()
     }
 
     #[test]
     fn flat_states_longer_than_a_block() {
-        let (n, shape) = (40_001, [1, 1, 1, 40_001]);
-        let value: Vec<f32> = (0..n).map(|i| i as f32).collect();
-        let mut state = vec![1.0; n];
-        run(&Assign, View::new(&value, shape), &mut state, shape);
-        assert_eq!(state, value);
-        run(&AddTo, View::new(&value, shape), &mut state, shape);
-        assert!(state.iter().zip(&value).all(|(s, v)| *s == 2.0 * v));
-        run(&Clear, View::new(&value, shape), &mut state, shape);
-        assert_eq!(state, vec![0.0; n]);
+        for n in [40_000, 40_001] {
+            let shape = Shape::vector(n);
+            let value: Vec<f32> = (0..n).map(|i| i as f32).collect();
+            for mut device in devices() {
+                device.set_state("state", shape, &vec![1.0; n]).unwrap();
+                assert_eq!(changed(&mut *device, Assign, &value, shape), value);
+                let sum = changed(&mut *device, AddTo, &value, shape);
+                assert!(sum.iter().zip(&value).all(|(s, v)| *s == 2.0 * v));
+                assert_eq!(changed(&mut *device, Clear, &value, shape), vec![0.0; n]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_not_finite_changes_nothing() {
+        let shape = Shape::vector(2);
+        for mut device in devices() {
+            device.set_state("state", shape, &[1.0, 2.0]).unwrap();
+            assert_eq!(changed(&mut *device, Assign, &[f32::NAN, 0.0], shape), [1.0, 2.0]);
+            assert_eq!(changed(&mut *device, AddTo, &[f32::INFINITY, 0.0], shape), [1.0, 2.0]);
+            assert_eq!(changed(&mut *device, Clear, &[0.0, f32::NAN], shape), [1.0, 2.0]);
+        }
     }
 
     #[test]
     fn a_channel_slice_is_gathered() {
         let wide: Vec<f32> = (0..12).map(|i| i as f32).collect();
-        let slice = View::new(&wide, [1, 2, 2, 3]).channels(1, 2);
-        let mut state = vec![0.5; 8];
-        run(&Assign, slice, &mut state, [1, 2, 2, 2]);
-        assert_eq!(state, [1.0, 2.0, 4.0, 5.0, 7.0, 8.0, 10.0, 11.0]);
-        run(&AddTo, slice, &mut state, [1, 2, 2, 2]);
-        assert_eq!(state, [2.0, 4.0, 8.0, 10.0, 14.0, 16.0, 20.0, 22.0]);
+        let slice = |tape: &mut Tape| -> Vec<Value> {
+            let x = tape.input("x", Shape([1, 2, 2, 3]), DType::F32);
+            vec![tape.push(SliceChannels { offset: 1, channels: 2 }, &[x]).unwrap()]
+        };
+        let (data, states) = ([("x", &wide[..])], [("state", Shape([1, 2, 2, 2]))]);
+        for mut device in devices() {
+            device.set_state("state", states[0].1, &[0.5; 8]).unwrap();
+            commit(&mut *device, Assign, slice, &data, &states);
+            assert_eq!(device.state("state").unwrap(), [1.0, 2.0, 4.0, 5.0, 7.0, 8.0, 10.0, 11.0]);
+            commit(&mut *device, AddTo, slice, &data, &states);
+            assert_eq!(device.state("state").unwrap(), [2.0, 4.0, 8.0, 10.0, 14.0, 16.0, 20.0, 22.0]);
+        }
     }
 }
