@@ -43,6 +43,9 @@ enum Command {
         /// Where to run; the same as Training.device
         #[arg(long, value_name = "cpu|cuda|auto")]
         device: Option<String>,
+        /// Instruction set of the CPU; the same as Training.isa
+        #[arg(long, value_name = "auto|avx512|avx2|neon|portable")]
+        isa: Option<String>,
         /// Compute threads; the same as Training.num_threads
         #[arg(long)]
         threads: Option<usize>,
@@ -70,8 +73,10 @@ fn main() -> ExitCode {
 }
 
 fn start(args: Args) -> Result<()> {
-    let Command::Bench { config, mut overrides, phase, hr, steps, warmup, device, threads, profile } = args.command;
+    let Command::Bench { config, mut overrides, phase, hr, steps, warmup, device, isa, threads, profile } =
+        args.command;
     overrides.extend(device.map(|d| format!("Training.device={d}")));
+    overrides.extend(isa.map(|i| format!("Training.isa={i}")));
     overrides.extend(threads.map(|n| format!("Training.num_threads={n}")));
     let (cfg, warnings) = Config::load(&config, &overrides)?;
     warnings.iter().for_each(|w| eprintln!("warning: {w}"));

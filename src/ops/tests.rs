@@ -154,7 +154,9 @@ pub(super) fn check_cpu(case: &Case) {
             let same = first.get_or_insert_with(|| got.clone());
             assert_eq!(*same, got, "{:?} with {threads} threads", case.op);
         }
-        let (got, want) = run_on_cpu(case, strided, 2, Isa::PORTABLE);
-        assert_close(&got, &want, 3e-6, &format!("{:?} portable", case.op));
+        for isa in Isa::all().filter(|isa| *isa != Isa::detect()) {
+            let (got, want) = run_on_cpu(case, strided, 2, isa);
+            assert_close(&got, &want, 3e-6, &format!("{:?} {}", case.op, isa.kind().name()));
+        }
     }
 }
