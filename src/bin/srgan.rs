@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use srgan::Result;
 use srgan::bench::{BenchOptions, Phase, bench};
 use srgan::config::Config;
+use srgan::doctor::examine;
 use srgan::log::Table;
 use srgan::train::open_device;
 
@@ -50,6 +51,8 @@ enum Command {
         #[arg(long)]
         profile: bool,
     },
+    /// Show what this machine offers for training, and what is missing
+    Doctor,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -70,7 +73,11 @@ fn main() -> ExitCode {
 }
 
 fn start(args: Args) -> Result<()> {
-    let Command::Bench { config, mut overrides, phase, hr, steps, warmup, device, threads, profile } = args.command;
+    let Command::Bench { config, mut overrides, phase, hr, steps, warmup, device, threads, profile } = args.command
+    else {
+        println!("{}", examine(&|name| std::env::var_os(name)));
+        return Ok(());
+    };
     overrides.extend(device.map(|d| format!("Training.device={d}")));
     overrides.extend(threads.map(|n| format!("Training.num_threads={n}")));
     let (cfg, warnings) = Config::load(&config, &overrides)?;
