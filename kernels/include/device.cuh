@@ -12,7 +12,7 @@ typedef int int32_t;
   extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Args a) { body(a); }
 
 // Shared memory of a fixed size: SHARED(float, tile, [16][17]);
-#define SHARED(T, name, ...) __shared__ T name __VA_ARGS__
+#define SHARED(T, name, ...) __shared__ __align__(16) T name __VA_ARGS__
 // The dynamic shared memory of the launch.
 #define DYNAMIC_SHARED(T, name)                                       \
   extern __shared__ __align__(128) unsigned char dynamic_shared_raw[]; \

@@ -3,10 +3,13 @@
 //! full or depthwise, and its two gradients. The three are closed under differentiation, so a gradient of a
 //! gradient (R1 penalty) needs nothing more.
 
+mod cuda;
+
 use super::{Application, Exec, Kernel, KernelCall, Op};
 use crate::Result;
 use crate::device::cpu::reference::{reference_conv2d, reference_conv2d_input_grad, reference_conv2d_weight_grad};
 use crate::device::cpu::{self, ConvShape, Ctx, Pass, StoreTo, TileSink};
+use crate::device::cuda::{CudaCall, KernelLaunch};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 
 /// What a convolution and its gradients have in common.
@@ -119,6 +122,10 @@ impl Kernel for Conv2d {
         // SAFETY: the plan gives the operands this step's memory; weights are contiguous.
         unsafe { cpu::conv2d(ctx, &s, input, weight.dense(), sink, call.scratch) };
     }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let s = self.0.conv_shape(call.inputs[0].shape, call.inputs[1].shape, call.output.shape);
+        cuda::correlate(call, &s, Pass::Forward)
+    }
 }
 
 /// The gradient with respect to the input: operands d_output and weight.
@@ -178,6 +185,10 @@ impl Kernel for Conv2dInputGrad {
         // SAFETY: the plan gives the operands this step's memory; weights are contiguous.
         unsafe { cpu::conv2d_input_grad(ctx, &s, d_output, weight.dense(), sink, call.scratch) };
     }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let s = self.geometry.conv_shape(self.input, call.inputs[1].shape, call.inputs[0].shape);
+        cuda::correlate(call, &s, Pass::InputGrad)
+    }
 }
 
 /// The gradient with respect to the weight: operands input and d_output.
@@ -230,6 +241,13 @@ impl Kernel for Conv2dWeightGrad {
         // SAFETY: the plan gives operands and output this step's memory; weights are contiguous.
         unsafe { cpu::conv2d_weight_grad(ctx, &s, input, d_output, call.output.dense(), call.scratch) };
     }
+    fn cuda_scratch(&self, inputs: &[Shape], output: Shape) -> usize {
+        cuda::weight_grad_scratch(&self.geometry.conv_shape(inputs[0], output, inputs[1]))
+    }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let s = self.geometry.conv_shape(call.inputs[0].shape, self.weight, call.inputs[1].shape);
+        cuda::weight_grad(call, &s)
+    }
 }
 
 #[cfg(test)]
@@ -237,18 +255,25 @@ pub(super) fn cases() -> Vec<super::Case> {
     use super::Case;
     let mut cases = Vec::new();
     let depthwise = Geometry { stride: 1, pad: 3, dilation: 3, depthwise: true };
-    for (g, input, weight) in [
-        (Geometry::same(3), [2, 5, 6, 3], [4, 3, 3, 3]),
-        (Geometry::same(1), [1, 3, 2, 5], [2, 1, 1, 5]),
-        (Geometry { stride: 2, pad: 1, ..Geometry::same(4) }, [2, 6, 7, 2], [3, 4, 4, 2]),
-        (Geometry { stride: 2, ..Geometry::same(3) }, [1, 5, 6, 2], [3, 3, 3, 2]),
-        (depthwise, [2, 6, 5, 3], [3, 3, 3, 1]),
+    let wide = Geometry { pad: 2, ..depthwise };
+    for (g, input, weight, gradient) in [
+        (Geometry::same(3), [2, 5, 6, 3], [4, 3, 3, 3], true),
+        (Geometry::same(1), [1, 3, 2, 5], [2, 1, 1, 5], true),
+        (Geometry { stride: 2, pad: 1, ..Geometry::same(4) }, [2, 6, 7, 2], [3, 4, 4, 2], true),
+        (Geometry { stride: 2, ..Geometry::same(3) }, [1, 5, 6, 2], [3, 3, 3, 2], true),
+        (depthwise, [2, 6, 5, 3], [3, 3, 3, 1], true),
+        // Several blocks of work along every axis.
+        (Geometry::same(3), [2, 12, 13, 20], [70, 3, 3, 20], false),
+        (Geometry { stride: 2, ..Geometry::same(3) }, [1, 17, 14, 36], [20, 3, 3, 36], false),
+        (wide, [1, 20, 21, 36], [36, 5, 5, 1], false),
     ] {
         let (input, weight) = (Shape(input), Shape(weight));
         let output = g.output(input, weight).expect("the case's extents fit");
-        cases.push(Case::new(Conv2d(g), &[input.0, weight.0]).contiguous(&[1]));
-        cases.push(Case::new(Conv2dInputGrad { geometry: g, input }, &[output.0, weight.0]).contiguous(&[1]));
-        cases.push(Case::new(Conv2dWeightGrad { geometry: g, weight }, &[input.0, output.0]));
+        let case = |case: Case| if gradient { case } else { case.without_gradient() };
+        cases.push(case(Case::new(Conv2d(g), &[input.0, weight.0]).contiguous(&[1])));
+        let d_input = Conv2dInputGrad { geometry: g, input };
+        cases.push(case(Case::new(d_input, &[output.0, weight.0]).contiguous(&[1])));
+        cases.push(case(Case::new(Conv2dWeightGrad { geometry: g, weight }, &[input.0, output.0])));
     }
     cases
 }

@@ -2,11 +2,12 @@
 //! CPU code computes its reference, through strided operands, over poisoned memory, with any threads.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use super::Case;
+use super::{Case, CommitOp};
 use crate::device::cpu::{Cpu, Isa};
-use crate::device::{Device, bytes_of};
-use crate::plan::{Plan, PlanOptions, Program, Target};
+use crate::device::{Device, Outcome, bytes_of};
+use crate::plan::{Commit, Plan, PlanOptions, Program};
 use crate::rng::{Rng, Stream};
 use crate::tape::{DType, Shape, Tape, Tensor64, Value};
 
@@ -28,6 +29,7 @@ fn all_cases() -> Vec<Case> {
         super::pixel_losses::cases(),
         super::pixel_shuffle::cases(),
         super::prelu::cases(),
+        super::resize::cases(),
         super::sigmoid::cases(),
         super::silu::cases(),
         super::slice::cases(),
@@ -101,8 +103,9 @@ fn derivatives_are_those_of_the_references() {
     }
 }
 
-/// Runs one op through a plan, with operands that are channel slices of wider tensors where `strided`.
-fn run_on_cpu(case: &Case, strided: bool, threads: usize, isa: Isa) -> (Vec<f64>, Vec<f64>) {
+/// Runs one op through a plan, with operands that are channel slices of wider tensors where `strided`; the result
+/// and the reference's.
+fn run_on(device: &mut dyn Device, case: &Case, strided: bool) -> (Vec<f64>, Vec<f64>) {
     let (mut tape, mut given) = (Tape::new(), HashMap::new());
     let mut inputs = inputs_of(case, &mut tape, &mut given);
     let reference: Vec<Tensor64> = (0..inputs.len()).map(|k| given[&format!("x{k}")].clone()).collect();
@@ -124,16 +127,14 @@ fn run_on_cpu(case: &Case, strided: bool, threads: usize, isa: Isa) -> (Vec<f64>
     let output = tape.push_arc(case.op.clone(), &inputs).unwrap();
     let shape = tape.shape(output);
     let program = Program { name: "case", tape, outputs: vec![("y".into(), output)], checks: vec![], commits: vec![] };
-    let plan =
-        Plan::compile(&program, PlanOptions { fuse: true, share: true, target: Target::Cpu { threads } }).unwrap();
-    let mut cpu = Cpu::new(threads).unwrap().with_isa(isa);
-    let id = cpu.load(plan).unwrap();
+    let options = PlanOptions { fuse: true, share: true, target: device.target() };
+    let id = device.load(Plan::compile(&program, options).unwrap()).unwrap();
     for (name, data) in &uploads {
         let floats: Vec<f32> = data.data.iter().map(|v| *v as f32).collect();
-        cpu.upload(id, name, bytes_of(&floats)).unwrap();
+        device.upload(id, name, bytes_of(&floats)).unwrap();
     }
-    cpu.poison();
-    let got = cpu.run(id).unwrap().outputs.remove(0).into_iter().map(f64::from).collect();
+    device.poison().unwrap();
+    let got = device.run(id).unwrap().outputs.remove(0).into_iter().map(f64::from).collect();
     let operands: Vec<&Tensor64> = reference.iter().collect();
     (got, case.op.reference(&operands, shape).data)
 }
@@ -150,12 +151,40 @@ pub(super) fn check_cpu(case: &Case) {
     for strided in [false, true] {
         let mut first: Option<Vec<f64>> = None;
         for threads in 1..=3 {
-            let (got, want) = run_on_cpu(case, strided, threads, Isa::detect());
+            let (got, want) = run_on(&mut Cpu::new(threads).unwrap(), case, strided);
             assert_close(&got, &want, 3e-6, &format!("{:?} strided {strided}", case.op));
             let same = first.get_or_insert_with(|| got.clone());
             assert_eq!(*same, got, "{:?} with {threads} threads", case.op);
         }
-        let (got, want) = run_on_cpu(case, strided, 2, Isa::PORTABLE);
+        let mut cpu = Cpu::new(2).unwrap().with_isa(Isa::PORTABLE);
+        let (got, want) = run_on(&mut cpu, case, strided);
         assert_close(&got, &want, 3e-6, &format!("{:?} portable", case.op));
     }
+}
+
+/// The devices that run what the cases do not reach: changes of state, raw inputs.
+pub(super) fn devices() -> Vec<Box<dyn Device>> {
+    vec![Box::new(Cpu::new(3).unwrap())]
+}
+
+/// Runs a program of one commit: `inputs` writes its operands, which are checked, on a tape; `data` is for the tape's
+/// inputs by name.
+pub(super) fn commit(
+    device: &mut dyn Device,
+    op: impl CommitOp,
+    inputs: impl FnOnce(&mut Tape) -> Vec<Value>,
+    data: &[(&str, &[f32])],
+    states: &[(&str, Shape)],
+) -> Outcome {
+    let mut tape = Tape::new();
+    let inputs = inputs(&mut tape);
+    let states = states.iter().map(|(name, shape)| ((*name).to_owned(), *shape)).collect();
+    let commits = vec![Commit { op: Arc::new(op), inputs: inputs.clone(), states }];
+    let program = Program { name: "commit", tape, outputs: vec![], checks: inputs, commits };
+    let options = PlanOptions { fuse: true, share: true, target: device.target() };
+    let id = device.load(Plan::compile(&program, options).unwrap()).unwrap();
+    for (name, data) in data {
+        device.upload(id, name, bytes_of(data)).unwrap();
+    }
+    device.run(id).unwrap()
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::ready::{Addresses, Ready};
-use super::{Buffer, Ctx, Isa, Pool, View, ViewMut};
-use crate::device::{Device, Outcome, PlanId};
+use super::{Buffer, Ctx, Isa, Pool, View, ViewMut, peak};
+use crate::device::{Device, Outcome, Peaks, PlanId};
 use crate::plan::{Plan, Target};
 use crate::tape::Shape;
 use crate::{Error, Result};
@@ -53,11 +53,6 @@ impl Cpu {
     pub fn with_isa(mut self, isa: Isa) -> Self {
         self.isa = isa;
         self
-    }
-
-    /// Fills the arena with NaN: a step that reads what none wrote becomes visible.
-    pub fn poison(&mut self) {
-        self.arena.as_mut_slice().fill(f32::NAN);
     }
 
     fn has_state(&self, name: &str, shape: Shape) -> bool {
@@ -180,6 +175,11 @@ impl Device for Cpu {
         found.ok_or_else(|| Error::Internal(format!("there is no state {name}")))
     }
 
+    fn poison(&mut self) -> Result<()> {
+        self.arena.as_mut_slice().fill(f32::NAN);
+        Ok(())
+    }
+
     fn plan(&self, plan: PlanId) -> &Plan {
         &self.plans[plan.0].plan
     }
@@ -190,6 +190,10 @@ impl Device for Cpu {
 
     fn times(&self, plan: PlanId) -> &[Duration] {
         &self.plans[plan.0].times
+    }
+
+    fn peaks(&self) -> Result<Peaks> {
+        peak::measure(&Ctx { pool: &self.pool, isa: self.isa })
     }
 }
 

@@ -17,6 +17,7 @@ mod gemm;
 mod isa;
 mod micro;
 mod pack;
+mod peak;
 mod pool;
 mod products;
 mod ready;

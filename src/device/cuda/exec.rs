@@ -264,6 +264,12 @@ impl Device for Cuda {
         Ok(data)
     }
 
+    fn poison(&mut self) -> Result<()> {
+        let nan = vec![f32::NAN; self.arena.1];
+        // SAFETY: the arena has as many floats.
+        unsafe { self.driver.get_mut().upload(self.arena.0, crate::device::bytes_of(&nan)) }
+    }
+
     fn plan(&self, plan: PlanId) -> &Plan {
         &self.plans[plan.0].plan
     }

@@ -13,7 +13,12 @@ use super::ptxas::{Usage, resource_usage};
 use super::search::SearchPath;
 use crate::{Error, Result};
 
-const DEVICE: &str = include_str!("../../../kernels/include/device.cuh");
+/// What comes before every module.
+const PRELUDE: [(&str, &str); 3] = [
+    ("device.cuh", include_str!("../../../kernels/include/device.cuh")),
+    ("mma.cuh", include_str!("../../../kernels/include/mma.cuh")),
+    ("async.cuh", include_str!("../../../kernels/include/async.cuh")),
+];
 
 /// A header of CUDA's that kernels include: bf16 arithmetic.
 const HEADER: &str = "cuda_bf16.h";
@@ -209,7 +214,8 @@ fn options(arch: &Arch) -> Vec<String> {
 
 /// The prelude, then the module's text.
 fn text(module: &ModuleSource) -> String {
-    format!("#line 1 \"kernels/include/device.cuh\"\n{DEVICE}\n{}", module.text)
+    let prelude = PRELUDE.map(|(name, text)| format!("#line 1 \"kernels/include/{name}\"\n{text}\n"));
+    format!("{}{}", prelude.concat(), module.text)
 }
 
 impl Api {

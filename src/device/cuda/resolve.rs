@@ -1,13 +1,13 @@
 //! Steps of a plan as launches: locations become addresses, fused stages become the finish of their kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::args::{Args, DeviceView};
-use super::driver::DevicePtr;
+use super::driver::{DevicePtr, ModuleSource};
 use super::finish::{Finish, FinishStage, MAX_PARTS, PointwiseCode};
 use super::launch::{CudaCall, CudaCommit, KernelLaunch};
-use super::module::pointwise_index;
+use super::module::{module, pointwise_index};
 use crate::ops::{Exec, Op};
 use crate::plan::{Base, Loc, Plan, Root, Step};
 use crate::tape::Shape;
@@ -143,4 +143,24 @@ fn pointwise(from: DeviceView, finish: &Finish) -> KernelLaunch {
     let items = from.shape.len() / vector;
     let args = Args::new().input("from", from).finish(finish).fixed("V", vector);
     KernelLaunch::over("pointwise", "pointwise", items, args)
+}
+
+/// The modules that a plan needs on a driver that specialises, each once, for checks that run no kernel.
+///
+/// # Errors
+/// As for loading the plan.
+pub fn modules(plan: &Plan) -> Result<Vec<ModuleSource>> {
+    // Any address with the alignment of real ones.
+    let somewhere = DevicePtr(1 << 20);
+    let states = plan.states.iter().map(|(name, shape)| (name.to_string(), (*shape, somewhere))).collect();
+    let (slots, constants) = (vec![somewhere; plan.inputs.len()], vec![somewhere; plan.constants.len()]);
+    let at =
+        Addresses { arena: somewhere, states: &states, plan, slots: &slots, constants: &constants, outbox: somewhere };
+    let mut kernels = at.end()?.into_iter().map(|(_, kernel)| kernel).collect::<Vec<_>>();
+    for step in &plan.steps {
+        kernels.extend(at.step(step)?);
+    }
+    let mut seen = HashSet::new();
+    let modules = kernels.iter().map(|kernel| module(kernel, true).0);
+    Ok(modules.filter(|m| seen.insert(m.clone())).collect())
 }

@@ -1,0 +1,102 @@
+//! The convolution's launches on CUDA devices: own f32 kernels, `kernels/conv2d.cu`.
+
+use crate::device::cpu::{ConvShape, Pass};
+use crate::device::cuda::{Args, CudaCall, KernelLaunch, THREADS};
+
+/// Channels of a block, where few and where many are computed.
+const NARROW: usize = 16;
+const WIDE: usize = 64;
+/// Blocks that fill a large GPU twice.
+const BLOCKS: usize = 264;
+/// Most pixels that are summed in f32 before f64 takes over.
+const PART_PIXELS: usize = 8192;
+/// Pixels that make a part worth its own block.
+const LEAST_PIXELS: usize = 128;
+
+fn geometry(s: &ConvShape, transposed: bool) -> Args {
+    Args::new()
+        .size("kh", s.ksize_h)
+        .size("kw", s.ksize_w)
+        .size("stride", s.stride)
+        .size("pad", s.pad)
+        .size("dilation", s.dilation)
+        .fixed("TRANSPOSED", usize::from(transposed))
+}
+
+/// Forward and input gradient: operands are the source and the weight.
+pub(super) fn correlate(call: &CudaCall, s: &ConvShape, pass: Pass) -> Vec<KernelLaunch> {
+    let transposed = pass == Pass::InputGrad;
+    let (rows, cols, channels) = if transposed { (s.in_h, s.in_w, s.in_ch) } else { (s.out_h, s.out_w, s.out_ch) };
+    let [source, weight] = [call.inputs[0], call.inputs[1]];
+    let args = geometry(s, transposed)
+        .input("x", source)
+        .pointer("w", "const float", weight.ptr)
+        .size("images", s.batch)
+        .size("rows", rows)
+        .size("cols", cols)
+        .size("channels", channels)
+        .finish(&call.finish);
+    let pixels = s.batch * rows * cols;
+    if s.depthwise {
+        let vector = if source.has_vectors() && channels.is_multiple_of(4) { call.finish.vector() } else { 1 };
+        let args = args.fixed("V", vector);
+        return vec![KernelLaunch::over("conv2d", "conv2d_depthwise", pixels * channels / vector, args)];
+    }
+    let width = if channels <= NARROW { NARROW } else { WIDE };
+    // A thread has 4 by 4 results.
+    let block_pixels = THREADS / (width / 4) * 4;
+    let args = args.fixed("WIDTH", width).fixed("V", call.finish.vector());
+    let launch = KernelLaunch::new("conv2d", "conv2d", 1, args);
+    vec![launch.with_grid([pixels.div_ceil(block_pixels), channels.div_ceil(width), 1])]
+}
+
+/// How the pixels of a weight gradient are cut: blocks of weights and channels, and parts.
+struct Parts {
+    grid: [usize; 2],
+    count: usize,
+    pixels: usize,
+}
+
+impl Parts {
+    fn of(s: &ConvShape) -> Parts {
+        let grid = if s.depthwise {
+            [s.out_ch.div_ceil(32), s.taps()]
+        } else {
+            [(s.taps() * s.in_ch).div_ceil(WIDE), s.out_ch.div_ceil(WIDE)]
+        };
+        let all = s.batch * s.out_h * s.out_w;
+        let filling = BLOCKS.div_ceil(grid[0] * grid[1]).min(all.div_ceil(LEAST_PIXELS));
+        let count = filling.max(all.div_ceil(PART_PIXELS));
+        let pixels = all.div_ceil(count).next_multiple_of(16);
+        Parts { grid, count: all.div_ceil(pixels), pixels }
+    }
+}
+
+/// Floats of scratch of the weight gradient.
+pub(super) fn weight_grad_scratch(s: &ConvShape) -> usize {
+    match Parts::of(s).count {
+        1 => 0,
+        parts => parts * s.weight_len(),
+    }
+}
+
+/// Weight gradient: operands are the input and d_output.
+pub(super) fn weight_grad(call: &CudaCall, s: &ConvShape) -> Vec<KernelLaunch> {
+    let parts = Parts::of(s);
+    let to = call.output.ptr;
+    let sums = if parts.count == 1 { to } else { call.scratch };
+    let args = geometry(s, false)
+        .input("x", call.inputs[0])
+        .input("d", call.inputs[1])
+        .pointer("sums", "float", sums)
+        .size("part_pixels", parts.pixels);
+    let kernel = if s.depthwise { "conv2d_depthwise_weight_grad" } else { "conv2d_weight_grad" };
+    let grid = [parts.grid[0], parts.grid[1], parts.count];
+    let mut launches = vec![KernelLaunch::new("conv2d", kernel, 1, args).with_grid(grid)];
+    if parts.count > 1 {
+        let args =
+            Args::new().pointer("sums", "const float", sums).pointer("to", "float", to).size("parts", parts.count);
+        launches.push(KernelLaunch::over("conv2d", "conv2d_sum_parts", s.weight_len(), args));
+    }
+    launches
+}
