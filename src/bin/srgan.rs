@@ -9,6 +9,7 @@ use serde::Serialize;
 use srgan::bench::{BenchOptions, Phase, Source, bench, bench_loader};
 use srgan::config::Config;
 use srgan::data::Dataset;
+use srgan::doctor::examine;
 use srgan::train::{data_settings, open_device};
 use srgan::{Error, Result};
 
@@ -24,6 +25,8 @@ struct Cli {
 enum Command {
     /// Time the steps of a config, or its data loader
     Bench(BenchArgs),
+    /// Show what this machine offers for training, and what is missing
+    Doctor,
 }
 
 #[derive(Args)]
@@ -84,8 +87,14 @@ enum DataName {
 }
 
 fn main() -> ExitCode {
-    let Command::Bench(args) = Cli::parse().command;
-    match run_bench(args) {
+    let done = match Cli::parse().command {
+        Command::Bench(args) => run_bench(args),
+        Command::Doctor => {
+            println!("{}", examine(&|name| std::env::var_os(name)));
+            Ok(())
+        }
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("error: {e}");

@@ -35,7 +35,7 @@ pub(super) fn measure(driver: &mut dyn Driver) -> Result<Peaks> {
         Ok(Peaks { flops: operations / flops, bandwidth: copied / seconds(driver, &copy)? })
     });
     // SAFETY: what used the buffers has been waited for.
-    buffers.map(|buffer| unsafe { driver.free(buffer) });
+    buffers.iter().for_each(|buffer| unsafe { driver.free(*buffer) });
     peaks
 }
 
