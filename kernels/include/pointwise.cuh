@@ -9,3 +9,6 @@ __device__ __forceinline__ void carry(float (&to)[V], const float (&from)[V]) {
 #pragma unroll
   for (int j = 0; j < V; ++j) to[j] = from[j];
 }
+
+// v limited to 0 to max_val; other than by fminf and fmaxf a NaN stays one.
+__device__ __forceinline__ float clamped(float v, float max_val) { return v < 0.f ? 0.f : v > max_val ? max_val : v; }

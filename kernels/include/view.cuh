@@ -31,6 +31,18 @@ __device__ __forceinline__ int pixels(const V& v) {
   return v.n * v.h * v.w;
 }
 
+// W values at an address.
+template <int W>
+__device__ __forceinline__ void read(float (&to)[W], const float* from) {
+  if constexpr (W == 4) {
+    const float4 four = *reinterpret_cast<const float4*>(from);
+    to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
+  } else {
+#pragma unroll
+    for (int j = 0; j < W; ++j) to[j] = from[j];
+  }
+}
+
 // W channels from c on; extents of 1 repeat.
 template <int W, class V>
 __device__ __forceinline__ void load(float (&to)[W], const V& v, int n, int y, int x, int c) {
@@ -38,12 +50,8 @@ __device__ __forceinline__ void load(float (&to)[W], const V& v, int n, int y, i
   if (v.c == 1) {
 #pragma unroll
     for (int j = 0; j < W; ++j) to[j] = from[0];
-  } else if constexpr (W == 4) {
-    const float4 four = *reinterpret_cast<const float4*>(from + c);
-    to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
   } else {
-#pragma unroll
-    for (int j = 0; j < W; ++j) to[j] = from[c + j];
+    read<W>(to, from + c);
   }
 }
 

@@ -4,9 +4,11 @@
 
 use std::ops::Range;
 
+use super::sum_to::cuda::{Columns, lanes, sum_pixels, vector_of};
 use super::{Application, Exec, Kernel, KernelCall, Op};
 use crate::Result;
 use crate::device::cpu::Ctx;
+use crate::device::cuda::{Args, CudaCall, KernelLaunch};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 
 /// (N, H, W, C) to (N, out_h, out_w, C).
@@ -62,6 +64,12 @@ impl Op for AvgPool {
     }
 }
 
+impl AvgPool {
+    fn is_global(&self) -> bool {
+        self.out_h * self.out_w == 1
+    }
+}
+
 /// Channels that one item of work sums.
 const CHANNELS: usize = 64;
 
@@ -90,6 +98,21 @@ impl Kernel for AvgPool {
             let target = unsafe { output.pixel(pixel) };
             target[c0..c0 + count].iter_mut().zip(sums).for_each(|(t, s)| *t = (s / area) as f32);
         });
+    }
+
+    fn cuda_scratch(&self, inputs: &[Shape], output: Shape) -> usize {
+        if self.is_global() { Columns::new(inputs[0], output.n()).scratch(1) } else { 0 }
+    }
+
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let (x, to) = (call.inputs[0], call.output);
+        if self.is_global() {
+            return sum_pixels(call, x.shape.h() * x.shape.w());
+        }
+        let vector = vector_of(&[x]);
+        let (lanes, tiles) = lanes(to.shape.c() / vector);
+        let args = Args::new().input("x", x).output("to", to).size("lanes", lanes).fixed("V", vector);
+        vec![KernelLaunch::new("avg_pool", "avg_pool", 1, args).with_grid([to.shape.pixels(), tiles, 1])]
     }
 }
 
@@ -154,6 +177,13 @@ impl Kernel for AvgPoolGrad {
             }
         });
     }
+
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let (d, to) = (call.inputs[0], call.output);
+        let vector = vector_of(&[d, to]);
+        let args = Args::new().input("d", d).output("to", to).fixed("V", vector);
+        vec![KernelLaunch::over("avg_pool", "avg_pool_grad", to.shape.len() / vector, args)]
+    }
 }
 
 #[cfg(test)]
@@ -163,8 +193,11 @@ pub(super) fn cases() -> Vec<super::Case> {
         Case::new(AvgPool { out_h: 1, out_w: 1 }, &[[2, 5, 7, 3]]),
         Case::new(AvgPool { out_h: 1, out_w: 1 }, &[[1, 3, 2, 70]]),
         Case::new(AvgPool { out_h: 6, out_w: 6 }, &[[2, 8, 7, 3]]),
+        Case::new(AvgPool { out_h: 1, out_w: 1 }, &[[2, 40, 41, 8]]).without_gradient(),
         Case::new(AvgPool { out_h: 6, out_w: 6 }, &[[1, 4, 13, 2]]),
+        Case::new(AvgPool { out_h: 2, out_w: 1 }, &[[1, 50, 23, 132]]).without_gradient(),
         Case::new(AvgPoolGrad { height: 8, width: 7 }, &[[2, 6, 6, 3]]),
+        Case::new(AvgPoolGrad { height: 5, width: 8 }, &[[2, 2, 3, 8]]),
         Case::new(AvgPoolGrad { height: 3, width: 14 }, &[[1, 6, 6, 2]]),
     ]
 }

@@ -5,10 +5,11 @@
 
 use super::flat::{Partials, no_derivative};
 use super::pointwise::{map2, reference};
+use super::sum_to::cuda::{Columns, vector_of};
 use super::{Application, Exec, Kernel, KernelCall, Op, Pointwise};
 use crate::Result;
 use crate::device::cpu::{Ctx, Isa, Tile, View};
-use crate::device::cuda::PointwiseCode;
+use crate::device::cuda::{Args, CudaCall, KernelLaunch, PointwiseCode};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 
 /// Pixels of a block whose terms one item adds up.
@@ -37,6 +38,15 @@ fn run_mean(ctx: &Ctx, call: KernelCall, f: impl Fn(f64) -> f64 + Sync) {
     });
     // SAFETY: the output is a scalar.
     unsafe { call.output.pixel(0)[0] = (sums.sum() / x.shape().len() as f64) as f32 };
+}
+
+/// The launches of a kernel that adds up terms of all logits.
+fn cuda_mean(call: &CudaCall, kernel: &'static str, args: impl FnOnce(Args) -> Args) -> Vec<KernelLaunch> {
+    let x = call.inputs[0];
+    let columns = Columns::new(x.shape, 1);
+    let vector = vector_of(&[x]);
+    let args = args(columns.args(vector).input("x", x));
+    columns.launches(call, ("bce", kernel), (vector, args), false, x.shape.len())
 }
 
 fn reference_mean(x: &Tensor64, f: impl Fn(f64) -> f64) -> Tensor64 {
@@ -76,6 +86,12 @@ impl Op for BceLogits {
 impl Kernel for BceLogits {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         run_mean(ctx, call, |x| cross_entropy(x, f64::from(self.target)));
+    }
+    fn cuda_scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
+        Columns::new(inputs[0], 1).scratch(1)
+    }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        cuda_mean(call, "bce_logits", |args| args.factor("target", self.target))
     }
 }
 
@@ -149,6 +165,12 @@ impl Kernel for MeanSigmoid {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         run_mean(ctx, call, sigmoid);
     }
+    fn cuda_scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
+        Columns::new(inputs[0], 1).scratch(1)
+    }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        cuda_mean(call, "mean_sigmoid", |args| args)
+    }
 }
 
 #[cfg(test)]
@@ -158,8 +180,10 @@ pub(super) fn cases() -> Vec<super::Case> {
         Case::new(BceLogits { target: 0.9 }, &[[2, 3, 4, 1]]),
         Case::new(BceLogits { target: 0.0 }, &[[3, 1, 1, 2]]),
         Case::new(BceLogits { target: 1.0 }, &[[2, 40, 30, 1]]).without_gradient(),
+        Case::new(BceLogits { target: 0.1 }, &[[2, 60, 80, 1]]).without_gradient(),
         Case::new(BceLogitsGrad { target: 0.9 }, &[[2, 3, 4, 1], [1; 4]]).without_gradient(),
         Case::new(MeanSigmoid, &[[2, 40, 30, 1]]).without_gradient(),
+        Case::new(MeanSigmoid, &[[3, 30, 40, 4]]).without_gradient(),
     ]
 }
 

@@ -2,11 +2,12 @@
 //! and [`Ssim`] with each image as a batch of its own. The PSNR of equal images is infinite.
 
 use super::flat::no_derivative;
-use super::pixel_losses::{COMPONENTS, image_sums, reference_sums};
-use super::ssim::Ssim;
+use super::pixel_losses::{self, COMPONENTS, image_sums, reference_sums};
+use super::ssim::{self, Ssim};
 use super::{Application, Exec, Kernel, KernelCall, Op};
 use crate::Result;
 use crate::device::cpu::Ctx;
+use crate::device::cuda::{CudaCall, DeviceView, KernelLaunch};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 
 /// Metrics of one image, in the order of the output's channels.
@@ -64,6 +65,18 @@ impl Kernel for ImageMetrics {
             output[..COMPONENTS].iter_mut().zip(components).for_each(|(o, v)| *o = v as f32);
             output[COMPONENTS] = similarity[n] as f32;
         }
+    }
+    fn cuda_scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
+        pixel_losses::cuda::scratch(inputs[0]) + ssim::cuda::scratch(inputs[0])
+    }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let (images, to) = ([call.inputs[0], call.inputs[1]], call.output);
+        let mut launches = pixel_losses::cuda::components(images, self.max_val, call.scratch, to);
+        let sums = call.scratch.add(4 * pixel_losses::cuda::scratch(images[0].shape));
+        let shape = Shape([to.shape.n(), 1, 1, 1]);
+        let similarity = DeviceView { ptr: to.ptr.add(4 * COMPONENTS), shape, ..to };
+        launches.extend(ssim::cuda::means(&self.ssim(), images, sums, similarity));
+        launches
     }
 }
 

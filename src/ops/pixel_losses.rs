@@ -13,8 +13,13 @@ use super::flat::{Partials, no_derivative};
 use super::spectral_angle::{add_angle_grads, angle, angle_grad, sum_angles};
 use super::{Application, Exec, Kernel, KernelCall, Op, same_shape};
 use crate::device::cpu::{Ctx, Isa, View, ViewMut};
+use crate::device::cuda::{CudaCall, KernelLaunch};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 use crate::{Result, simd_fn};
+
+pub(super) mod cuda;
+#[cfg(test)]
+mod tests;
 
 /// Components of [`PixelLosses`].
 pub const L1: usize = 0;
@@ -203,6 +208,12 @@ impl Kernel for PixelLosses {
         let output = unsafe { call.output.pixel(0) };
         output.iter_mut().zip(components).for_each(|(o, v)| *o = v as f32);
     }
+    fn cuda_scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
+        cuda::scratch(inputs[0])
+    }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        cuda::components([call.inputs[0], call.inputs[1]], self.max_val, call.scratch, call.output)
+    }
 }
 
 /// Two images of equal extent that are not empty, and a positive `max_val`.
@@ -321,6 +332,9 @@ impl Kernel for PixelLossesGrad {
             }
         });
     }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        cuda::grad(call)
+    }
 }
 
 /// The gradient of one row of `sr`.
@@ -357,24 +371,4 @@ fn store_row(out: &ViewMut, n: usize, y: usize, values: &[f32]) {
 }
 
 #[cfg(test)]
-pub(super) fn cases() -> Vec<super::Case> {
-    use super::Case;
-    let pair = |shape: [usize; 4]| [shape, shape];
-    let with_d = |shape: [usize; 4]| [shape, shape, [1, 1, 1, 4]];
-    let losses = PixelLosses { max_val: 1.0 };
-    vec![
-        Case::new(losses, &pair([2, 3, 5, 4])).without_gradient(),
-        Case::new(PixelLosses { max_val: 0.7 }, &pair([1, 31, 70, 6])).without_gradient(),
-        Case::new(losses, &pair([2, 1, 9, 3])).without_gradient(),
-        Case::new(losses, &pair([1, 7, 1, 13])).without_gradient(),
-        Case::new(losses, &pair([2, 3, 4, 1])).without_gradient(),
-        Case::new(PixelLossesGrad, &with_d([2, 3, 5, 4])).without_gradient(),
-        Case::new(PixelLossesGrad, &with_d([1, 31, 70, 6])).without_gradient(),
-        Case::new(PixelLossesGrad, &with_d([2, 1, 9, 3])).without_gradient(),
-        Case::new(PixelLossesGrad, &with_d([1, 7, 1, 13])).without_gradient(),
-        Case::new(PixelLossesGrad, &with_d([2, 3, 4, 1])).without_gradient(),
-    ]
-}
-
-#[cfg(test)]
-mod tests;
+pub(super) use self::tests::cases;

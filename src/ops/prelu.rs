@@ -4,10 +4,11 @@
 
 use super::math::Lanes;
 use super::pointwise::{map, map2, reference};
+use super::sum_to::cuda::{Columns, vector_of};
 use super::sum_to::sum_to;
 use super::{Application, Exec, Kernel, KernelCall, Op, Pointwise, same_shape};
 use crate::device::cpu::{Ctx, Isa, Tile, View};
-use crate::device::cuda::PointwiseCode;
+use crate::device::cuda::{CudaCall, KernelLaunch, PointwiseCode};
 use crate::ops::{add::Add, mul::Mul};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 use crate::{Result, simd_fn};
@@ -147,6 +148,16 @@ impl Kernel for PreluSlopeGrad {
         // SAFETY: the output has one element.
         unsafe { *call.output.ptr = sum as f32 };
     }
+
+    fn cuda_scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
+        Columns::new(inputs[0], 1).scratch(1)
+    }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let columns = Columns::new(call.inputs[0].shape, 1);
+        let vector = vector_of(call.inputs);
+        let args = columns.args(vector).input("d", call.inputs[0]).input("x", call.inputs[1]);
+        columns.launches(call, ("prelu", "prelu_slope_grad"), (vector, args), false, 1)
+    }
 }
 
 /// `v` where x ≤ 0, 0 elsewhere.
@@ -200,6 +211,7 @@ pub(super) fn cases() -> Vec<super::Case> {
         Case::new(PreluGrad, &[[2, 3, 4, 5], [2, 3, 4, 5], [1, 1, 1, 1]]),
         Case::new(PreluSlopeGrad, &[[2, 3, 4, 5], [2, 3, 4, 5]]),
         Case::new(PreluSlopeGrad, &[[1, 5, 7, 130], [1, 5, 7, 130]]).without_gradient(),
+        Case::new(PreluSlopeGrad, &[[2, 16, 17, 40], [2, 16, 17, 40]]).without_gradient(),
     ]
 }
 

@@ -14,8 +14,13 @@ use super::flat::{Partials, no_derivative};
 use super::pixel_losses::check_images;
 use super::{Application, Exec, Kernel, KernelCall, Op};
 use crate::device::cpu::{Ctx, Isa, View};
+use crate::device::cuda::{CudaCall, KernelLaunch};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 use crate::{Result, simd_fn};
+
+pub(super) mod cuda;
+#[cfg(test)]
+mod tests;
 
 const SIGMA: f64 = 1.5;
 const EPS: f64 = 1e-12;
@@ -340,53 +345,13 @@ impl Kernel for Ssim {
         // SAFETY: the output is a scalar.
         unsafe { call.output.pixel(0)[0] = (means.iter().sum::<f64>() / means.len() as f64) as f32 };
     }
+    fn cuda_scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
+        cuda::scratch(inputs[0])
+    }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        cuda::means(self, [call.inputs[0], call.inputs[1]], call.scratch, call.output)
+    }
 }
 
 #[cfg(test)]
-pub(super) fn cases() -> Vec<super::Case> {
-    use super::Case;
-    let case = |window, max_val, shape| Case::new(Ssim { window, max_val }, &[shape, shape]).without_gradient();
-    vec![
-        case(11, 1.0, [2, 19, 21, 4]),
-        case(7, 0.8, [1, 4, 40, 3]),
-        case(4, 1.0, [1, 5, 3, 6]),
-        case(1, 1.0, [1, 1, 1, 1]),
-        // Several tiles in a row.
-        case(5, 1.0, [1, 18, 20, 201]),
-    ]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn equal_images_are_alike_and_unequal_ones_less() {
-        let image = Tensor64::from_fn(Shape([1, 12, 9, 2]), |[_, y, x, c]| 0.4 + 0.3 * ((3 * y + x + c) as f64).sin());
-        let blurred = Tensor64::new(image.shape, image.data.iter().map(|v| 0.5 * v + 0.2).collect());
-        let ssim = Ssim { window: 7, max_val: 1.0 };
-        let same = ssim.reference_means(&image, &image)[0];
-        assert!((same - 1.0).abs() < 1e-6, "{same}");
-        let less = ssim.reference_means(&image, &blurred)[0];
-        assert!(less > 0.5 && less < 0.9, "{less}");
-    }
-
-    #[test]
-    fn images_smaller_than_the_window_are_refused_with_what_to_do() {
-        let ssim = Ssim { window: 11, max_val: 1.0 };
-        let image = |h, w| [Shape([1, h, w, 3]); 2];
-        assert_eq!(ssim.shape(&image(6, 6)), Ok(Shape::SCALAR));
-        for (h, w) in [(5, 6), (6, 5)] {
-            let error = ssim.shape(&image(h, w)).unwrap_err();
-            assert!(error.contains("6 x 6") && error.contains("ssim_win"), "{error}");
-        }
-        assert!(ssim.shape(&[Shape([1, 8, 8, 3]), Shape([1, 8, 8, 4])]).is_err());
-        assert!(Ssim { max_val: 0.0, ..ssim }.shape(&image(8, 8)).unwrap_err().contains("max_val"));
-    }
-
-    #[test]
-    fn borders_are_reflected_without_repeating_the_edge() {
-        let row: Vec<usize> = (0..9).map(|i| reflect(i, 2, 5)).collect();
-        assert_eq!(row, [2, 1, 0, 1, 2, 3, 4, 3, 2]);
-    }
-}
+pub(super) use self::tests::cases;

@@ -6,9 +6,12 @@
 
 use super::{Application, Exec, Kernel, KernelCall, Op};
 use crate::device::cpu::{Ctx, View};
+use crate::device::cuda::{CudaCall, KernelLaunch};
 use crate::ops::mul::{Mul, Scale};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 use crate::{Result, simd_fn};
+
+pub(super) mod cuda;
 
 /// Σ of `v` over what `target` repeats; `v` itself if nothing is repeated.
 ///
@@ -77,6 +80,13 @@ impl Op for SumTo {
     }
 }
 
+impl SumTo {
+    /// Whether the sum of `x` has a value for every pixel of an image.
+    fn keeps_pixels(&self, x: Shape) -> bool {
+        self.target.h() * self.target.w() != 1 && x.h() * x.w() != 1
+    }
+}
+
 /// Pixels whose products are summed in f32 before f64 takes over.
 fn block_pixels(channels: usize) -> usize {
     (4096 / channels).max(16)
@@ -92,8 +102,8 @@ impl Kernel for SumTo {
         let a = call.inputs[0];
         let b = call.inputs.get(1).copied();
         let (per_image, channels) = (a.h * a.w, a.c);
-        if self.target.h() * self.target.w() != 1 && per_image != 1 {
-            return sum_channels(&a, b.as_ref(), &call);
+        if self.keeps_pixels(a.shape()) {
+            return sum_to_pixels(&a, b.as_ref(), &call);
         }
         let block = block_pixels(channels);
         let blocks = per_image.div_ceil(block);
@@ -120,20 +130,32 @@ impl Kernel for SumTo {
             unsafe { *out.ptr.add(i / out.c * out.stride + i % out.c) = v as f32 };
         }
     }
+
+    fn cuda_scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
+        if self.keeps_pixels(inputs[0]) { 0 } else { cuda::Columns::new(inputs[0], self.target.n()).scratch(1) }
+    }
+
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        if self.keeps_pixels(call.inputs[0].shape) { cuda::sum_to_pixels(call) } else { cuda::sum_pixels(call, 1) }
+    }
 }
 
-/// The rare case that keeps pixels and sums channels.
-fn sum_channels(a: &View, b: Option<&View>, call: &KernelCall) {
+/// The rare sums that keep pixels: value by value.
+fn sum_to_pixels(a: &View, b: Option<&View>, call: &KernelCall) {
     let out = call.output;
-    for p in 0..a.n * a.h * a.w {
+    let repeated = |to: usize, from: usize, i: usize| if to == 1 { 0..from } else { i..i + 1 };
+    for i in 0..out.n * out.h * out.w * out.c {
+        let (p, k) = (i / out.c, i % out.c);
+        let (n, y, x) = (p / out.w / out.h, p / out.w % out.h, p % out.w);
         let mut sum = 0f64;
-        for c in 0..a.c {
-            // SAFETY: `p` and `c` lie inside both operands, which have the same extent.
-            let (x, y) = unsafe { (*a.ptr.add(p * a.stride + c), b.map_or(1.0, |b| *b.ptr.add(p * b.stride + c))) };
-            sum += f64::from(x * y);
+        for (n, y) in repeated(out.n, a.n, n).flat_map(|n| repeated(out.h, a.h, y).map(move |y| (n, y))) {
+            for (x, c) in repeated(out.w, a.w, x).flat_map(|x| repeated(out.c, a.c, k).map(move |c| (x, c))) {
+                // SAFETY: the position lies inside both operands, which have the same extent.
+                sum += f64::from(unsafe { *a.at(n, y, x).add(c) * b.map_or(1.0, |b| *b.at(n, y, x).add(c)) });
+            }
         }
-        // SAFETY: the output has one element per pixel.
-        unsafe { *out.ptr.add(p * out.stride) = sum as f32 };
+        // SAFETY: position `i` lies inside the output.
+        unsafe { *out.ptr.add(p * out.stride + k) = sum as f32 };
     }
 }
 
@@ -235,6 +257,10 @@ impl Kernel for Expand {
             }
         });
     }
+
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        cuda::expand(call)
+    }
 }
 
 #[cfg(test)]
@@ -249,8 +275,15 @@ pub(super) fn cases() -> Vec<super::Case> {
         sum([1, 1, 1, 40], &[[3, 12, 11, 40]]),
         sum([1, 1, 1, 5], &[[2, 3, 4, 5], [2, 3, 4, 5]]),
         sum([2, 1, 1, 3], &[[2, 30, 51, 3], [2, 30, 51, 3]]),
+        // Several blocks: few channels, many, all of them.
+        sum([1, 1, 1, 3], &[[2, 40, 41, 3]]).without_gradient(),
+        sum([2, 1, 1, 132], &[[2, 10, 13, 132], [2, 10, 13, 132]]).without_gradient(),
+        sum([1, 1, 1, 1], &[[2, 9, 31, 36]]).without_gradient(),
+        // Sums that keep pixels.
         sum([2, 3, 4, 1], &[[2, 3, 4, 5]]),
+        sum([1, 3, 1, 5], &[[2, 3, 4, 5], [2, 3, 4, 5]]),
         Case::new(Expand { target: Shape([2, 3, 4, 5]) }, &[[2, 1, 1, 5]]),
+        Case::new(Expand { target: Shape([2, 3, 4, 8]) }, &[[2, 1, 4, 8]]),
         Case::new(Expand { target: Shape([2, 3, 4, 5]) }, &[[1, 1, 1, 1]]),
     ]
 }

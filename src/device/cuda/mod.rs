@@ -10,6 +10,7 @@ mod finish;
 pub mod host;
 mod launch;
 mod module;
+mod peak;
 mod resolve;
 
 pub use args::{Args, DeviceView};

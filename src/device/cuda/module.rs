@@ -12,6 +12,7 @@ const VIEW: &str = include_str!("../../../kernels/include/view.cuh");
 const POINTWISE_HEADER: &str = include_str!("../../../kernels/include/pointwise.cuh");
 const FINISH: &str = include_str!("../../../kernels/include/finish.cuh");
 const REDUCE: &str = include_str!("../../../kernels/include/reduce.cuh");
+const COLUMNS: &str = include_str!("../../../kernels/include/columns.cuh");
 
 /// The index of a pointwise function, by its name.
 pub(super) fn pointwise_index(name: &str) -> Option<usize> {
@@ -27,6 +28,7 @@ pub(super) fn module(launch: &KernelLaunch, specialise: bool) -> (ModuleSource, 
     };
     part("include/view.cuh", VIEW);
     part("include/reduce.cuh", REDUCE);
+    part("include/columns.cuh", COLUMNS);
     part("include/pointwise.cuh", POINTWISE_HEADER);
     // A file of pointwise functions may hold kernels too: each file is included once.
     let mut files = vec![launch.file];

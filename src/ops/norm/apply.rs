@@ -4,7 +4,7 @@ use super::super::sum_to::sum_to;
 use super::super::{Application, Exec, Kernel, KernelCall, Op, Pointwise};
 use super::{CHUNK, EPS, GradSums, InputGrad, check_parts, chunks, part, row};
 use crate::device::cpu::{Ctx, Isa, Tile, View};
-use crate::device::cuda::{Part, PointwiseCode};
+use crate::device::cuda::{Args, CudaCall, KernelLaunch, Part, PointwiseCode};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 use crate::{Error, Result, simd_fn};
 
@@ -126,5 +126,10 @@ impl Kernel for InvStd {
         for (o, v) in out.iter_mut().zip(var) {
             *o = (1.0 / (f64::from(*v) + EPS).sqrt()) as f32;
         }
+    }
+
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let args = Args::new().input("variance", call.inputs[0]).output("to", call.output).factor("eps", EPS as f32);
+        vec![KernelLaunch::over("norm", "norm_inv_std", call.output.shape.c(), args)]
     }
 }

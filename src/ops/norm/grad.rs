@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 
+use super::super::sum_to::cuda::{Columns, vector_of};
 use super::super::sum_to::{SumTo, sum_to};
 use super::super::{Application, Exec, Kernel, KernelCall, Op, Pointwise, same_shape};
 use super::reduce::{Blocks, LANES};
 use super::{Apply, CHUNK, SecondGrad, check_parts, chunks, group_pixels, part, row};
 use crate::device::cpu::{Ctx, Isa, Tile, View};
-use crate::device::cuda::{Part, PointwiseCode};
+use crate::device::cuda::{Args, CudaCall, KernelLaunch, Part, PointwiseCode};
 use crate::ops::{add::Add, mul::Mul};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 use crate::{Result, simd_fn};
@@ -82,6 +83,20 @@ impl Kernel for GradSums {
             }
         };
         blocks.run(ctx, call, 2, &block, &finish);
+    }
+
+    fn cuda_scratch(&self, inputs: &[Shape], output: Shape) -> usize {
+        Columns::new(inputs[0], output.n()).scratch(2)
+    }
+
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let [d, x, stats] = [call.inputs[0], call.inputs[1], call.inputs[2]];
+        let columns = Columns::new(x.shape, stats.shape.n());
+        let vector = vector_of(&[d, x]);
+        let args = columns.args(vector).input("d", d).input("x", x).input("stats", stats);
+        let parts = columns.partials(("norm", "norm_grad_parts"), (vector, args), call.scratch, 2);
+        let args = |args: Args| args.input("stats", stats);
+        vec![parts, columns.finish(("norm", "norm_grad_sums"), args, call.scratch, call.output)]
     }
 }
 

@@ -96,7 +96,7 @@ fn part(tape: &mut Tape, tensor: Value, channels: usize, index: usize) -> Result
 }
 
 /// Pixels that share statistics: those of x (N,H,W,C) divided by the number of groups.
-fn group_pixels(x: Shape, groups: usize) -> usize {
+pub(super) fn group_pixels(x: Shape, groups: usize) -> usize {
     x.pixels() / groups
 }
 

@@ -2,10 +2,12 @@
 
 use std::ops::Range;
 
+use super::super::sum_to::cuda::{Columns, vector_of};
 use super::super::{Application, Exec, Kernel, KernelCall, Op};
 use super::EPS;
 use super::reduce::{Blocks, LANES};
 use crate::device::cpu::{Ctx, View};
+use crate::device::cuda::{Args, CudaCall, KernelLaunch};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 use crate::{Result, simd_fn};
 
@@ -99,6 +101,20 @@ impl Kernel for Statistics {
             }
         };
         blocks.run(ctx, call, 3, &block, &finish);
+    }
+
+    fn cuda_scratch(&self, inputs: &[Shape], output: Shape) -> usize {
+        Columns::new(inputs[0], output.n()).scratch(3)
+    }
+
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let x = call.inputs[0];
+        let columns = Columns::new(x.shape, self.groups(x.shape));
+        let vector = vector_of(&[x]);
+        let args = columns.args(vector).input("x", x);
+        let parts = columns.partials(("norm", "norm_statistics_parts"), (vector, args), call.scratch, 3);
+        let args = |args: Args| args.factor("eps", EPS as f32);
+        vec![parts, columns.finish(("norm", "norm_statistics"), args, call.scratch, call.output)]
     }
 }
 

@@ -1,5 +1,6 @@
 use std::collections::HashMap;
 
+use super::super::{Case, tests::random};
 use super::*;
 use crate::device::cpu::Cpu;
 use crate::device::{Device, bytes_of};
@@ -7,6 +8,41 @@ use crate::ops::image_metrics::ImageMetrics;
 use crate::ops::ssim::Ssim;
 use crate::plan::{Plan, PlanOptions, Program, Target};
 use crate::tape::DType;
+
+pub fn cases() -> Vec<Case> {
+    let pair = |shape: [usize; 4]| [shape, shape];
+    let with_d = |shape: [usize; 4]| [shape, shape, [1, 1, 1, 4]];
+    let losses = PixelLosses { max_val: 1.0 };
+    vec![
+        Case::new(losses, &pair([2, 3, 5, 4])).without_gradient(),
+        Case::new(PixelLosses { max_val: 0.7 }, &pair([1, 31, 70, 6])).without_gradient(),
+        Case::new(losses, &pair([2, 1, 9, 3])).without_gradient(),
+        Case::new(losses, &pair([1, 7, 1, 13])).without_gradient(),
+        Case::new(losses, &pair([2, 3, 4, 1])).without_gradient(),
+        Case::new(PixelLossesGrad, &with_d([2, 3, 5, 4])).without_gradient(),
+        Case::new(PixelLossesGrad, &with_d([1, 31, 70, 6])).without_gradient(),
+        Case::new(PixelLossesGrad, &with_d([2, 1, 9, 3])).without_gradient(),
+        Case::new(PixelLossesGrad, &with_d([1, 7, 1, 13])).without_gradient(),
+        Case::new(PixelLossesGrad, &with_d([2, 3, 4, 1])).without_gradient(),
+        Case::new(losses, &pair([1, 3, 5, 4])).with_data(with_dark_pixels).without_gradient(),
+        Case::new(PixelLossesGrad, &with_d([1, 3, 5, 4])).with_data(with_dark_pixels).without_gradient(),
+    ]
+}
+
+/// Some pixels of each image are so dark that the spectral angle takes its plain formula.
+fn with_dark_pixels(operand: usize, shape: Shape) -> Tensor64 {
+    let mut image = random(shape, 80 + operand as u64);
+    for (i, v) in image.data.iter_mut().enumerate() {
+        match i / shape.c() % 5 {
+            k if operand < 2 && k == operand => *v = 0.0,
+            // The product of the norms is below the least one.
+            3 if operand < 2 => *v *= f64::from(1e-5f32),
+            _ => {}
+        }
+        *v = f64::from(*v as f32);
+    }
+    image
+}
 
 const SHAPE: Shape = Shape([2, 7, 6, 3]);
 
