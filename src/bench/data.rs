@@ -132,7 +132,7 @@ pub struct LoaderResult {
 pub fn bench_loader(dataset: &Dataset, cfg: &Config, epochs: u64) -> Result<LoaderResult> {
     let batches = dataset.steps_per_epoch(cfg.data.train_batch_size)?;
     let epochs = epochs.max(1);
-    let (mut loading, mut first) = (Duration::ZERO, Resident::default());
+    let (mut loading, mut first, mut last) = (Duration::ZERO, None, Resident::default());
     for epoch in 0..epochs {
         let start = Instant::now();
         let mut loader = Loader::start(dataset, epoch, 0)?;
@@ -140,11 +140,10 @@ pub fn bench_loader(dataset: &Dataset, cfg: &Config, epochs: u64) -> Result<Load
             loader.recycle(batch?);
         }
         loading += start.elapsed();
-        if epoch == 0 {
-            first = Resident::now();
-        }
+        last = Resident::now();
+        first.get_or_insert(last);
     }
-    let last = Resident::now();
+    let first = first.unwrap_or_default();
     let patches = batches * cfg.data.train_batch_size;
     Ok(LoaderResult {
         implementation: "srgan",
