@@ -52,6 +52,7 @@ impl WinogradConv {
         let pad = if forward { s.pad } else { taps - 1 - s.pad };
         let tiles = Tiles::new(taps, s.batch, result[0], result[1]);
         let weights = Weights { taps, source_ch, result_ch, flipped: !forward };
+        // Of V, tiles × source channels, and U, source × result channels, the smaller one goes through memory.
         let order = if tiles.count < result_ch { Order::Channels } else { Order::Tiles };
         let block_tiles = match order {
             Order::Tiles => BLOCK_TILES,
