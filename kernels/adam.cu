@@ -55,11 +55,11 @@ template <int V, class Args>
 __device__ __forceinline__ void adam_elements(const Args& a, const AdamRates& rates, int i, float (&w)[V],
                                               float (&m)[V], float (&v)[V]) {
   float decay[V], grad[V];
+  weight_decays<V>(a, decay, i);
   load<V>(w, a.weights, 0, 0, 0, i);
   load<V>(m, a.exp_avg, 0, 0, 0, i);
   load<V>(v, a.exp_avg_sq, 0, 0, 0, i);
   load<V>(grad, a.grad, 0, 0, 0, i);
-  weight_decays<V>(a, decay, i);
 #pragma unroll
   for (int j = 0; j < V; ++j) adam_element(a, rates, decay[j], grad[j], w[j], m[j], v[j]);
 }
