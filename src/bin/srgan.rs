@@ -58,6 +58,9 @@ struct BenchArgs {
     /// Where to run; the same as Training.device
     #[arg(long, value_name = "cpu|cuda|auto")]
     device: Option<String>,
+    /// Instruction set of the CPU; the same as Training.isa
+    #[arg(long, value_name = "auto|avx512|avx2|neon|portable")]
+    isa: Option<String>,
     /// Compute threads; the same as Training.num_threads
     #[arg(long)]
     threads: Option<usize>,
@@ -103,6 +106,7 @@ fn main() -> ExitCode {
 fn run_bench(args: BenchArgs) -> Result<()> {
     let mut overrides = args.overrides;
     overrides.extend(args.device.map(|d| format!("Training.device={d}")));
+    overrides.extend(args.isa.map(|i| format!("Training.isa={i}")));
     overrides.extend(args.threads.map(|n| format!("Training.num_threads={n}")));
     let (cfg, warnings) = Config::load(&args.config, &overrides)?;
     warnings.iter().for_each(|w| eprintln!("warning: {w}"));

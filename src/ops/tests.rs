@@ -156,9 +156,10 @@ pub(super) fn check_cpu(case: &Case) {
             let same = first.get_or_insert_with(|| got.clone());
             assert_eq!(*same, got, "{:?} with {threads} threads", case.op);
         }
-        let mut cpu = Cpu::new(2).unwrap().with_isa(Isa::PORTABLE);
-        let (got, want) = run_on(&mut cpu, case, strided);
-        assert_close(&got, &want, 3e-6, &format!("{:?} portable", case.op));
+        for isa in Isa::all().filter(|isa| *isa != Isa::detect()) {
+            let (got, want) = run_on(&mut Cpu::new(2).unwrap().with_isa(isa), case, strided);
+            assert_close(&got, &want, 3e-6, &format!("{:?} {}", case.op, isa.kind().name()));
+        }
     }
 }
 

@@ -123,7 +123,7 @@ fn a_dense_block_copies_nothing() {
 #[test]
 fn steps_alone_compute_what_the_plan_does() {
     let (program, given) = program();
-    let options = PlanOptions { fuse: true, share: true, threads: 2 };
+    let options = PlanOptions { fuse: true, share: true, target: Target::Cpu { threads: 2 } };
     let (plan, want) = run(&program, &given, options);
     let mut cpu = Cpu::new(2).unwrap();
     let mut ids = Vec::new();
@@ -154,7 +154,8 @@ fn bytes_count_each_location_once_with_its_element_type() {
         let product = tape.push(Mul, &[square, b]).unwrap();
         let outputs = vec![("square".into(), square), ("product".into(), product)];
         let program = Program { name: "test", tape, outputs, checks: vec![], commits: vec![] };
-        let plan = Plan::compile(&program, PlanOptions { fuse: true, share: true, threads: 1 }).unwrap();
+        let plan = Plan::compile(&program, PlanOptions { fuse: true, share: true, target: Target::Cpu { threads: 1 } })
+            .unwrap();
         assert_eq!(plan.steps.len(), 1);
         assert_eq!(plan.bytes(&plan.steps[0]), 120 * bytes + 8 * 4 + 2 * 120 * 4);
     }

@@ -80,7 +80,7 @@ impl Cpu {
 
 impl Device for Cpu {
     fn describe(&self) -> String {
-        format!("cpu ({} threads, {:?})", self.pool.threads(), self.isa.kind()).to_lowercase()
+        format!("cpu ({} threads, {})", self.pool.threads(), self.isa.kind().name())
     }
 
     fn target(&self) -> Target {

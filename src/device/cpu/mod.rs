@@ -32,6 +32,7 @@ mod weight_grad;
 mod winograd;
 mod winograd_conv;
 mod winograd_weight_grad;
+mod winograd_weights;
 
 pub use buffer::Buffer;
 pub use conv::{Algorithm, algorithm, conv2d, conv2d_input_grad, conv2d_weight_grad, scratch_len};

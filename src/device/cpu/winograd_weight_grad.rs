@@ -3,6 +3,7 @@
 
 use super::products::{ProductBlock, add_panel_6, slab_pixels};
 use super::scratch::{self, Shared, carve};
+use super::simd::{MAX_LANES, dividing};
 use super::winograd::{
     INPUT, MAX_OUTPUT, POINTS, Steps, Tiles, outputs, pixel_addresses, transform_d_output, transform_d_weight,
     transform_input,
@@ -18,7 +19,7 @@ const PANEL: usize = 6;
 /// Fewest tiles of a chunk: the sums of products go through memory once per chunk.
 const LEAST_TILES: usize = 128;
 /// Floats after a plane that a register block reads.
-const SLACK: usize = 16;
+const SLACK: usize = MAX_LANES;
 
 /// Sizes of the pass.
 pub(super) struct WinogradWeightGrad {
@@ -95,8 +96,8 @@ impl WinogradWeightGrad {
                     let staged = tile.at(worker * tile_step);
                     // SAFETY: pixels of the views, or zeros; this tile's places in the planes.
                     unsafe {
-                        transform_input(ctx.isa, &pixels, s.in_ch, to, self.input_plane());
-                        transform_d_output(ctx.isa, taps, &d_pixels, staged, &steps);
+                        transform_input(dividing(ctx.isa, s.in_ch), &pixels, s.in_ch, to, self.input_plane());
+                        transform_d_output(dividing(ctx.isa, s.out_ch), taps, &d_pixels, staged, &steps);
                         self.spread_panels(staged, d_outputs, t, count);
                     }
                 }
@@ -110,7 +111,7 @@ impl WinogradWeightGrad {
             // SAFETY: the item's own output channel.
             unsafe {
                 let (from, to) = (sums.at(o * s.in_ch), d_weight.at(o * taps * taps * s.in_ch));
-                transform_d_weight(ctx.isa, taps, from, to, &steps);
+                transform_d_weight(dividing(ctx.isa, s.in_ch), taps, from, to, &steps);
             }
         });
     }

@@ -17,6 +17,7 @@ mod launch;
 pub mod libraries;
 mod module;
 pub mod nvrtc;
+mod peak;
 mod ptxas;
 mod resolve;
 mod ring;
