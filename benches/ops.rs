@@ -25,7 +25,7 @@ const SIDE: usize = 128;
 const SHOWN: usize = 4;
 
 fn main() -> Result<()> {
-    let quick = Criterion::default().sample_size(10).nresamples(1000);
+    let quick = Criterion::default().sample_size(10).nresamples(1001);
     let quick = quick.warm_up_time(Duration::from_millis(100)).measurement_time(Duration::from_millis(300));
     let mut criterion = quick.configure_from_args();
     let (mut peaks, mut known) = (None, HashSet::new());

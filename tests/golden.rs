@@ -11,6 +11,8 @@ use std::sync::Arc;
 use srgan::checkpoint::{PlateauState, TensorFile};
 use srgan::config::Config;
 use srgan::device::cpu::{Cpu, Isa, IsaKind};
+use srgan::device::cuda::host::{HostDriver, HostOptions};
+use srgan::device::cuda::{Cuda, GpuDriver, GpuOptions};
 use srgan::device::{Device, bytes_of};
 use srgan::loss::{self, ContentWeights};
 use srgan::nn::{self, Layout, Net, Vars};
@@ -113,7 +115,16 @@ fn to_nchw(nhwc: &[f32], shape: Shape) -> Vec<f32> {
 fn device(isa: Isa) -> Result<Box<dyn Device>> {
     match std::env::var("SRGAN_GOLDEN_DEVICE").as_deref() {
         Ok("cpu") | Err(_) => Ok(Box::new(Cpu::new(2)?.with_isa(isa))),
-        Ok(other) => Err(Error::usage(format!("SRGAN_GOLDEN_DEVICE={other}: this build has only cpu"))),
+        Ok("host") => {
+            let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("host_kernels");
+            let driver = HostDriver::new(&cache, HostOptions::default())?;
+            Ok(Box::new(Cuda::new(Box::new(driver))))
+        }
+        Ok("cuda") => {
+            let driver = GpuDriver::new(GpuOptions::new(&|name| std::env::var_os(name)))?;
+            Ok(Box::new(Cuda::new(Box::new(driver))))
+        }
+        Ok(other) => Err(Error::usage(format!("SRGAN_GOLDEN_DEVICE={other}: it is cpu, cuda or host"))),
     }
 }
 

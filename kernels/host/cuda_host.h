@@ -26,11 +26,10 @@
 
 // Shared memory of a fixed size: SHARED(float, tile, [16][17]);
 // The static marker has one address for each instantiation of a template, as __shared__ has.
-#define SHARED(T, name, ...)        \
-  static char name##_declaration;   \
-  T(&name)                          \
-  __VA_ARGS__ = *reinterpret_cast<T(*) __VA_ARGS__>( \
-      cuda_host::shared_memory(&name##_declaration, sizeof(T __VA_ARGS__)))
+#define SHARED(T, name, ...)                                                     \
+  static char name##_declaration;                                                \
+  auto& name = *static_cast<T(*) __VA_ARGS__>(cuda_host::shared_memory(          \
+      &name##_declaration, sizeof(T __VA_ARGS__)))
 // The dynamic shared memory of the launch.
 #define DYNAMIC_SHARED(T, name) T* name = static_cast<T*>(cuda_host::dynamic_shared_memory())
 

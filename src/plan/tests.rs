@@ -139,7 +139,7 @@ fn steps_alone_compute_what_the_plan_does() {
         }
         ids.push(id);
     }
-    cpu.poison();
+    cpu.poison().unwrap();
     let got = ids.into_iter().map(|id| cpu.run(id).unwrap().outputs).last().unwrap();
     assert!(want == got, "other numbers");
 }

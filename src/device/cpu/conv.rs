@@ -31,7 +31,7 @@ pub fn algorithm(shape: &ConvShape, pass: Pass) -> Algorithm {
     let tiles = Tiles::new(s.ksize_h, s.batch, s.out_h, s.out_w).count;
     // Winograd pays while the transforms (tiles × channels, and weights) are few against the products.
     let few_channels = s.in_ch.min(s.out_ch) < 16;
-    let few_tiles = tiles < 24;
+    let few_tiles = tiles < 6;
     if few_channels || few_tiles && pass != Pass::WeightGrad { Algorithm::Direct } else { Algorithm::Winograd }
 }
 

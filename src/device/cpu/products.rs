@@ -1,5 +1,7 @@
 //! Register-blocked inner loops of the weight gradients: sums of products over pixels.
 
+use std::mem::MaybeUninit;
+
 use super::scratch::Shared;
 use super::simd::{MAX_LANES, MAX_PANEL, Simd, simd_kernel};
 
@@ -52,28 +54,28 @@ unsafe fn add_block<S: Simd, const M: usize, const V: usize>(
                 x = x.add(block.pixel_step);
             }
         }
-        // Small constant loops only: with anything larger the compiler keeps the accumulators in memory.
+        // What does not fill the block goes through a buffer. The accumulators are read in this one constant loop:
+        // with another the compiler keeps them in memory.
         let valid = (V * S::LANES).min(block.columns - column);
+        let whole = block.out_channels == M && valid == V * S::LANES;
+        let mut buffer = [[MaybeUninit::<f32>::uninit(); MAX_PANEL + MAX_LANES]; M];
         let to = to.add(column);
-        if block.out_channels == M && valid == V * S::LANES {
-            for (i, acc) in acc.iter().enumerate() {
-                for (j, &acc) in acc.iter().enumerate() {
-                    let to = to.add(i * block.out_stride + j * S::LANES);
-                    S::store(to, if accumulate { S::add(S::load(to), acc) } else { acc });
-                }
+        let (target, stride) =
+            if whole { (to, block.out_stride) } else { (buffer.as_mut_ptr().cast::<f32>(), MAX_PANEL + MAX_LANES) };
+        for (i, acc) in acc.iter().enumerate() {
+            for (j, &acc) in acc.iter().enumerate() {
+                let to = target.add(i * stride + j * S::LANES);
+                S::store(to, if accumulate && whole { S::add(S::load(to), acc) } else { acc });
             }
+        }
+        if whole {
             return;
         }
-        let mut rows = [[0.0; MAX_PANEL + MAX_LANES]; M];
-        for (acc, row) in acc.iter().zip(&mut rows) {
-            for (j, &acc) in acc.iter().enumerate() {
-                S::store(row.as_mut_ptr().add(j * S::LANES), acc);
-            }
-        }
-        for (i, row) in rows.iter().enumerate().take(block.out_channels) {
+        for (i, row) in buffer.iter().enumerate().take(block.out_channels) {
             let to = std::slice::from_raw_parts_mut(to.add(i * block.out_stride), valid);
             for (to, value) in to.iter_mut().zip(row) {
-                *to = if accumulate { *to + value } else { *value };
+                let value = value.assume_init();
+                *to = if accumulate { *to + value } else { value };
             }
         }
     }
@@ -96,10 +98,10 @@ unsafe fn add_panel<S: Simd, const M: usize>(
         unsafe {
             match (block.columns - column).div_ceil(S::LANES).min(vectors) {
                 1 => add_block::<S, M, 1>(rows, offset, panel, block, column, to, accumulate),
-                2 => add_block::<S, M, 2>(rows, offset, panel, block, column, to, accumulate),
+                3 if vectors > 2 => add_block::<S, M, 3>(rows, offset, panel, block, column, to, accumulate),
                 4 if vectors > 3 => add_block::<S, M, 4>(rows, offset, panel, block, column, to, accumulate),
                 5 if vectors > 4 => add_block::<S, M, 5>(rows, offset, panel, block, column, to, accumulate),
-                _ => add_block::<S, M, 3>(rows, offset, panel, block, column, to, accumulate),
+                _ => add_block::<S, M, 2>(rows, offset, panel, block, column, to, accumulate),
             }
         }
     }

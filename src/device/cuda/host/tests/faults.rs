@@ -55,19 +55,19 @@ fn a_missing_warp_barrier_is_found() {
 fn a_missing_wait_for_copies_is_found() {
     let body = "
   SHARED(float4, tile, [32]);
-  tile[threadIdx.x] = make_float4(0.f, 0.f, 0.f, 0.f);
-  copy_async_16(&tile[threadIdx.x], tile + (threadIdx.x + 1) % 32);
+  copy_async_16(&tile[threadIdx.x], a.x + 4 * threadIdx.x);
   copy_async_commit();
   {}
   __syncthreads();
-  a.out[threadIdx.x] = 1.f / tile[0].x;";
-    let copied = body.replace("tile[threadIdx.x] = make_float4(0.f, 0.f, 0.f, 0.f);", "");
-    let with_wait = copied.replace("{}", "copy_async_wait<0>();");
-    let x: Vec<f32> = noise(128, 8);
-    let from_x = |body: &str| body.replace("tile + (threadIdx.x + 1) % 32", "a.x + 4 * threadIdx.x");
-    let run = |body: &str| Case { x: &x, ..Case::block(32, body) }.run(HostOptions::default()).unwrap();
-    assert!(run(&from_x(&copied.replace("{}", ""))).iter().all(|v| v.is_nan()));
-    assert_eq!(run(&from_x(&with_wait)), [1.0 / x[0]; 32]);
+  a.out[threadIdx.x] = tile[31 - threadIdx.x].w;";
+    let x = noise(128, 8);
+    let run = |wait: &str| {
+        let body = body.replace("{}", wait);
+        Case { x: &x, ..Case::block(32, &body) }.run(HostOptions::default()).unwrap()
+    };
+    let want: Vec<f32> = x.chunks_exact(4).rev().map(|four| four[3]).collect();
+    assert_eq!(run("copy_async_wait<0>();"), want);
+    assert!(run("").iter().all(|v| v.is_nan()));
 }
 
 #[test]
