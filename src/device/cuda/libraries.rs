@@ -125,17 +125,19 @@ impl Library {
         }
     }
 
+    /// The files that a driver of this version can work with.
+    fn files_for(self, driver: Option<Version>) -> Vec<&'static str> {
+        let is_too_new = |name: &str| name.ends_with(".so.13") && driver.is_some_and(|v| v.major < 13);
+        self.files().iter().copied().filter(|name| !is_too_new(name)).collect()
+    }
+
     /// Loads the library: from a root of the search path, else from where the system's loader looks. Of libraries
     /// that come with a version of CUDA, none newer than the `driver`'s major version is taken.
     ///
     /// # Errors
     /// What was tried, and the command that installs the library.
     pub fn load(self, search: &SearchPath, driver: Option<Version>) -> Result<Loaded> {
-        let suits = |name: &&str| match (driver, name.rsplit_once(".so.")) {
-            (Some(v), Some((_, "13"))) => v.major >= 13,
-            _ => true,
-        };
-        let names: Vec<&str> = self.files().iter().copied().filter(suits).collect();
+        let names = self.files_for(driver);
         // The driver belongs to the system; toolkits hold stubs of it.
         let mut candidates = if self == Library::Driver { Vec::new() } else { search.libraries(&names) };
         candidates.extend(names.iter().map(PathBuf::from));
@@ -246,5 +248,48 @@ fn file_of(symbol: *const c_void) -> Option<PathBuf> {
         let mut info: libc::Dl_info = std::mem::zeroed();
         let known = libc::dladdr(symbol, &mut info) != 0 && !info.dli_fname.is_null();
         known.then(|| CStr::from_ptr(info.dli_fname).to_str().ok().map(PathBuf::from)).flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CUDA_12: Version = Version { major: 12, minor: 4, patch: None };
+    const CUDA_13: Version = Version { major: 13, minor: 0, patch: None };
+
+    #[test]
+    fn an_older_driver_gets_older_libraries() {
+        assert_eq!(Library::Nvrtc.files_for(Some(CUDA_12)), ["libnvrtc.so.12"]);
+        for driver in [Some(CUDA_13), None] {
+            assert_eq!(Library::Nvrtc.files_for(driver), ["libnvrtc.so.13", "libnvrtc.so.12"]);
+            assert_eq!(Library::Cudnn.files_for(driver), ["libcudnn.so.9"]);
+        }
+        assert!(Library::Cublas.install_hint(Some(CUDA_12)).contains("-cu12"));
+        assert!(!Library::Cublas.install_hint(Some(CUDA_13)).contains("-cu12"));
+    }
+
+    #[test]
+    fn every_library_has_files_for_every_driver_and_a_hint() {
+        for library in Library::ALL {
+            assert!(!library.files_for(Some(CUDA_12)).is_empty());
+            assert!(library.install_hint(None).contains("install"));
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_no_library_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("libnvrtc.so.13");
+        std::fs::write(&file, "text").unwrap();
+        let error = Library::Nvrtc.open(&file).unwrap_err();
+        assert!(error.contains("libnvrtc.so.13"), "{error}");
+    }
+
+    #[test]
+    fn versions_compare_and_print() {
+        assert!(CUDA_12 < CUDA_13);
+        assert_eq!(CUDA_12.to_string(), "12.4");
+        assert_eq!(Version { patch: Some(3), ..CUDA_13 }.to_string(), "13.0.3");
     }
 }

@@ -2,6 +2,9 @@
 //! only NVRTC, which is found as the program finds it (`CUDA_HOME`, `VIRTUAL_ENV`, …). Without it the test says that
 //! it is skipped; with `SRGAN_REQUIRE_NVRTC` set it fails.
 
+mod programs;
+
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Mutex;
 
@@ -41,7 +44,8 @@ fn arch((major, minor): (u32, u32)) -> Arch {
     Arch::of(major, minor).unwrap()
 }
 
-fn modules() -> Vec<ModuleSource> {
+/// Two small kernels of this test.
+fn own_modules() -> Vec<ModuleSource> {
     vec![sum_of_squares(), bf16_products()]
 }
 
@@ -95,7 +99,7 @@ fn a_compile_error_names_file_and_line(nvrtc: &Nvrtc) {
 fn code_comes_from_the_cache_and_damaged_entries_are_made_anew(nvrtc: &Nvrtc) {
     let dir = tempfile::tempdir().unwrap();
     let cache = Cache::at(dir.path());
-    let (modules, arch) = (modules(), arch((9, 0)));
+    let (modules, arch) = (own_modules(), arch((9, 0)));
     let compile = |cache: &Cache| {
         let mut done = Vec::new();
         let codes = machine_code(nvrtc, cache, &arch, &modules, &mut |n| done.push(n)).unwrap();
@@ -121,8 +125,8 @@ fn code_comes_from_the_cache_and_damaged_entries_are_made_anew(nvrtc: &Nvrtc) {
 
 fn the_first_error_of_the_list_is_reported(nvrtc: &Nvrtc) {
     let dir = tempfile::tempdir().unwrap();
-    let list: Vec<_> = ["a", "b", "c", "d"].map(faulty).into_iter().chain(modules()).collect();
-    for list in [&list[..], &[modules(), list.clone()].concat()] {
+    let list: Vec<_> = ["a", "b", "c", "d"].map(faulty).into_iter().chain(own_modules()).collect();
+    for list in [&list[..], &[own_modules(), list.clone()].concat()] {
         let error = machine_code(nvrtc, &Cache::at(dir.path()), &arch((8, 0)), list, &mut |_| ()).unwrap_err();
         assert!(error.to_string().contains("kernel a does not compile"), "{error}");
     }
@@ -130,11 +134,16 @@ fn the_first_error_of_the_list_is_reported(nvrtc: &Nvrtc) {
 
 /// Compiles all and prints what each kernel takes; fails for errors, missing kernels and spills.
 fn every_kernel_compiles(nvrtc: &Nvrtc) -> ExitCode {
-    let modules = modules();
-    let work: Vec<_> = CAPABILITIES.iter().flat_map(|c| modules.iter().map(|m| (arch(*c), m))).collect();
+    let modules = largest_of_each_kernel();
+    let mut faults = Vec::new();
+    for name in programs::kernel_names().into_iter().filter(|name| modules.iter().all(|m| m.name != *name)) {
+        faults.push(format!("no program of this test uses kernel {name}"));
+    }
+    let own = own_modules();
+    let all: Vec<_> = modules.iter().chain(&own).collect();
+    let work: Vec<_> = all.iter().flat_map(|m| CAPABILITIES.iter().map(|c| (arch(*c), *m))).collect();
     let results = compile_all(nvrtc, &work);
     let mut table = Table::new(["kernel", "GPU", "registers", "shared", "stack", "spilled"]).left_aligned(2);
-    let mut faults = Vec::new();
     for ((arch, module), result) in work.iter().zip(results) {
         let compiled = match result {
             Ok(compiled) => compiled,
@@ -160,6 +169,20 @@ fn every_kernel_compiles(nvrtc: &Nvrtc) -> ExitCode {
     println!("{table}");
     faults.iter().for_each(|fault| println!("kernels_compile: FAILED: {fault}"));
     if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Of each kernel the module with the longest text, which has the most work fused into it.
+fn largest_of_each_kernel() -> Vec<ModuleSource> {
+    let mut largest: BTreeMap<String, ModuleSource> = BTreeMap::new();
+    let all = programs::all_modules();
+    println!("kernels_compile: {} modules of all configs", all.len());
+    for module in all {
+        let known = largest.get(&module.name).map_or(0, |m| m.text.len());
+        if module.text.len() > known {
+            largest.insert(module.name.clone(), module);
+        }
+    }
+    largest.into_values().collect()
 }
 
 fn row(usage: &Usage, arch: &Arch) -> [String; 6] {
