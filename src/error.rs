@@ -38,6 +38,11 @@ pub enum Error {
     /// A device, its driver or a library of it cannot be used, or failed.
     #[error("{message}{}", with_hint(.hint))]
     Device { message: String, hint: Option<String> },
+    /// A GPU failed for good, by a fault of its own or of a kernel: what it held is gone.
+    #[error(
+        "the GPU is lost: {message}\n  hint: start again with --resume auto; what came after the last checkpoint is lost"
+    )]
+    DeviceLost { message: String },
     /// A fault of this program.
     #[error("internal error: {0} (please report this)")]
     Internal(String),
@@ -99,7 +104,11 @@ impl Error {
             | Error::Shape { .. } => 2,
             Error::Diverged { .. } => 3,
             Error::Stopped { .. } => 75,
-            Error::Io { .. } | Error::Memory { .. } | Error::Device { .. } | Error::Internal(_) => 1,
+            Error::Io { .. }
+            | Error::Memory { .. }
+            | Error::Device { .. }
+            | Error::DeviceLost { .. }
+            | Error::Internal(_) => 1,
         }
     }
 }

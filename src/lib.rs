@@ -9,6 +9,7 @@
 //! ops   -> every op: shape rule, derivative rule, reference, CPU code
 //! plan  -> dead code, fusion, aliasing, memory; a flat list of steps
 //! device/cpu -> threads, SIMD kernels
+//! device/cuda -> kernels compiled at run time for NVIDIA GPUs
 //! ```
 
 pub mod bench;
@@ -16,6 +17,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod data;
 pub mod device;
+pub mod doctor;
 pub mod error;
 pub mod log;
 pub mod loss;

@@ -1,6 +1,7 @@
 //! Every golden case in the folder `SRGAN_GOLDEN_DIR` (default `tests/golden`) on the device
 //! `SRGAN_GOLDEN_DEVICE` (default `cpu`): numbers that PyTorch computed in float64 (`make_golden.py` beside
-//! them), each tensor within its own tolerance. One line per case; a failure names its tensors.
+//! them), each tensor within its own tolerance. One line per case; a failure names its tensors. One case runs on
+//! every instruction set of the CPU; a line says which sets it lacks.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -9,7 +10,9 @@ use std::sync::Arc;
 
 use srgan::checkpoint::{PlateauState, TensorFile};
 use srgan::config::Config;
-use srgan::device::cpu::Cpu;
+use srgan::device::cpu::{Cpu, Isa, IsaKind};
+use srgan::device::cuda::host::{HostDriver, HostOptions};
+use srgan::device::cuda::{Cuda, GpuDriver, GpuOptions};
 use srgan::device::{Device, bytes_of};
 use srgan::loss::{self, ContentWeights};
 use srgan::nn::{self, Layout, Net, Vars};
@@ -22,8 +25,12 @@ use srgan::train::session::Session;
 use srgan::train::step::{RawBatch, StepNumbers, run_step};
 use srgan::{Error, Result};
 
+/// The case that runs on every instruction set.
+const EVERY_SET: &str = "training_bce";
+
 struct Case {
     name: String,
+    isa: Isa,
     kind: String,
     cfg: Config,
     tol: BTreeMap<String, f64>,
@@ -37,7 +44,7 @@ struct Case {
 struct Findings(Vec<(String, f64, f64)>);
 
 impl Case {
-    fn open(path: &Path) -> Result<Case> {
+    fn open(path: &Path, isa: Isa) -> Result<Case> {
         let file = TensorFile::open(path)?;
         let text = file.metadata().get("case").ok_or_else(|| Error::data(path, "no metadata key \"case\""))?;
         let case: serde_json::Value = serde_json::from_str(text).map_err(|e| Error::data(path, e.to_string()))?;
@@ -46,7 +53,7 @@ impl Case {
         let tol = case["l2_tol"].as_object().into_iter().flatten();
         let tol = tol.map(|(k, v)| (k.clone(), v.as_f64().unwrap_or(0.0))).collect();
         let shapes = file.entries().iter().map(|e| (e.name.clone(), e.shape.clone())).collect();
-        Ok(Case { name: text("name"), kind: text("kind"), cfg, tol, extra: case, file, shapes })
+        Ok(Case { name: text("name"), isa, kind: text("kind"), cfg, tol, extra: case, file, shapes })
     }
 
     /// An image tensor (N,C,H,W in the file) in NHWC, with its extent.
@@ -105,10 +112,19 @@ fn to_nchw(nhwc: &[f32], shape: Shape) -> Vec<f32> {
     out
 }
 
-fn device() -> Result<Box<dyn Device>> {
+fn device(isa: Isa) -> Result<Box<dyn Device>> {
     match std::env::var("SRGAN_GOLDEN_DEVICE").as_deref() {
-        Ok("cpu") | Err(_) => Ok(Box::new(Cpu::new(2)?)),
-        Ok(other) => Err(Error::usage(format!("SRGAN_GOLDEN_DEVICE={other}: this build has only cpu"))),
+        Ok("cpu") | Err(_) => Ok(Box::new(Cpu::new(2)?.with_isa(isa))),
+        Ok("host") => {
+            let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("host_kernels");
+            let driver = HostDriver::new(&cache, HostOptions::default())?;
+            Ok(Box::new(Cuda::new(Box::new(driver))))
+        }
+        Ok("cuda") => {
+            let driver = GpuDriver::new(GpuOptions::new(&|name| std::env::var_os(name)))?;
+            Ok(Box::new(Cuda::new(Box::new(driver))))
+        }
+        Ok(other) => Err(Error::usage(format!("SRGAN_GOLDEN_DEVICE={other}: it is cpu, cuda or host"))),
     }
 }
 
@@ -120,7 +136,7 @@ struct Bench {
 
 impl Bench {
     fn new(case: &mut Case, layout: Layout) -> Result<Bench> {
-        let mut device = device()?;
+        let mut device = device(case.isa)?;
         let mut flat = vec![0.0; layout.len];
         for p in &layout.params {
             let values = p.from_file(&case.file.read(&p.name)?);
@@ -264,7 +280,7 @@ fn loss_case(case: &mut Case, findings: &mut Findings) -> Result<()> {
     let zero = tape.scalar(0.0);
     outputs.push(("metric.perceptual".to_owned(), zero));
     let program = Program { name: "golden", tape, outputs, checks: vec![], commits: vec![] };
-    let mut bench = Bench { device: device()?, layout: Layout::default() };
+    let mut bench = Bench { device: device(case.isa)?, layout: Layout::default() };
     let got = bench.run(&program, &[("sr", &sr), ("hr", &hr)])?;
     for (name, values) in got {
         if name == "grad.sr" {
@@ -278,7 +294,7 @@ fn loss_case(case: &mut Case, findings: &mut Findings) -> Result<()> {
 
 fn training_case(case: &mut Case, findings: &mut Findings) -> Result<()> {
     let cfg = case.cfg.clone();
-    let mut session = Session::new(&cfg, device()?)?;
+    let mut session = Session::new(&cfg, device(case.isa)?)?;
     session.set_tensors(|name| match name.split_once('.') {
         Some(("generator" | "discriminator", _)) => case.file.read(&format!("init.{name}")),
         Some(("ema", rest)) => case.file.read(&format!("init.generator.{rest}")),
@@ -336,8 +352,8 @@ fn without_average(case: &mut Case, findings: &mut Findings) -> Result<()> {
     case.compare_f64(findings, "log.EMA/last_decay", &vec![0.0; steps])
 }
 
-fn run_case(path: &Path) -> Result<(String, Findings)> {
-    let mut case = Case::open(path)?;
+fn run_case(path: &Path, isa: Isa) -> Result<(String, Findings)> {
+    let mut case = Case::open(path, isa)?;
     let mut findings = Findings::default();
     match case.kind.as_str() {
         "generator" => network_case(&mut case, &mut findings, true)?,
@@ -350,7 +366,21 @@ fn run_case(path: &Path) -> Result<(String, Findings)> {
     for (name, tol) in std::mem::take(&mut case.tol) {
         findings.0.push((format!("{name} (not computed)"), f64::NAN, tol));
     }
-    Ok((case.name, findings))
+    Ok((format!("{} ({})", case.name, isa.kind().name()), findings))
+}
+
+/// What runs: every case on the widest set, and [`EVERY_SET`] on the others, which are named where they are
+/// missing.
+fn cases(paths: &[PathBuf]) -> Vec<(&PathBuf, Isa)> {
+    let mut cases: Vec<_> = paths.iter().map(|p| (p, Isa::detect())).collect();
+    let Some(path) = paths.iter().find(|p| p.file_stem().is_some_and(|s| s == EVERY_SET)) else { return cases };
+    for kind in IsaKind::ALL.iter().filter(|kind| **kind != Isa::detect().kind()) {
+        match Isa::of(*kind) {
+            Some(isa) => cases.push((path, isa)),
+            None => println!("{EVERY_SET} ({}): SKIPPED, the processor lacks this instruction set", kind.name()),
+        }
+    }
+    cases
 }
 
 fn main() -> ExitCode {
@@ -365,8 +395,8 @@ fn main() -> ExitCode {
     paths.retain(|p| p.extension().is_some_and(|e| e == "safetensors"));
     paths.sort();
     let (mut passed, mut failed) = (0, 0);
-    for path in &paths {
-        let verdict = match run_case(path) {
+    for (path, isa) in cases(&paths) {
+        let verdict = match run_case(path, isa) {
             Err(e) => Err(format!("{}: {e}", path.display())),
             Ok((name, findings)) => report(&name, &findings),
         };

@@ -35,6 +35,10 @@ struct Args {
     #[arg(long, value_name = "cpu|cuda|auto")]
     device: Option<String>,
 
+    /// Instruction set of the CPU; the same as Training.isa
+    #[arg(long, value_name = "auto|avx512|avx2|neon|portable")]
+    isa: Option<String>,
+
     /// Print layers, parameters, multiply-adds, memory and steps per epoch, and stop
     #[arg(long)]
     dry_run: bool,
@@ -63,6 +67,7 @@ fn main() -> ExitCode {
 fn start(args: Args) -> Result<()> {
     let mut overrides = args.overrides;
     overrides.extend(args.device.map(|d| format!("Training.device={d}")));
+    overrides.extend(args.isa.map(|i| format!("Training.isa={i}")));
     let (cfg, warnings) = Config::load(&args.config, &overrides)?;
     if args.dry_run {
         warnings.iter().for_each(|w| eprintln!("warning: {w}"));

@@ -1,55 +1,75 @@
 //! `srgan`: tools beside training.
 
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
-use srgan::Result;
-use srgan::bench::{BenchOptions, Phase, bench};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+use srgan::bench::{BenchOptions, Phase, Source, bench, bench_loader};
 use srgan::config::Config;
-use srgan::log::Table;
-use srgan::train::open_device;
+use srgan::data::Dataset;
+use srgan::doctor::examine;
+use srgan::train::{data_settings, open_device};
+use srgan::{Error, Result};
 
 /// Tools for super-resolution GANs.
 #[derive(Parser)]
 #[command(version)]
-struct Args {
+struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Time the steps of a config on random data and print one JSON line
-    Bench {
-        /// Configuration
-        #[arg(short, long, value_name = "FILE")]
-        config: PathBuf,
-        /// Values that override the file's
-        #[arg(value_name = "SECTION.KEY=VALUE")]
-        overrides: Vec<String>,
-        /// Which program
-        #[arg(long, value_enum, default_value = "adversarial")]
-        phase: PhaseName,
-        /// Side of the HR patches in pixels
-        #[arg(long, default_value_t = 128)]
-        hr: usize,
-        /// Counted steps
-        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
-        steps: u64,
-        /// Steps before them
-        #[arg(long, default_value_t = 3)]
-        warmup: usize,
-        /// Where to run; the same as Training.device
-        #[arg(long, value_name = "cpu|cuda|auto")]
-        device: Option<String>,
-        /// Compute threads; the same as Training.num_threads
-        #[arg(long)]
-        threads: Option<usize>,
-        /// Also print what each kind of plan step costs, to standard error
-        #[arg(long)]
-        profile: bool,
-    },
+    /// Time the steps of a config, or its data loader
+    Bench(BenchArgs),
+    /// Show what this machine offers for training, and what is missing
+    Doctor,
+}
+
+#[derive(Args)]
+struct BenchArgs {
+    /// Configuration
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+    /// Values that override the file's
+    #[arg(value_name = "SECTION.KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Which program, or the data loader alone
+    #[arg(long, value_enum, default_value = "adversarial")]
+    phase: PhaseName,
+    /// Random images that are already on the device, or the config's data with its loader
+    #[arg(long, value_enum, default_value = "random")]
+    data: DataName,
+    /// Side of random HR patches in pixels [default: 128]
+    #[arg(long)]
+    hr: Option<usize>,
+    /// Counted steps
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    steps: u64,
+    /// Steps before them
+    #[arg(long, default_value_t = 3)]
+    warmup: usize,
+    /// Epochs of --phase loader
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    epochs: u64,
+    /// Where to run; the same as Training.device
+    #[arg(long, value_name = "cpu|cuda|auto")]
+    device: Option<String>,
+    /// Instruction set of the CPU; the same as Training.isa
+    #[arg(long, value_name = "auto|avx512|avx2|neon|portable")]
+    isa: Option<String>,
+    /// Compute threads; the same as Training.num_threads
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Also show what each kind of plan step costs
+    #[arg(long)]
+    profile: bool,
+    /// Print one JSON object in one line
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -57,10 +77,24 @@ enum PhaseName {
     Forward,
     Pretrain,
     Adversarial,
+    Loader,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum DataName {
+    Random,
+    Cfg,
 }
 
 fn main() -> ExitCode {
-    match start(Args::parse()) {
+    let done = match Cli::parse().command {
+        Command::Bench(args) => run_bench(args),
+        Command::Doctor => {
+            println!("{}", examine(&|name| std::env::var_os(name)));
+            Ok(())
+        }
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("error: {e}");
@@ -69,35 +103,54 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(args: Args) -> Result<()> {
-    let Command::Bench { config, mut overrides, phase, hr, steps, warmup, device, threads, profile } = args.command;
-    overrides.extend(device.map(|d| format!("Training.device={d}")));
-    overrides.extend(threads.map(|n| format!("Training.num_threads={n}")));
-    let (cfg, warnings) = Config::load(&config, &overrides)?;
+fn run_bench(args: BenchArgs) -> Result<()> {
+    let mut overrides = args.overrides;
+    overrides.extend(args.device.map(|d| format!("Training.device={d}")));
+    overrides.extend(args.isa.map(|i| format!("Training.isa={i}")));
+    overrides.extend(args.threads.map(|n| format!("Training.num_threads={n}")));
+    let (cfg, warnings) = Config::load(&args.config, &overrides)?;
     warnings.iter().for_each(|w| eprintln!("warning: {w}"));
-    let phase = match phase {
+    let open = |cfg: &Config| Dataset::open(&data_settings(cfg));
+    let phase = match args.phase {
         PhaseName::Forward => Phase::Forward,
         PhaseName::Pretrain => Phase::Pretrain,
         PhaseName::Adversarial => Phase::Adversarial,
-    };
-    let options = BenchOptions { phase, hr, steps: steps as usize, warmup, profile };
-    let (result, lines) = bench(&cfg, open_device(&cfg)?, &options)?;
-    if profile {
-        let total: f64 = lines.iter().map(|l| l.ms).sum();
-        let mut table = Table::new(["plan steps", "count", "ms", "share", "GFLOP/s"]).left_aligned(1);
-        for l in &lines {
-            let rate = 2.0 * l.macs as f64 / (l.ms * 1e6).max(1e-9);
-            table.row([
-                l.label.clone(),
-                l.count.to_string(),
-                format!("{:.3}", l.ms),
-                format!("{:.1} %", 100.0 * l.ms / total),
-                if l.macs > 0 { format!("{rate:.0}") } else { String::new() },
-            ]);
+        PhaseName::Loader if args.profile => {
+            return Err(Error::usage("--profile shows plan steps, and the loader has none"));
         }
-        eprintln!("{table}");
+        PhaseName::Loader => {
+            refuse_side(args.hr)?;
+            return print(&bench_loader(&open(&cfg)?, &cfg, args.epochs)?, args.json);
+        }
+    };
+    let dataset = match args.data {
+        DataName::Random => None,
+        DataName::Cfg => {
+            refuse_side(args.hr)?;
+            Some(open(&cfg)?)
+        }
+    };
+    let source = dataset.as_ref().map_or(Source::Random { hr: args.hr.unwrap_or(128) }, Source::Data);
+    let (steps, warmup, profile) = (args.steps as usize, args.warmup, args.profile);
+    let options = BenchOptions { phase, source, steps, warmup, profile };
+    print(&bench(&cfg, open_device(&cfg)?, &options)?, args.json)
+}
+
+/// `--hr` says nothing about a data set.
+fn refuse_side(hr: Option<usize>) -> Result<()> {
+    match hr {
+        Some(side) => Err(Error::usage("--hr is the side of random patches; the data set's is in the config")
+            .with_hint(format!("set Data.hr_size={side} instead"))),
+        None => Ok(()),
     }
-    let line = serde_json::to_string(&result).map_err(|e| srgan::Error::Internal(e.to_string()))?;
-    println!("{line}");
+}
+
+fn print(result: &(impl Display + Serialize), json: bool) -> Result<()> {
+    if json {
+        let line = serde_json::to_string(result).map_err(|e| Error::Internal(e.to_string()))?;
+        println!("{line}");
+    } else {
+        println!("{result}");
+    }
     Ok(())
 }

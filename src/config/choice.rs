@@ -127,6 +127,22 @@ choice! {
 }
 
 choice! {
+    /// Instruction set of the CPU device (`Training.isa`).
+    pub enum IsaChoice {
+        /// The widest that the processor has.
+        Auto = "auto" | "";
+        /// 16 lanes.
+        Avx512 = "avx512";
+        /// 8 lanes.
+        Avx2 = "avx2";
+        /// 4 lanes, AArch64.
+        Neon = "neon";
+        /// Plain code.
+        Portable = "portable";
+    }
+}
+
+choice! {
     /// Arithmetic of the networks (`Training.precision`).
     pub enum Precision {
         /// 32-bit floats.

@@ -26,7 +26,7 @@ mod tests;
 use std::path::Path;
 
 pub use choice::{
-    AdvLoss, BlockType, DatasetType, Degradation, DeviceChoice, DiscriminatorType, GeneratorType, Layout,
+    AdvLoss, BlockType, DatasetType, Degradation, DeviceChoice, DiscriminatorType, GeneratorType, IsaChoice, Layout,
     Normalization, PerceptualMetric, Precision, PretrainLoss, Ramp, StoreMode, Warmup,
 };
 pub use schema::{

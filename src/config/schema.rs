@@ -125,6 +125,8 @@ section! {
         precision: Precision = Precision::F32;
         /// (ours) Threads of the CPU device; `None` takes all cores. Results do not depend on it.
         num_threads: Option<usize> = None, each(in_range(1, 1024));
+        /// (ours) Instruction set of the CPU device. Another one rounds differently.
+        isa: IsaChoice = IsaChoice::Auto;
         /// (ours) Continue the newest run of the project, or a given checkpoint.
         resume: Resume = Resume::Never;
         /// (ours) A checkpoint is written at least this often, in minutes.

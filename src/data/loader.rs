@@ -44,10 +44,15 @@ impl Job {
     /// Loads batch `number` into `slot`, or into new memory if there is none.
     fn load(&self, number: usize, slot: Option<Batch>) -> Result<Batch> {
         let samples = self.samples(number);
-        let crop = samples[0].item.crop;
-        let mut batch = slot.unwrap_or_else(|| self.dataset.empty_batch(self.batch, crop.height, crop.width));
+        let mut batch = slot.unwrap_or_else(|| self.slot_for(&samples));
         self.dataset.fill(&mut batch, &samples)?;
         Ok(batch)
+    }
+
+    /// Memory for a batch of `samples`.
+    fn slot_for(&self, samples: &[Sample]) -> Batch {
+        let crop = samples[0].item.crop;
+        self.dataset.empty_batch(self.batch, crop.height, crop.width)
     }
 }
 
@@ -129,7 +134,12 @@ impl Loader {
         let to_come = job.len - first;
         let workers = settings.num_workers.min(to_come);
         let slots = settings.num_workers.saturating_mul(settings.prefetch_factor).min(to_come).max(1);
-        let ring = Ring { next: first, free: vec![None; slots], done: BTreeMap::new(), stop: false };
+        // Memory that the loader threads allocate would stay in heaps of their own when an epoch ends.
+        let free = match to_come {
+            0 => vec![],
+            _ => vec![Some(job.slot_for(&job.samples(first))); slots],
+        };
+        let ring = Ring { next: first, free, done: BTreeMap::new(), stop: false };
         let shared =
             Arc::new(Shared { job, ring: Mutex::new(ring), slot_free: Condvar::new(), batch_done: Condvar::new() });
         let mut threads = Vec::with_capacity(workers);

@@ -5,6 +5,8 @@ pub mod cuda;
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::Result;
 use crate::plan::{Plan, Target};
 use crate::tape::Shape;
@@ -20,6 +22,23 @@ pub struct Outcome {
     pub committed: bool,
     /// The plan's outputs in order, each contiguous in NHWC order.
     pub outputs: Vec<Vec<f32>>,
+}
+
+/// The most that a device can do, measured with the threads and the instruction set that it computes with.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Peaks {
+    /// Operations per second of f32 multiply-adds in registers, each counted as two.
+    pub flops: f64,
+    /// Bytes per second of a copy larger than the caches, read and written bytes counted.
+    pub bandwidth: f64,
+}
+
+impl Peaks {
+    /// Seconds that this work takes at least: the longer of its arithmetic and its traffic (the roofline model,
+    /// Williams, Waterman and Patterson 2009).
+    pub fn least_time(&self, flops: u64, bytes: u64) -> f64 {
+        (flops as f64 / self.flops).max(bytes as f64 / self.bandwidth)
+    }
 }
 
 /// Runs plans. State is held by name; all plans of a device share one arena.
@@ -74,6 +93,12 @@ pub trait Device {
 
     /// Time spent in each step of a plan while profiled.
     fn times(&self, plan: PlanId) -> &[Duration];
+
+    /// Measures what the device can do at most; takes a fraction of a second and needs idle processors.
+    ///
+    /// # Errors
+    /// If the memory to copy cannot be had.
+    fn peaks(&self) -> Result<Peaks>;
 }
 
 /// The bytes of a slice of floats, for [`Device::upload`].

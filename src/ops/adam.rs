@@ -12,9 +12,10 @@
 
 use std::ops::Range;
 
-use super::flat::{for_blocks, scalar};
+use super::flat::{cuda_blocks, for_blocks, rows, scalar};
 use super::{Application, CommitOp, Exec, Kernel, KernelCall, Op};
 use crate::device::cpu::{Ctx, View, ViewMut};
+use crate::device::cuda::{Args, CudaCall, CudaCommit, DeviceView, KernelLaunch};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 use crate::{Result, simd_fn};
 
@@ -92,6 +93,20 @@ impl Adam {
         parts.push((start..block.end, 0.0));
         parts.retain(|(r, _)| !r.is_empty());
         parts
+    }
+
+    /// What both kernels know: the constants, and the scalars `lr clip_scale t`.
+    fn cuda_args(&self, [lr, clip_scale, t]: [DeviceView; 3]) -> Args {
+        let decayed: &[(usize, usize)] = if self.weight_decay == 0.0 { &[] } else { &self.decayed };
+        Args::new()
+            .double("beta1", self.beta1)
+            .double("beta2", self.beta2)
+            .factor("eps", self.eps as f32)
+            .factor("weight_decay", self.weight_decay as f32)
+            .table("decayed", decayed.iter().flat_map(|r| [r.0, r.1]))
+            .input("lr", lr)
+            .input("clip_scale", clip_scale)
+            .input("done", t)
     }
 
     fn check(&self, len: usize) -> Result<(), String> {
@@ -191,6 +206,13 @@ impl Kernel for AdamWeights {
             }
         });
     }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let i = call.inputs;
+        let ([weights, exp_avg, exp_avg_sq, grad, output], vector) = rows([i[0], i[1], i[2], i[3], call.output]);
+        let args = self.0.cuda_args([i[4], i[5], i[6]]).input("weights", weights).input("exp_avg", exp_avg);
+        let args = args.input("exp_avg_sq", exp_avg_sq).input("grad", grad).output("output", output);
+        vec![KernelLaunch::new("adam", "adam_weights", cuda_blocks(grad.shape.len()), args.fixed("V", vector))]
+    }
 }
 
 /// One update: inputs `grad lr clip_scale`, states `weights exp_avg exp_avg_sq t`; counts it in t.
@@ -222,6 +244,18 @@ impl CommitOp for AdamCommit {
         // SAFETY: a scalar state has one element, and only this commit touches it now.
         unsafe { t.pixel(0)[0] = done + 1.0 };
     }
+    fn cuda(&self, call: &CudaCommit) -> Vec<KernelLaunch> {
+        let (i, s) = (call.inputs, call.states);
+        let ([weights, exp_avg, exp_avg_sq, grad], vector) = rows([s[0], s[1], s[2], i[0]]);
+        let args = self.0.cuda_args([i[1], i[2], s[3]]).output("weights", weights).output("exp_avg", exp_avg);
+        let args = args.output("exp_avg_sq", exp_avg_sq).input("grad", grad).fixed("V", vector);
+        let ok = |args: Args| args.pointer("ok", "const int", call.ok);
+        vec![
+            KernelLaunch::new("adam", "adam_commit", cuda_blocks(grad.shape.len()), ok(args)),
+            // Apart, as every block of the update reads the count.
+            KernelLaunch::new("adam", "adam_count", 1, ok(Args::new().output("done", s[3]))).with_threads(32),
+        ]
+    }
 }
 
 #[cfg(test)]
@@ -251,8 +285,9 @@ pub(super) fn cases() -> Vec<super::Case> {
 mod tests {
     use super::*;
     use crate::device::cpu::Cpu;
-    use crate::device::{Device, Outcome, bytes_of};
-    use crate::plan::{Commit, Plan, PlanOptions, Program, Target};
+    use crate::device::{Device, Outcome, PlanId, bytes_of};
+    use crate::ops::tests::devices;
+    use crate::plan::{Commit, Plan, PlanOptions, Program};
     use crate::tape::DType;
     use std::sync::Arc;
 
@@ -274,25 +309,22 @@ mod tests {
         Program { name: "adam", tape, outputs, checks: vec![grad], commits: vec![commit] }
     }
 
-    fn device(adam: &Adam, weights: &[f32], threads: usize) -> (Cpu, crate::device::PlanId) {
+    /// Loads the program, with moments of 0.
+    fn load(device: &mut dyn Device, adam: &Adam, weights: &[f32]) -> PlanId {
         let flat = Shape::vector(weights.len());
-        let mut cpu = Cpu::new(threads).unwrap();
-        cpu.set_state("w", flat, weights).unwrap();
-        cpu.set_state("m", flat, &vec![0.0; weights.len()]).unwrap();
-        cpu.set_state("v", flat, &vec![0.0; weights.len()]).unwrap();
-        cpu.set_state("t", Shape::SCALAR, &[0.0]).unwrap();
-        let program = program(adam, weights.len());
-        let plan =
-            Plan::compile(&program, PlanOptions { fuse: true, share: true, target: Target::Cpu { threads } }).unwrap();
-        let id = cpu.load(plan).unwrap();
-        (cpu, id)
+        device.set_state("w", flat, weights).unwrap();
+        device.set_state("m", flat, &vec![0.0; weights.len()]).unwrap();
+        device.set_state("v", flat, &vec![0.0; weights.len()]).unwrap();
+        device.set_state("t", Shape::SCALAR, &[0.0]).unwrap();
+        let options = PlanOptions { fuse: true, share: true, target: device.target() };
+        device.load(Plan::compile(&program(adam, weights.len()), options).unwrap()).unwrap()
     }
 
-    fn step(cpu: &mut Cpu, id: crate::device::PlanId, grad: &[f32], lr: f32, clip: f32) -> Outcome {
-        cpu.upload(id, "grad", bytes_of(grad)).unwrap();
-        cpu.upload(id, "lr", bytes_of(&[lr])).unwrap();
-        cpu.upload(id, "clip", bytes_of(&[clip])).unwrap();
-        cpu.run(id).unwrap()
+    fn step(device: &mut dyn Device, id: PlanId, grad: &[f32], lr: f32, clip: f32) -> Outcome {
+        device.upload(id, "grad", bytes_of(grad)).unwrap();
+        device.upload(id, "lr", bytes_of(&[lr])).unwrap();
+        device.upload(id, "clip", bytes_of(&[clip])).unwrap();
+        device.run(id).unwrap()
     }
 
     #[test]
@@ -300,15 +332,6 @@ mod tests {
         // torch.optim.Adam in float64: gradients (s + 1)·sin(1.3·(i + 4s)) times the clip scale,
         // weight decay 0.1 for elements 1 and 2.
         let adam = Adam { beta1: 0.6, beta2: 0.95, eps: 1e-7, weight_decay: 0.1, decayed: vec![(1, 3)] };
-        let (mut cpu, id) = device(&adam, &[0.5, -1.0, 2.0, 0.25, -0.125], 2);
-        for s in 0..4 {
-            let grad: Vec<f32> =
-                (0..5).map(|i| ((1.3 * f64::from(i + 4 * s)).sin() * f64::from(s + 1)) as f32).collect();
-            let lr = [0.01, 0.02, 0.005, 0.01][s as usize];
-            let outcome = step(&mut cpu, id, &grad, lr, [1.0, 0.5, 0.25, 1.0][s as usize]);
-            assert!(outcome.committed);
-            assert_eq!(outcome.outputs[0], cpu.state("w").unwrap(), "staged and committed weights, step {s}");
-        }
         let want: [(&str, &[f64]); 3] = [
             (
                 "w",
@@ -335,12 +358,23 @@ mod tests {
                 &[0.06281866001588347, 0.7832352737637973, 0.3461634797999001, 0.34423203899416527, 0.7548214072593241],
             ),
         ];
-        for (name, want) in want {
-            for (got, want) in cpu.state(name).unwrap().iter().zip(want) {
-                assert!((f64::from(*got) - want).abs() <= 1e-6 * want.abs().max(0.1), "{name}: {got} for {want}");
+        for mut device in devices() {
+            let id = load(&mut *device, &adam, &[0.5, -1.0, 2.0, 0.25, -0.125]);
+            for s in 0..4 {
+                let grad: Vec<f32> =
+                    (0..5).map(|i| ((1.3 * f64::from(i + 4 * s)).sin() * f64::from(s + 1)) as f32).collect();
+                let lr = [0.01, 0.02, 0.005, 0.01][s as usize];
+                let outcome = step(&mut *device, id, &grad, lr, [1.0, 0.5, 0.25, 1.0][s as usize]);
+                assert!(outcome.committed);
+                assert_eq!(outcome.outputs[0], device.state("w").unwrap(), "staged and committed weights, step {s}");
             }
+            for (name, want) in want {
+                for (got, want) in device.state(name).unwrap().iter().zip(want) {
+                    assert!((f64::from(*got) - want).abs() <= 1e-6 * want.abs().max(0.1), "{name}: {got} for {want}");
+                }
+            }
+            assert_eq!(device.state("t").unwrap(), [4.0]);
         }
-        assert_eq!(cpu.state("t").unwrap(), [4.0]);
     }
 
     #[test]
@@ -350,7 +384,8 @@ mod tests {
         let weights: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin()).collect();
         let grad: Vec<f32> = (0..n).map(|i| (i as f32 * 0.11).cos()).collect();
         let run = |threads| {
-            let (mut cpu, id) = device(&adam, &weights, threads);
+            let mut cpu = Cpu::new(threads).unwrap();
+            let id = load(&mut cpu, &adam, &weights);
             step(&mut cpu, id, &grad, 1e-3, 0.3);
             let staged = step(&mut cpu, id, &grad, 1e-3, 0.3).outputs.remove(0);
             assert_eq!(staged, cpu.state("w").unwrap());
@@ -364,10 +399,30 @@ mod tests {
     #[test]
     fn a_gradient_that_is_not_finite_changes_nothing() {
         let adam = Adam { beta1: 0.5, beta2: 0.9, eps: 1e-7, weight_decay: 0.0, decayed: vec![] };
-        let (mut cpu, id) = device(&adam, &[1.0, 2.0], 1);
-        let outcome = step(&mut cpu, id, &[0.5, f32::NAN], 0.1, 1.0);
-        assert!(!outcome.committed);
-        assert_eq!(NAMES.map(|n| cpu.state(n).unwrap()), [vec![1.0, 2.0], vec![0.0; 2], vec![0.0; 2], vec![0.0]]);
+        for mut device in devices() {
+            let id = load(&mut *device, &adam, &[1.0, 2.0]);
+            let outcome = step(&mut *device, id, &[0.5, f32::NAN], 0.1, 1.0);
+            assert!(!outcome.committed);
+            let states = NAMES.map(|n| device.state(n).unwrap());
+            assert_eq!(states, [vec![1.0, 2.0], vec![0.0; 2], vec![0.0; 2], vec![0.0]]);
+        }
+    }
+
+    #[test]
+    fn staged_and_committed_weights_are_the_same_bits() {
+        let adam =
+            Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, decayed: vec![(5, 1500), (1600, 1603)] };
+        for n in [2000, 2003] {
+            let weights: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin()).collect();
+            let grad: Vec<f32> = (0..n).map(|i| (i as f32 * 0.11).cos()).collect();
+            for mut device in devices() {
+                let id = load(&mut *device, &adam, &weights);
+                for _ in 0..2 {
+                    let outcome = step(&mut *device, id, &grad, 1e-3, 0.3);
+                    assert_eq!(outcome.outputs[0], device.state("w").unwrap());
+                }
+            }
+        }
     }
 
     #[test]

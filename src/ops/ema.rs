@@ -1,15 +1,20 @@
 //! Exponential moving average of weights: `ema = d·ema + (1 − d)·live`, with d = `decay`, or
 //! min(`decay`, (1 + k)/(10 + k)) at the k-th update, so that the initial weights are soon forgotten.
 
-use super::flat::{for_blocks, no_derivative, scalar};
+use super::flat::{cuda_blocks, for_blocks, no_derivative, rows, scalar};
 use super::{Application, CommitOp, Exec, Kernel, KernelCall, Op};
 use crate::device::cpu::{Ctx, View, ViewMut};
+use crate::device::cuda::{Args, CudaCall, CudaCommit, KernelLaunch};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 use crate::{Result, simd_fn};
 
 /// The decay of update number `k`, from 1.
 fn decay_at(decay: f64, use_num_updates: bool, k: f64) -> f64 {
     if use_num_updates { decay.min((1.0 + k) / (10.0 + k)) } else { decay }
+}
+
+fn decay_args(decay: f64, use_num_updates: bool) -> Args {
+    Args::new().double("decay", decay).size("use_num_updates", usize::from(use_num_updates))
 }
 
 /// The decay of the update that a step makes, for the log: operands `enabled num_updates` (scalars, the
@@ -56,6 +61,11 @@ impl Kernel for EmaDecay {
         // SAFETY: the output is a scalar.
         unsafe { call.output.pixel(0)[0] = self.value(enabled, num_updates) as f32 };
     }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let args = decay_args(self.decay, self.use_num_updates).input("enabled", call.inputs[0]);
+        let args = args.input("num_updates", call.inputs[1]).output("output", call.output);
+        vec![KernelLaunch::new("ema", "ema_decay", 1, args).with_threads(32)]
+    }
 }
 
 /// One update of the average: input `enabled` (0: nothing happens), states `ema live num_updates`. It comes
@@ -92,6 +102,22 @@ impl CommitOp for EmaCommit {
         // SAFETY: a scalar state has one element, and only this commit touches it now.
         unsafe { num_updates.pixel(0)[0] = k };
     }
+    fn cuda(&self, call: &CudaCommit) -> Vec<KernelLaunch> {
+        let ([ema, live], vector) = rows([call.states[0], call.states[1]]);
+        let counted = |args: Args| args.output("num_updates", call.states[2]);
+        let update = decay_args(self.decay, self.use_num_updates).output("ema", ema).input("live", live);
+        let update = guarded(counted(update.fixed("V", vector)), call);
+        vec![
+            KernelLaunch::new("ema", "ema_commit", cuda_blocks(ema.shape.len()), update),
+            // Apart, as every thread of the update reads the number.
+            KernelLaunch::new("ema", "ema_count", 1, guarded(counted(Args::new()), call)).with_threads(32),
+        ]
+    }
+}
+
+/// What decides whether the average changes.
+fn guarded(args: Args, call: &CudaCommit) -> Args {
+    args.input("enabled", call.inputs[0]).pointer("ok", "const int", call.ok)
 }
 
 simd_fn! {
@@ -121,6 +147,11 @@ impl CommitOp for EmaBuffers {
             unsafe { ema.dense().copy_from_slice(live.as_view().dense()) };
         }
     }
+    fn cuda(&self, call: &CudaCommit) -> Vec<KernelLaunch> {
+        let ([ema, live], vector) = rows([call.states[0], call.states[1]]);
+        let args = guarded(Args::new().output("ema", ema).input("live", live).fixed("V", vector), call);
+        vec![KernelLaunch::over("ema", "ema_buffers", ema.shape.len() / vector, args)]
+    }
 }
 
 #[cfg(test)]
@@ -136,23 +167,29 @@ pub(super) fn cases() -> Vec<super::Case> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::cpu::{Isa, Pool};
+    use crate::device::Device;
+    use crate::ops::tests::{commit, devices};
+    use crate::tape::DType;
 
-    /// Updates of an average of 1, −2 towards live weights that move, with `enabled` per step.
-    fn run(commit: EmaCommit, enabled: &[f32]) -> (Vec<f32>, f32) {
-        let pool = Pool::new(2);
-        let ctx = Ctx { pool: &pool, isa: Isa::detect() };
-        let (mut ema, mut live, mut count) = (vec![1.0, -2.0], vec![0.0, 0.0], vec![0.0]);
-        for (s, on) in enabled.iter().enumerate() {
-            live.copy_from_slice(&[2.0 + s as f32, 0.5 - 0.25 * s as f32]);
-            let states = [
-                ViewMut::new(&mut ema, [1, 1, 1, 2]),
-                ViewMut::new(&mut live, [1, 1, 1, 2]),
-                ViewMut::new(&mut count, [1; 4]),
-            ];
-            commit.run(&ctx, &[View::new(&[*on], [1; 4])], &states);
+    fn enabled(tape: &mut Tape) -> Vec<Value> {
+        vec![tape.input("enabled", Shape::SCALAR, DType::F32)]
+    }
+
+    /// Updates of an average of 1, −2 (`pairs` times) towards live weights that move, with `on` per step.
+    fn run(device: &mut dyn Device, pairs: usize, op: EmaCommit, on: &[f32]) -> ([f32; 2], f32) {
+        let flat = Shape::vector(2 * pairs);
+        device.set_state("ema", flat, &[1.0, -2.0].repeat(pairs)).unwrap();
+        device.set_state("count", Shape::SCALAR, &[0.0]).unwrap();
+        let states = [("ema", flat), ("live", flat), ("count", Shape::SCALAR)];
+        for (s, on) in on.iter().enumerate() {
+            let live = [2.0 + s as f32, 0.5 - 0.25 * s as f32].repeat(pairs);
+            device.set_state("live", flat, &live).unwrap();
+            let outcome = commit(device, op, enabled, &[("enabled", &[*on])], &states);
+            assert_eq!(outcome.committed, on.is_finite());
         }
-        (ema, count[0])
+        let ema = device.state("ema").unwrap();
+        assert!(ema.chunks_exact(2).all(|pair| pair == &ema[..2]));
+        ([ema[0], ema[1]], device.state("count").unwrap()[0])
     }
 
     fn assert_near(got: &[f32], want: [f64; 2]) {
@@ -163,31 +200,43 @@ mod tests {
 
     #[test]
     fn the_average_is_that_of_torch_lerp() {
-        let (ema, count) = run(EmaCommit { decay: 0.9, use_num_updates: true }, &[1.0; 4]);
-        assert_near(&ema, [4.5004995004995, -0.13886113886113885]);
-        assert_eq!(count, 4.0);
-        let (ema, count) = run(EmaCommit { decay: 0.9, use_num_updates: false }, &[1.0; 4]);
-        assert_near(&ema, [1.9048999999999998, -1.2805]);
-        assert_eq!(count, 4.0);
+        for pairs in [1, 20_000] {
+            for mut device in devices() {
+                let op = EmaCommit { decay: 0.9, use_num_updates: true };
+                let (ema, count) = run(&mut *device, pairs, op, &[1.0; 4]);
+                assert_near(&ema, [4.5004995004995, -0.13886113886113885]);
+                assert_eq!(count, 4.0);
+            }
+            for mut device in devices() {
+                let op = EmaCommit { decay: 0.9, use_num_updates: false };
+                let (ema, count) = run(&mut *device, pairs, op, &[1.0; 4]);
+                assert_near(&ema, [1.9048999999999998, -1.2805]);
+                assert_eq!(count, 4.0);
+            }
+        }
     }
 
     #[test]
     fn a_step_without_update_changes_nothing() {
-        let commit = EmaCommit { decay: 0.9, use_num_updates: true };
-        assert_eq!(run(commit, &[0.0; 3]), (vec![1.0, -2.0], 0.0));
-        // The count goes up by updates, not by steps.
-        assert_eq!(run(commit, &[0.0, 0.0, 0.0, 1.0]).1, 1.0);
+        let op = EmaCommit { decay: 0.9, use_num_updates: true };
+        for mut device in devices() {
+            assert_eq!(run(&mut *device, 1, op, &[0.0, f32::NAN, 0.0]), ([1.0, -2.0], 0.0));
+            // The count goes up by updates, not by steps.
+            assert_eq!(run(&mut *device, 1, op, &[0.0, 0.0, 0.0, 1.0]).1, 1.0);
+        }
     }
 
     #[test]
     fn buffers_are_copied_when_enabled() {
-        let pool = Pool::new(1);
-        let ctx = Ctx { pool: &pool, isa: Isa::PORTABLE };
-        let (mut ema, mut live) = (vec![1.0; 3], vec![4.0, 5.0, 6.0]);
-        for (on, want) in [(0.0, [1.0; 3]), (1.0, [4.0, 5.0, 6.0])] {
-            let states = [ViewMut::new(&mut ema, [1, 1, 1, 3]), ViewMut::new(&mut live, [1, 1, 1, 3])];
-            EmaBuffers.run(&ctx, &[View::new(&[on], [1; 4])], &states);
-            assert_eq!(ema, want);
+        let (flat, before, live) = (Shape::vector(3), [1.0; 3], [4.0, 5.0, 6.0]);
+        for mut device in devices() {
+            device.set_state("ema", flat, &before).unwrap();
+            device.set_state("live", flat, &live).unwrap();
+            for (on, want) in [(0.0, before), (f32::NAN, before), (1.0, live)] {
+                let states = [("ema", flat), ("live", flat)];
+                commit(&mut *device, EmaBuffers, enabled, &[("enabled", &[on])], &states);
+                assert_eq!(device.state("ema").unwrap(), want);
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::Application;
 use crate::Error;
 use crate::device::cpu::{Ctx, View};
+use crate::device::cuda::{DeviceView, THREADS};
 use crate::tape::Tape;
 
 /// Elements of a flat buffer that one item of parallel work takes. Fixed, so that results do not depend on
@@ -20,6 +21,22 @@ pub fn for_blocks(ctx: &Ctx, len: usize, work: &(dyn Fn(Range<usize>, usize) + S
 /// Number of blocks of `0..len`.
 pub fn block_count(len: usize) -> usize {
     len.div_ceil(BLOCK)
+}
+
+/// Blocks of a CUDA kernel that goes through `len` elements in strides of the grid: enough for a large GPU, and
+/// few enough that their partial results are soon added.
+pub fn cuda_blocks(len: usize) -> usize {
+    len.div_ceil(4 * THREADS).clamp(1, 528)
+}
+
+/// Contiguous operands as rows, and how many elements a thread takes at a time: 4 where all are aligned vectors.
+///
+/// # Panics
+/// If one of them has gaps.
+pub fn rows<const N: usize>(views: [DeviceView; N]) -> ([DeviceView; N], usize) {
+    let rows = views.map(|v| v.flat().expect("flat buffers are contiguous"));
+    let vectors = rows.iter().all(|v| v.shape.c().is_multiple_of(4) && v.has_vectors());
+    (rows, if vectors { 4 } else { 1 })
 }
 
 /// The value of a scalar operand.

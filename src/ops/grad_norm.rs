@@ -1,9 +1,10 @@
 //! The L2 norm of a network's gradients and the factor that clips it:
 //! `clip_scale = min(1, max_norm/(norm + 1e-6))`.
 
-use super::flat::{Partials, block_count, for_blocks, no_derivative, scalar};
+use super::flat::{Partials, block_count, cuda_blocks, for_blocks, no_derivative, rows, scalar};
 use super::{Application, Exec, Kernel, KernelCall, Op};
 use crate::device::cpu::Ctx;
+use crate::device::cuda::{Args, CudaCall, KernelLaunch};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 use crate::{Result, simd_fn};
 
@@ -41,6 +42,21 @@ impl Kernel for GradNorm {
         });
         // SAFETY: the output is a scalar.
         unsafe { call.output.pixel(0)[0] = sums.sum().sqrt() as f32 };
+    }
+    /// One double for each block.
+    fn cuda_scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
+        2 * cuda_blocks(inputs[0].len())
+    }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let ([grad], vector) = rows([call.inputs[0]]);
+        let blocks = cuda_blocks(grad.shape.len());
+        let partials = |args: Args| args.pointer("partials", "double", call.scratch);
+        let squares = partials(Args::new().input("grad", grad).fixed("V", vector));
+        let root = partials(Args::new().output("output", call.output).size("count", blocks));
+        vec![
+            KernelLaunch::new("grad_norm", "grad_norm_squares", blocks, squares),
+            KernelLaunch::new("grad_norm", "grad_norm_root", 1, root),
+        ]
     }
 }
 
@@ -98,6 +114,10 @@ impl Kernel for ClipScale {
         let norm = f64::from(scalar(&call.inputs[0]));
         // SAFETY: the output is a scalar.
         unsafe { call.output.pixel(0)[0] = self.value(norm) as f32 };
+    }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let args = Args::new().input("norm", call.inputs[0]).output("output", call.output);
+        vec![KernelLaunch::new("grad_norm", "clip_scale", 1, args.factor("max_norm", self.max_norm)).with_threads(32)]
     }
 }
 

@@ -4,6 +4,7 @@
 use super::{Application, Exec, Kernel, KernelCall, Op};
 use crate::Result;
 use crate::device::cpu::{Ctx, GemmShape, Matrix, StoreTo, Tile, TileSink, View, gemm, gemm_scratch_len};
+use crate::device::cuda::{Args, CudaCall, KernelLaunch};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 
 /// A product of matrices with the extents of its operands' roles.
@@ -12,6 +13,48 @@ trait Product: Op {
     fn sizes(&self, inputs: &[Shape]) -> GemmShape;
     /// The factors.
     fn factors(&self, inputs: &[View]) -> (Matrix, Matrix);
+    /// The same on a CUDA device.
+    fn cuda_factors(&self) -> [CudaFactor; 2];
+}
+
+/// Where a CUDA kernel finds a factor.
+struct CudaFactor {
+    operand: usize,
+    /// Whether the inner index runs along the operand's channels, or along its images.
+    inner_is_channel: bool,
+}
+
+impl CudaFactor {
+    fn new(operand: usize, inner_is_channel: bool) -> CudaFactor {
+        CudaFactor { operand, inner_is_channel }
+    }
+}
+
+/// How a CUDA device cuts a product.
+struct Tiling {
+    /// Rows of a block's tile.
+    rows: usize,
+    /// Tiles along columns and rows, chunks of the inner extent.
+    grid: [usize; 3],
+    /// Inner extent of a chunk.
+    chunk: usize,
+}
+
+impl Tiling {
+    /// Columns of a block's tile, as kernels/linear.cu has it.
+    const COLUMNS: usize = 64;
+    /// Blocks that fill a large GPU.
+    const BLOCKS: usize = 1024;
+    /// What one chunk is worth, in inner elements; a multiple of the kernel's tile.
+    const LEAST_CHUNK: usize = 128;
+
+    fn new(sizes: &GemmShape) -> Tiling {
+        let rows = if sizes.m <= 16 { 16 } else { 64 };
+        let tiles = [sizes.n.div_ceil(Tiling::COLUMNS), sizes.m.div_ceil(rows)];
+        let chunks = Tiling::BLOCKS / (tiles[0] * tiles[1]).clamp(1, Tiling::BLOCKS);
+        let chunk = sizes.k.div_ceil(chunks).next_multiple_of(Tiling::LEAST_CHUNK);
+        Tiling { rows, grid: [tiles[0], tiles[1], sizes.k.div_ceil(chunk).max(1)], chunk }
+    }
 }
 
 fn matrix(view: &View) -> Matrix {
@@ -50,6 +93,39 @@ impl<P: Product> Kernel for P {
         let (a, b) = self.factors(call.inputs);
         // SAFETY: the plan gives the operands this step's memory; the sizes are theirs.
         unsafe { gemm(ctx, &self.sizes(&shapes), a, b, &RowsAreImages(sink), call.scratch) };
+    }
+    /// The products of the chunks.
+    fn cuda_scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
+        let sizes = self.sizes(inputs);
+        let chunks = Tiling::new(&sizes).grid[2];
+        if chunks == 1 { 0 } else { chunks * sizes.m * sizes.n }
+    }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let shapes: Vec<Shape> = call.inputs.iter().map(|v| v.shape).collect();
+        let sizes = self.sizes(&shapes);
+        let tiling = Tiling::new(&sizes);
+        let [lhs, rhs] = self.cuda_factors();
+        let extents = |args: Args| args.size("rows", sizes.m).size("columns", sizes.n);
+        let product = extents(Args::new())
+            .input("lhs", call.inputs[lhs.operand])
+            .input("rhs", call.inputs[rhs.operand])
+            .size("inner", sizes.k)
+            .size("chunk", tiling.chunk)
+            .fixed("TILE_ROWS", tiling.rows)
+            .fixed("LHS_INNER_IS_CHANNEL", usize::from(lhs.inner_is_channel))
+            .fixed("RHS_INNER_IS_CHANNEL", usize::from(rhs.inner_is_channel));
+        let vector = call.finish.vector();
+        let finish = |args: Args| args.finish(&call.finish).fixed("V", vector);
+        let chunks = tiling.grid[2];
+        if chunks == 1 {
+            return vec![KernelLaunch::new("linear", "matrix_product", 1, finish(product)).with_grid(tiling.grid)];
+        }
+        let products = |args: Args| args.pointer("products", "float", call.scratch);
+        let sum = finish(products(extents(Args::new()).size("chunks", chunks)));
+        vec![
+            KernelLaunch::new("linear", "matrix_product_chunk", 1, products(product)).with_grid(tiling.grid),
+            KernelLaunch::over("linear", "matrix_product_sum", sizes.m * sizes.n / vector, sum),
+        ]
     }
 }
 
@@ -95,6 +171,9 @@ impl Product for Linear {
     fn factors(&self, inputs: &[View]) -> (Matrix, Matrix) {
         (matrix(&inputs[0]), matrix(&inputs[1]).transposed())
     }
+    fn cuda_factors(&self) -> [CudaFactor; 2] {
+        [CudaFactor::new(0, true), CudaFactor::new(1, true)]
+    }
 }
 
 /// Operands d_output (N,1,1,O) and weight (O,1,1,K); output (N,1,1,K).
@@ -138,6 +217,9 @@ impl Product for LinearInputGrad {
     }
     fn factors(&self, inputs: &[View]) -> (Matrix, Matrix) {
         (matrix(&inputs[0]), matrix(&inputs[1]))
+    }
+    fn cuda_factors(&self) -> [CudaFactor; 2] {
+        [CudaFactor::new(0, true), CudaFactor::new(1, false)]
     }
 }
 
@@ -183,6 +265,9 @@ impl Product for LinearWeightGrad {
     fn factors(&self, inputs: &[View]) -> (Matrix, Matrix) {
         (matrix(&inputs[1]).transposed(), matrix(&inputs[0]))
     }
+    fn cuda_factors(&self) -> [CudaFactor; 2] {
+        [CudaFactor::new(1, false), CudaFactor::new(0, false)]
+    }
 }
 
 #[cfg(test)]
@@ -194,6 +279,13 @@ pub(super) fn cases() -> Vec<super::Case> {
         cases.push(Case::new(Linear, &[x, w]));
         cases.push(Case::new(LinearInputGrad, &[y, w]));
         cases.push(Case::new(LinearWeightGrad, &[x, y]));
+    }
+    // Several tiles and chunks of a CUDA device; no small number of elements has them.
+    for (n, k, o) in [(3, 900, 68), (20, 70, 300), (300, 66, 36)] {
+        let (x, w, y) = ([n, 1, 1, k], [o, 1, 1, k], [n, 1, 1, o]);
+        cases.push(Case::new(Linear, &[x, w]).without_gradient());
+        cases.push(Case::new(LinearInputGrad, &[y, w]).without_gradient());
+        cases.push(Case::new(LinearWeightGrad, &[x, y]).without_gradient());
     }
     cases
 }

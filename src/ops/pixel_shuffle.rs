@@ -4,6 +4,7 @@
 
 use super::{Application, Exec, Kernel, KernelCall, Op};
 use crate::device::cpu::{Ctx, Tile, TileSink};
+use crate::device::cuda::{Args, CudaCall, DeviceView, KernelLaunch};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 use crate::{Result, simd_fn};
 
@@ -113,6 +114,17 @@ impl Kernel for PixelShuffle {
             }
         });
     }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let x = call.inputs[0];
+        let args = square_args(self.factor, x).input("x", x).finish(&call.finish);
+        vec![KernelLaunch::over("pixel_shuffle", "pixel_shuffle", x.shape.len() / self.factor.pow(2), args)]
+    }
+}
+
+/// r, and how many pixels of a square are moved at once in `deep`, the tensor of C·r² channels.
+fn square_args(factor: usize, deep: DeviceView) -> Args {
+    let vectors = factor.is_multiple_of(2) && deep.has_vectors();
+    Args::new().size("factor", factor).fixed("V", if vectors { 4 } else { 1 })
 }
 
 /// (N,H·r,W·r,C) to (N,H,W,C·r²).
@@ -160,6 +172,11 @@ impl Kernel for PixelUnshuffle {
                 unsafe { gather(ctx.isa, from, out.pixel(line * out.w + p)) };
             }
         });
+    }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let (x, output) = (call.inputs[0], call.output);
+        let args = square_args(self.factor, output).input("x", x).output("output", output);
+        vec![KernelLaunch::over("pixel_shuffle", "pixel_unshuffle", output.shape.len() / self.factor.pow(2), args)]
     }
 }
 

@@ -6,6 +6,7 @@
 
 use super::{Application, Exec, Kernel, KernelCall, Op};
 use crate::device::cpu::{Ctx, View};
+use crate::device::cuda::{Args, CudaCall, KernelLaunch};
 use crate::tape::{DType, Shape, Tape, Tensor64, Value};
 use crate::{Error, Result};
 
@@ -74,6 +75,21 @@ impl Normalization {
             Normalization::ZeroOneSigned => clamp(v * 2.0 - 1.0, -1.0, 1.0),
             Normalization::Identity => v,
         }
+    }
+
+    /// `normalize` as numbers: clamp(v·gain/divisor, 0, 1), or no clamp, and then to [−1, 1] if signed. The same bits.
+    fn cuda_args(self, args: Args) -> Args {
+        let (gain, divisor, limited, signed) = match self {
+            Normalization::Sen2Stretch => (10.0 / 3.0, 1.0, true, false),
+            Normalization::Normalise10k => (1.0, 10000.0, true, false),
+            Normalization::Normalise10kSigned => (1.0, 10000.0, true, true),
+            Normalization::NormaliseS2 => (10.0 / 3.0, 1.0, true, true),
+            Normalization::ZeroOne => (1.0, 1.0, true, false),
+            Normalization::ZeroOneSigned => (1.0, 1.0, true, true),
+            Normalization::Identity => (1.0, 1.0, false, false),
+        };
+        let args = args.factor("gain", gain).factor("divisor", divisor);
+        args.size("limited", usize::from(limited)).size("is_signed", usize::from(signed))
     }
 
     /// Network output as a pixel value: the inverse inside the range that is not clamped.
@@ -161,7 +177,27 @@ impl Kernel for Prepare {
             DType::F32 => self.run_as::<f32>(ctx, &call),
         }
     }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let element = match self.dtype {
+            DType::U8 => "const unsigned char",
+            DType::U16 => "const unsigned short",
+            DType::I16 => "const short",
+            DType::F32 => "const float",
+        };
+        let (raw, codes, output) = (call.inputs[0].ptr, call.inputs[1].ptr, call.output);
+        let [n, h, w, c] = output.shape.0;
+        let vector = if c.is_multiple_of(4) && output.has_vectors() { 4 } else { 1 };
+        let args = Args::new().pointer("raw", element, raw).pointer("codes", "const unsigned char", codes);
+        let args = self.normalization.cuda_args(args.output("output", output).fixed("V", vector));
+        let grid = [w.div_ceil(CUDA_TILE), h.div_ceil(CUDA_TILE), n];
+        let launch = KernelLaunch::new("prepare", "prepare", 1, args.fixed("TILE", CUDA_TILE));
+        vec![launch.with_grid(grid).with_threads(CUDA_TILE * CUDA_TILE)]
+    }
 }
+
+/// Pixels along the sides of a CUDA block's tile: rows and columns may be exchanged, and reads are near each other
+/// in both cases.
+const CUDA_TILE: usize = 16;
 
 impl Prepare {
     fn run_as<T: Raw>(&self, ctx: &Ctx, call: &KernelCall) {
@@ -195,9 +231,8 @@ fn codes_of<'a>(codes: &View) -> &'a [u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::Device;
-    use crate::device::cpu::Cpu;
-    use crate::plan::{Plan, PlanOptions, Program, Target};
+    use crate::ops::tests::devices;
+    use crate::plan::{Plan, PlanOptions, Program};
 
     fn run<T: Raw>(dtype: DType, normalization: Normalization, shape: Shape, raw: &[T], codes: &[u8]) -> Vec<f32> {
         let mut tape = Tape::new();
@@ -205,15 +240,20 @@ mod tests {
         let c = tape.input("codes", Shape([shape.n(), 1, 1, 1]), DType::U8);
         let y = tape.push(Prepare { dtype, normalization }, &[x, c]).unwrap();
         let program = Program { name: "t", tape, outputs: vec![("y".into(), y)], checks: vec![], commits: vec![] };
-        let mut cpu = Cpu::new(2).unwrap();
-        let plan = Plan::compile(&program, PlanOptions { fuse: true, share: true, target: Target::Cpu { threads: 2 } })
-            .unwrap();
-        let id = cpu.load(plan).unwrap();
         // SAFETY: plain numbers as bytes.
         let bytes = unsafe { std::slice::from_raw_parts(raw.as_ptr().cast::<u8>(), std::mem::size_of_val(raw)) };
-        cpu.upload(id, "raw", bytes).unwrap();
-        cpu.upload(id, "codes", codes).unwrap();
-        cpu.run(id).unwrap().outputs.remove(0)
+        let results = devices().into_iter().map(|mut device| {
+            let options = PlanOptions { fuse: true, share: true, target: device.target() };
+            let id = device.load(Plan::compile(&program, options).unwrap()).unwrap();
+            device.upload(id, "raw", bytes).unwrap();
+            device.upload(id, "codes", codes).unwrap();
+            device.run(id).unwrap().outputs.remove(0)
+        });
+        let results: Vec<Vec<f32>> = results.collect();
+        let bits =
+            |values: &[f32]| values.iter().map(|v| if v.is_nan() { u32::MAX } else { v.to_bits() }).collect::<Vec<_>>();
+        assert!(results.iter().all(|r| bits(r) == bits(&results[0])), "{results:?}");
+        results[0].clone()
     }
 
     #[test]
@@ -242,6 +282,24 @@ mod tests {
         assert_eq!(run(DType::U8, signed, shape, &[0u8, 1, 2, 0], &[0, 0]), [-1.0, 1.0, 1.0, -1.0]);
         let odd = run(DType::F32, ten_k, shape, &[f32::NAN, f32::INFINITY, -1.0, 0.0], &[0, 0]);
         assert!(odd[0].is_nan() && odd[1..] == [1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn every_pixel_of_a_batch_is_normalised_and_turned() {
+        // Larger than a tile of any device, with one and with four channels at a time.
+        for channels in [3, 4] {
+            let shape = Shape([3, 20, 20, channels]);
+            let raw: Vec<f32> = (0..shape.len()).map(|i| (i as f32 * 0.013).sin() * 1.3 + 0.5).collect();
+            let source = Tensor64::new(shape, raw.iter().map(|v| f64::from(*v)).collect());
+            let codes = [0, 5, 6];
+            for (method, _) in Normalization::NAMES {
+                let op = Prepare { dtype: DType::F32, normalization: method };
+                let given = Tensor64::new(Shape([3, 1, 1, 1]), codes.iter().map(|c| f64::from(*c)).collect());
+                let want = op.reference(&[&source, &given], shape).data;
+                let got = run(DType::F32, method, shape, &raw, &codes);
+                assert!(got.iter().zip(want).all(|(g, w)| f64::from(*g) == w), "{method:?}");
+            }
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 use super::resize_taps::{ResizeTaps, resize_taps};
 use super::{Application, Exec, Kernel, KernelCall, Op};
 use crate::device::cpu::{Ctx, View};
+use crate::device::cuda::{Args, CudaCall, DeviceView, KernelLaunch};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 use crate::{Error, Result, simd_fn};
 
@@ -92,6 +93,25 @@ impl Kernel for Resize {
             }
         });
     }
+    /// The input with the output's rows.
+    fn cuda_scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
+        let [n, _, w, c] = inputs[0].0;
+        n * self.height * w * c
+    }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let (input, output) = (call.inputs[0], call.output);
+        let [n, h, w, c] = input.shape.0;
+        let between = DeviceView { ptr: call.scratch, shape: Shape([n, self.height, w, c]), stride: c };
+        let aligned = c.is_multiple_of(4) && input.has_vectors() && output.has_vectors();
+        let vector = if aligned { 4 } else { 1 };
+        let axis = |from: DeviceView, to: DeviceView, (in_len, out_len): (usize, usize), rows: bool| {
+            let scale = in_len as f32 / out_len as f32;
+            let args = Args::new().input("x", from).output("output", to).fixed("V", vector).factor("scale", scale);
+            let args = args.fixed("ALONG_ROWS", usize::from(rows)).fixed("ANTIALIAS", usize::from(self.antialias));
+            KernelLaunch::over("resize", "resize_axis", to.shape.len() / vector, args)
+        };
+        vec![axis(input, between, (h, self.height), true), axis(between, output, (w, self.width), false)]
+    }
 }
 
 simd_fn! {
@@ -105,16 +125,23 @@ simd_fn! {
 }
 
 #[cfg(test)]
+pub(super) fn cases() -> Vec<super::Case> {
+    use super::Case;
+    let case =
+        |height, width, antialias, shape| Case::new(Resize { height, width, antialias }, &[shape]).without_gradient();
+    let small = [2, 8, 9, 4];
+    vec![
+        case(2, 3, false, small),
+        case(2, 3, true, small),
+        case(11, 9, false, small),
+        case(1, 1, true, small),
+        case(7, 12, true, [1, 28, 33, 3]),
+    ]
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::tests::check_cpu;
-
-    #[test]
-    fn rows_and_columns_match_the_double_sum() {
-        for (h, w, antialias) in [(2, 3, false), (2, 3, true), (11, 9, false), (1, 1, true)] {
-            check_cpu(&super::super::Case::new(Resize { height: h, width: w, antialias }, &[[2, 8, 9, 4]]));
-        }
-    }
 
     #[test]
     fn a_constant_image_stays_constant() {

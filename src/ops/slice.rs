@@ -4,6 +4,7 @@
 use super::{Application, Exec, Kernel, KernelCall, Op, ViewOf};
 use crate::Result;
 use crate::device::cpu::Ctx;
+use crate::device::cuda::{Args, CudaCall, KernelLaunch};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 
 /// Channels `offset .. offset + channels` of every pixel.
@@ -87,6 +88,13 @@ impl Kernel for EmbedChannels {
             }
         });
     }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let (x, output) = (call.inputs[0], call.output);
+        let aligned = [x.shape.c(), output.shape.c(), self.offset].iter().all(|c| c.is_multiple_of(4));
+        let vector = if aligned && x.has_vectors() && output.has_vectors() { 4 } else { 1 };
+        let args = Args::new().input("x", x).output("output", output).size("offset", self.offset).fixed("V", vector);
+        vec![KernelLaunch::over("slice", "embed_channels", output.shape.len() / vector, args)]
+    }
 }
 
 /// `shape.len()` elements of contiguous memory from `offset` on, under the extent `shape`.
@@ -136,6 +144,7 @@ pub(super) fn cases() -> Vec<super::Case> {
     vec![
         Case::new(SliceChannels { offset: 2, channels: 3 }, &[[2, 3, 4, 7]]),
         Case::new(EmbedChannels { offset: 2, channels: 7 }, &[[2, 3, 4, 3]]),
+        Case::new(EmbedChannels { offset: 4, channels: 16 }, &[[2, 3, 5, 8]]),
         Case::new(SliceFlat { offset: 10, shape: Shape([1, 2, 3, 4]) }, &[[1, 1, 1, 50]]).contiguous(&[0]),
         Case::new(SliceFlat::reshape(Shape([2, 1, 1, 12])), &[[2, 2, 2, 3]]),
     ]

@@ -7,7 +7,7 @@ use super::mul::Mul;
 use super::slice::SliceFlat;
 use super::{Application, Exec, Kernel, KernelCall, Op, Pointwise};
 use crate::device::cpu::{Ctx, Isa, Tile, View};
-use crate::device::cuda::PointwiseCode;
+use crate::device::cuda::{Args, CudaCall, KernelLaunch, PointwiseCode};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 use crate::{Result, simd_fn};
 
@@ -71,6 +71,10 @@ impl Kernel for Normalize {
         let norm = a.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt().max(EPS);
         out.iter_mut().zip(a).for_each(|(o, v)| *o = (f64::from(*v) / norm) as f32);
     }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let args = Args::new().input("x", call.inputs[0]).output("output", call.output).double("eps", EPS);
+        vec![KernelLaunch::new("spectral_norm", "normalize", 1, args)]
+    }
 }
 
 /// `σ = Σ_ij u_i W_ij v_j`; operands W (O,1,1,K), u, v. Differentiable in W alone.
@@ -123,6 +127,21 @@ impl Kernel for Sigma {
         let sum = call.scratch.iter().zip(u).map(|(wv, u)| f64::from(*wv) * f64::from(*u)).sum::<f64>();
         // SAFETY: the output is one number.
         unsafe { *call.output.ptr = sum as f32 };
+    }
+    /// One double per row.
+    fn cuda_scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
+        2 * inputs[0].n()
+    }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let [w, u, v] = [0, 1, 2].map(|k| call.inputs[k]);
+        let rows = w.shape.n();
+        let partials = |args: Args| args.pointer("partials", "double", call.scratch);
+        let products = partials(Args::new().input("w", w).input("u", u).input("v", v));
+        let sum = partials(Args::new().output("output", call.output).size("rows", rows));
+        vec![
+            KernelLaunch::new("spectral_norm", "sigma_rows", rows, products),
+            KernelLaunch::new("spectral_norm", "sigma_sum", 1, sum),
+        ]
     }
 }
 
@@ -178,6 +197,11 @@ impl Kernel for Outer {
             unsafe { output.pixel(i) }.iter_mut().zip(v).for_each(|(o, v)| *o = factor * v);
         });
     }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let [u, v, s] = [0, 1, 2].map(|k| call.inputs[k]);
+        let args = Args::new().input("u", u).input("v", v).input("s", s).output("output", call.output);
+        vec![KernelLaunch::over("spectral_norm", "outer", call.output.shape.len(), args)]
+    }
 }
 
 /// `output = 1/a`.
@@ -224,7 +248,9 @@ pub(super) fn cases() -> Vec<super::Case> {
     use super::Case;
     vec![
         Case::new(Normalize, &[[1, 1, 1, 9]]).without_gradient(),
+        Case::new(Normalize, &[[1, 1, 1, 1000]]).without_gradient(),
         Case::new(Sigma, &[[5, 1, 1, 70], [1, 1, 1, 5], [1, 1, 1, 70]]).contiguous(&[1, 2]).without_gradient(),
+        Case::new(Sigma, &[[300, 1, 1, 260], [1, 1, 1, 300], [1, 1, 1, 260]]).contiguous(&[1, 2]).without_gradient(),
         Case::new(Outer, &[[1, 1, 1, 5], [1, 1, 1, 7], [1, 1, 1, 1]]).contiguous(&[0, 1, 2]).without_gradient(),
         Case::new(Reciprocal, &[[1, 2, 3, 4]]),
     ]

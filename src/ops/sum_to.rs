@@ -87,42 +87,63 @@ impl SumTo {
     }
 }
 
-/// Pixels whose products are summed in f32 before f64 takes over.
-fn block_pixels(channels: usize) -> usize {
-    (4096 / channels).max(16)
+/// How positions are cut into blocks, each summed in f32 before f64 takes over.
+struct Blocks {
+    /// Sums over pixels that do not mix: images if the target keeps them.
+    groups: usize,
+    /// Pixels of a group, and of a block.
+    pixels: usize,
+    block: usize,
+    /// Sums of a block: its channels, or one of everything.
+    width: usize,
+}
+
+impl Blocks {
+    fn new(s: Shape, target: Shape) -> Blocks {
+        let groups = if target.n() == s.n() { s.n() } else { 1 };
+        let width = if target.c() == s.c() { s.c() } else { 1 };
+        let least = if width == s.c() { 16 } else { 1 };
+        Blocks { groups, pixels: s.n() * s.h() * s.w() / groups, block: (4096 / s.c()).max(least), width }
+    }
+
+    fn per_group(&self) -> usize {
+        self.pixels.div_ceil(self.block)
+    }
+
+    fn partials(&self) -> usize {
+        self.groups * self.per_group() * self.width
+    }
 }
 
 impl Kernel for SumTo {
     fn scratch(&self, inputs: &[Shape], _output: Shape, _threads: usize) -> usize {
-        let s = inputs[0];
-        s.n() * (s.h() * s.w()).div_ceil(block_pixels(s.c())) * s.c()
+        Blocks::new(inputs[0], self.target).partials()
     }
 
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let a = call.inputs[0];
         let b = call.inputs.get(1).copied();
-        let (per_image, channels) = (a.h * a.w, a.c);
         if self.keeps_pixels(a.shape()) {
             return sum_to_pixels(&a, b.as_ref(), &call);
         }
-        let block = block_pixels(channels);
-        let blocks = per_image.div_ceil(block);
+        let cut = Blocks::new(a.shape(), self.target);
+        let (per_group, width) = (cut.per_group(), cut.width);
         let partials = call.scratch.as_mut_ptr() as usize;
-        ctx.pool.run(a.n * blocks, &|item, _| {
-            let first = item / blocks * per_image + item % blocks * block;
-            let count = block.min(per_image - item % blocks * block);
-            // SAFETY: each item owns its own `channels` partial sums.
-            let out = unsafe { std::slice::from_raw_parts_mut((partials as *mut f32).add(item * channels), channels) };
-            sum_block(ctx.isa, &a, b.as_ref(), first, count, out);
-        });
-        let keep_n = self.target.n() == a.n && a.n > 1;
-        let keep_c = self.target.c() == channels;
-        let mut sums = vec![0f64; self.target.len()];
-        for (item, part) in call.scratch[..a.n * blocks * channels].chunks_exact(channels).enumerate() {
-            let n = if keep_n { item / blocks } else { 0 };
-            for (c, v) in part.iter().enumerate() {
-                sums[n * self.target.c() + if keep_c { c } else { 0 }] += f64::from(*v);
+        ctx.pool.run(cut.groups * per_group, &|item, _| {
+            let from = item % per_group * cut.block;
+            let (first, count) = (item / per_group * cut.pixels + from, cut.block.min(cut.pixels - from));
+            // SAFETY: each item owns its own `width` partial sums.
+            let out = unsafe { std::slice::from_raw_parts_mut((partials as *mut f32).add(item * width), width) };
+            if width == a.c {
+                sum_block(ctx.isa, &a, b.as_ref(), first, count, out);
+            } else {
+                out[0] = sum_all(ctx.isa, &a, b.as_ref(), first, count);
             }
+        });
+        let mut sums = vec![0f64; cut.groups * width];
+        for (item, part) in call.scratch[..cut.partials()].chunks_exact(width).enumerate() {
+            let sums = &mut sums[item / per_group * width..][..width];
+            sums.iter_mut().zip(part).for_each(|(sum, v)| *sum += f64::from(*v));
         }
         let out = call.output;
         for (i, v) in sums.into_iter().enumerate() {
@@ -187,6 +208,25 @@ simd_fn! {
                 }
             }
         }
+    }
+}
+
+simd_fn! {
+    fn sum_all(a: &View, b: Option<&View>, first: usize, count: usize) -> f32 {
+        let dense = a.stride == a.c && b.is_none_or(|b| b.stride == a.c);
+        let (runs, len) = if dense { (1, count * a.c) } else { (count, a.c) };
+        let mut sum = 0.0;
+        for p in first..first + runs {
+            // SAFETY: the channels of `count` pixels from `first` on lie inside both operands.
+            let (x, y) = unsafe {
+                let x = std::slice::from_raw_parts(a.ptr.add(p * a.stride), len);
+                (x, b.map(|b| std::slice::from_raw_parts(b.ptr.add(p * b.stride), len)))
+            };
+            let mut part = [0.0];
+            sum_narrow(x, y, &mut part);
+            sum += part[0];
+        }
+        sum
     }
 }
 
@@ -272,6 +312,9 @@ pub(super) fn cases() -> Vec<super::Case> {
         sum([2, 1, 1, 5], &[[2, 3, 4, 5]]),
         sum([2, 1, 1, 1], &[[2, 3, 4, 5]]),
         sum([1, 1, 1, 1], &[[2, 3, 4, 1]]),
+        sum([1, 1, 1, 1], &[[9, 1, 1, 500]]),
+        sum([1, 1, 1, 1], &[[3, 5, 5, 70], [3, 5, 5, 70]]),
+        sum([3, 1, 1, 1], &[[3, 1, 1, 40]]),
         sum([1, 1, 1, 40], &[[3, 12, 11, 40]]),
         sum([1, 1, 1, 5], &[[2, 3, 4, 5], [2, 3, 4, 5]]),
         sum([2, 1, 1, 3], &[[2, 30, 51, 3], [2, 30, 51, 3]]),

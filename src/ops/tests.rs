@@ -2,11 +2,14 @@
 //! CPU code computes its reference, through strided operands, over poisoned memory, with any threads.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use super::Case;
+use super::{Case, CommitOp};
 use crate::device::cpu::{Cpu, Isa};
-use crate::device::{Device, bytes_of};
-use crate::plan::{Plan, PlanOptions, Program};
+use crate::device::cuda::Cuda;
+use crate::device::cuda::host::{HostDriver, HostOptions, ThreadOrder};
+use crate::device::{Device, Outcome, bytes_of};
+use crate::plan::{Commit, Plan, PlanOptions, Program};
 use crate::rng::{Rng, Stream};
 use crate::tape::{DType, Shape, Tape, Tensor64, Value};
 
@@ -28,6 +31,7 @@ fn all_cases() -> Vec<Case> {
         super::pixel_losses::cases(),
         super::pixel_shuffle::cases(),
         super::prelu::cases(),
+        super::resize::cases(),
         super::sigmoid::cases(),
         super::silu::cases(),
         super::slice::cases(),
@@ -154,8 +158,56 @@ pub(super) fn check_cpu(case: &Case) {
             let same = first.get_or_insert_with(|| got.clone());
             assert_eq!(*same, got, "{:?} with {threads} threads", case.op);
         }
-        let mut cpu = Cpu::new(2).unwrap().with_isa(Isa::PORTABLE);
-        let (got, want) = run_on(&mut cpu, case, strided);
-        assert_close(&got, &want, 3e-6, &format!("{:?} portable", case.op));
+        for isa in Isa::all().filter(|isa| *isa != Isa::detect()) {
+            let (got, want) = run_on(&mut Cpu::new(2).unwrap().with_isa(isa), case, strided);
+            assert_close(&got, &want, 3e-6, &format!("{:?} {}", case.op, isa.kind().name()));
+        }
     }
+}
+
+/// Every kernel on the host: each order of a block's threads, so that a missing barrier shows.
+#[test]
+fn cuda_kernels_compute_the_references() {
+    for order in [ThreadOrder::Forward, ThreadOrder::Reverse, ThreadOrder::Random(1)] {
+        for case in all_cases() {
+            for strided in [false, true] {
+                let (got, want) = run_on(&mut on_host(order), &case, strided);
+                assert_close(&got, &want, 3e-6, &format!("{:?} strided {strided} {order:?}", case.op));
+            }
+        }
+    }
+}
+
+/// The CUDA device on the host driver.
+pub(super) fn on_host(order: ThreadOrder) -> Cuda {
+    let cache = std::env::temp_dir().join("srgan_host_kernels");
+    let driver = HostDriver::new(&cache, HostOptions { order, ..HostOptions::default() }).unwrap();
+    Cuda::new(Box::new(driver))
+}
+
+/// The devices that run what the cases do not reach: changes of state, raw inputs.
+pub(super) fn devices() -> Vec<Box<dyn Device>> {
+    vec![Box::new(Cpu::new(3).unwrap())]
+}
+
+/// Runs a program of one commit: `inputs` writes its operands, which are checked, on a tape; `data` is for the tape's
+/// inputs by name.
+pub(super) fn commit(
+    device: &mut dyn Device,
+    op: impl CommitOp,
+    inputs: impl FnOnce(&mut Tape) -> Vec<Value>,
+    data: &[(&str, &[f32])],
+    states: &[(&str, Shape)],
+) -> Outcome {
+    let mut tape = Tape::new();
+    let inputs = inputs(&mut tape);
+    let states = states.iter().map(|(name, shape)| ((*name).to_owned(), *shape)).collect();
+    let commits = vec![Commit { op: Arc::new(op), inputs: inputs.clone(), states }];
+    let program = Program { name: "commit", tape, outputs: vec![], checks: inputs, commits };
+    let options = PlanOptions { fuse: true, share: true, target: device.target() };
+    let id = device.load(Plan::compile(&program, options).unwrap()).unwrap();
+    for (name, data) in data {
+        device.upload(id, name, bytes_of(data)).unwrap();
+    }
+    device.run(id).unwrap()
 }

@@ -278,6 +278,43 @@ impl Plan {
     pub fn macs(&self) -> u64 {
         self.steps.iter().map(|s| s.macs).sum()
     }
+
+    /// Bytes that one of the plan's steps reads and writes: each location once, as if caches kept the rest. A
+    /// location that it reads and overwrites counts twice; scratch memory counts nothing.
+    pub fn bytes(&self, step: &Step) -> u64 {
+        let of = |locs: Vec<Loc>| -> usize {
+            let distinct = locs.iter().enumerate().filter(|(i, loc)| !locs[..*i].contains(loc));
+            distinct.map(|(_, loc)| loc.shape.len() * self.element_size(loc)).sum()
+        };
+        (of(step.reads()) + of(step.writes())) as u64
+    }
+
+    fn element_size(&self, loc: &Loc) -> usize {
+        match loc.root {
+            Root::Input(i) => self.inputs[i].dtype.size(),
+            _ => DType::F32.size(),
+        }
+    }
+
+    /// Step `index` as a plan of its own over the same memory, to run it alone. What it reads is whatever the
+    /// memory holds.
+    ///
+    /// # Panics
+    /// If the plan has no such step.
+    pub fn only_step(&self, index: usize) -> Plan {
+        Plan {
+            name: self.name,
+            steps: vec![self.steps[index].clone()],
+            arena_len: self.arena_len,
+            scratch_len: self.steps[index].scratch.1,
+            inputs: self.inputs.clone(),
+            states: self.states.clone(),
+            constants: self.constants.clone(),
+            outputs: vec![],
+            checks: vec![],
+            commits: vec![],
+        }
+    }
 }
 
 /// Marks the nodes that an output, a check or a commit depends on.

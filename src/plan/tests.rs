@@ -119,3 +119,44 @@ fn a_dense_block_copies_nothing() {
     // Gradients of a prefix are summed where they already lie.
     assert!(labels.iter().any(|l| l.starts_with("conv2d_input_grad+add")), "{labels:?}");
 }
+
+#[test]
+fn steps_alone_compute_what_the_plan_does() {
+    let (program, given) = program();
+    let options = PlanOptions { fuse: true, share: true, target: Target::Cpu { threads: 2 } };
+    let (plan, want) = run(&program, &given, options);
+    let mut cpu = Cpu::new(2).unwrap();
+    let mut ids = Vec::new();
+    for i in 0..plan.steps.len() {
+        let mut single = plan.only_step(i);
+        if i + 1 == plan.steps.len() {
+            single.outputs = plan.outputs.clone();
+        }
+        let id = cpu.load(single).unwrap();
+        for (name, data) in &given {
+            let floats: Vec<f32> = data.data.iter().map(|v| *v as f32).collect();
+            cpu.upload(id, name, bytes_of(&floats)).unwrap();
+        }
+        ids.push(id);
+    }
+    cpu.poison().unwrap();
+    let got = ids.into_iter().map(|id| cpu.run(id).unwrap().outputs).last().unwrap();
+    assert!(want == got, "other numbers");
+}
+
+#[test]
+fn bytes_count_each_location_once_with_its_element_type() {
+    for (dtype, bytes) in [(DType::F32, 4), (DType::U16, 2)] {
+        let mut tape = Tape::new();
+        let shape = Shape([2, 3, 5, 4]);
+        let (a, b) = (tape.input("a", shape, dtype), tape.input("b", Shape([2, 1, 1, 4]), DType::F32));
+        let square = tape.push(Mul, &[a, a]).unwrap();
+        let product = tape.push(Mul, &[square, b]).unwrap();
+        let outputs = vec![("square".into(), square), ("product".into(), product)];
+        let program = Program { name: "test", tape, outputs, checks: vec![], commits: vec![] };
+        let plan = Plan::compile(&program, PlanOptions { fuse: true, share: true, target: Target::Cpu { threads: 1 } })
+            .unwrap();
+        assert_eq!(plan.steps.len(), 1);
+        assert_eq!(plan.bytes(&plan.steps[0]), 120 * bytes + 8 * 4 + 2 * 120 * 4);
+    }
+}

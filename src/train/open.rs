@@ -1,15 +1,16 @@
 //! What a config opens: the device and the data.
 
-use crate::config::{Config, DatasetType, DeviceChoice, Layout, StoreMode};
+use crate::config::{Config, DatasetType, DeviceChoice, IsaChoice, Layout, StoreMode};
 use crate::data::{self, DataSettings, DatasetKind};
 use crate::device::Device;
-use crate::device::cpu::Cpu;
+use crate::device::cpu::{Cpu, Isa, IsaKind};
 use crate::{Error, Result};
 
 /// The device that a config asks for.
 ///
 /// # Errors
-/// [`Error::Usage`] for `cuda`, which this version cannot run on; memory that cannot be had.
+/// [`Error::Usage`] for `cuda`, which this version cannot run on, and for an instruction set that the processor
+/// lacks; memory that cannot be had.
 pub fn open_device(cfg: &Config) -> Result<Box<dyn Device>> {
     if cfg.training.device == DeviceChoice::Cuda {
         return Err(Error::usage("Training.device is cuda, but this build has no CUDA device")
@@ -19,7 +20,23 @@ pub fn open_device(cfg: &Config) -> Result<Box<dyn Device>> {
         Some(n) => n,
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
-    Ok(Box::new(Cpu::new(threads)?))
+    Ok(Box::new(Cpu::new(threads)?.with_isa(instruction_set(cfg.training.isa)?)))
+}
+
+/// The instruction set of a choice, if this processor has it.
+fn instruction_set(choice: IsaChoice) -> Result<Isa> {
+    let kind = match choice {
+        IsaChoice::Auto => return Ok(Isa::detect()),
+        IsaChoice::Avx512 => IsaKind::Avx512,
+        IsaChoice::Avx2 => IsaKind::Avx2,
+        IsaChoice::Neon => IsaKind::Neon,
+        IsaChoice::Portable => IsaKind::Portable,
+    };
+    Isa::of(kind).ok_or_else(|| {
+        let present: Vec<_> = Isa::all().map(|isa| isa.kind().name()).collect();
+        let message = format!("Training.isa is {}, but this processor has only {}", kind.name(), present.join(", "));
+        Error::usage(message).with_hint("use `--isa auto` to take the widest")
+    })
 }
 
 /// The data module's settings of a config.
@@ -55,5 +72,29 @@ pub fn data_settings(cfg: &Config) -> DataSettings {
         val_batch: d.val_batch_size,
         num_workers: d.num_workers,
         prefetch_factor: d.prefetch_factor,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A set is either what the device says it runs on, or refused with the sets that there are.
+    #[test]
+    fn a_named_instruction_set_is_used_or_refused() {
+        for choice in [IsaChoice::Portable, IsaChoice::Avx2, IsaChoice::Avx512, IsaChoice::Neon] {
+            let mut cfg = Config::default();
+            (cfg.training.isa, cfg.training.num_threads) = (choice, Some(1));
+            let name = format!("{choice:?}").to_lowercase();
+            match open_device(&cfg) {
+                Ok(device) => assert_eq!(device.describe(), format!("cpu (1 threads, {name})")),
+                Err(e) => {
+                    assert_ne!(choice, IsaChoice::Portable);
+                    let text = e.to_string();
+                    assert!(text.starts_with(&format!("Training.isa is {name}, but this processor has only portable")));
+                    assert!(text.contains("use `--isa auto`"), "{text}");
+                }
+            }
+        }
     }
 }

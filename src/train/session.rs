@@ -160,6 +160,14 @@ impl<'a> Session<'a> {
         Ok(id)
     }
 
+    /// Makes a plan ready that reads this session's states.
+    ///
+    /// # Errors
+    /// If it names a state that does not exist, or memory cannot be had.
+    pub fn load(&mut self, plan: Plan) -> Result<PlanId> {
+        self.device.load(plan)
+    }
+
     /// Compiles a program without making it ready.
     ///
     /// # Errors

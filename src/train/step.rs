@@ -65,7 +65,7 @@ impl StepNumbers {
         }
     }
 
-    fn scalars(&self) -> [f32; scalars::COUNT] {
+    pub(crate) fn scalars(&self) -> [f32; scalars::COUNT] {
         let mut all = [0.0; scalars::COUNT];
         all[scalars::LR_G] = self.lr_g as f32;
         all[scalars::LR_D] = self.lr_d as f32;

@@ -1,8 +1,9 @@
 //! Training from end to end on tiny networks and scenes: resuming, reproducibility, numbers that are not finite,
-//! averages, schedules, the files of a run, the data sets, and everything that the command line refuses.
+//! averages, schedules, the files of a run, the data sets, and everything that the command line refuses; measuring.
 
 mod averages;
 mod bad_input;
+mod bench;
 mod command_line;
 mod common;
 mod data_sets;

@@ -137,7 +137,7 @@ fn our_own_keys_are_read() {
 Data: {dataset_type: scenes, scenes: [a.tif, b.npy], layout: chw, bands: [0, 2, 3, 7], nodata: -1, hr_size: 64,
   patches_per_epoch: 100, val_fraction: 0.25, degradation: bicubic_antialias, augment: off, store_dir: /big/disk,
   store: read, rgb_bands: [2, 1, 0]}
-Training: {seed: 18446744073709551615, precision: bf16, num_threads: 3, pretrain_loss: l1, accumulate_grad_batches: 2,
+Training: {seed: 18446744073709551615, precision: bf16, num_threads: 3, isa: AVX2, pretrain_loss: l1, accumulate_grad_batches: 2,
   max_steps: 1_000, resume: auto, checkpoint_minutes: 0.5, early_stopping_patience: 9, gpus: 1}
 Logging: {log_every_n_steps: 10, dir: out}",
         &[],
@@ -163,6 +163,7 @@ Logging: {log_every_n_steps: 10, dir: out}",
         seed: u64::MAX,
         precision: Precision::Bf16,
         num_threads: Some(3),
+        isa: IsaChoice::Avx2,
         pretrain_loss: PretrainLoss::L1,
         accumulate_grad_batches: 2,
         max_steps: Some(1000),

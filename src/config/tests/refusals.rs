@@ -34,6 +34,7 @@ const WRONG_VALUES: &[(&str, &str)] = &[
     ("Training.EMA.device=tpu", "cpu or cuda:<number>"),
     ("Training.EMA=3", "expected a section"),
     ("Training.device=tpu", "not one of auto, cpu, cuda"),
+    ("Training.isa=sse", "not one of auto, avx512, avx2, neon, portable"),
     ("Training.gpus=-1", "found -1"),
     ("Training.gpus=[0,0]", "listed twice"),
     ("Training.gpus=99999999999999", "at most 1024"),

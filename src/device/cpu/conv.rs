@@ -29,9 +29,10 @@ pub fn algorithm(shape: &ConvShape, pass: Pass) -> Algorithm {
         return Algorithm::Direct;
     }
     let tiles = Tiles::new(s.ksize_h, s.batch, s.out_h, s.out_w).count;
-    // Winograd pays while the transforms (tiles × channels, and weights) are few against the products.
+    // Winograd pays while the transforms (tiles × channels, and weights) are few against the products: 8 tiles of
+    // 128 channels, 3×3, take 0.65 to 0.8 of the direct time with AVX2. Register blocks hold 6 tiles.
     let few_channels = s.in_ch.min(s.out_ch) < 16;
-    let few_tiles = tiles < 24;
+    let few_tiles = tiles < 6;
     if few_channels || few_tiles && pass != Pass::WeightGrad { Algorithm::Direct } else { Algorithm::Winograd }
 }
 

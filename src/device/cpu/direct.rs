@@ -9,11 +9,13 @@ use super::band::{Band, Rect, copy_rect};
 use super::micro::{self, DEPTHWISE_PIXELS, DOT_CHANNELS, Pixels, WIDE_PIXELS};
 use super::pack::{PackedWeights, PhaseWeights, WeightOrder};
 use super::scratch::{self, Shared};
-use super::simd::{MAX_LANES, lanes};
+use super::simd::{MAX_LANES, lanes, panel_width, panel_width_at};
 use super::{ConvShape, Ctx, Pass, Tile, TileSink, View};
 
 /// Most floats of finished results that an item collects.
 const RESULT_FLOATS: usize = 16 * 1024;
+/// Shortest run of the source for which lanes over the reduction pay.
+const LEAST_RUN: usize = 16;
 /// Most floats of packed weights that are used for all pixels of an item before the next ones: 20 KB of L1.
 const WEIGHT_CHUNK: usize = 5 * 1024;
 
@@ -62,7 +64,7 @@ impl Correlation {
         let longest_run = source_ch * taps_x.iter().map(Vec::len).max().unwrap_or(0);
         let lanes = if s.depthwise {
             Lanes::Depthwise
-        } else if result_ch <= 2 * DOT_CHANNELS && longest_run >= 2 * MAX_LANES {
+        } else if result_ch <= 2 * DOT_CHANNELS && longest_run >= LEAST_RUN {
             Lanes::Reduction
         } else {
             Lanes::Results
@@ -113,7 +115,7 @@ impl Correlation {
     /// Floats of scratch: packed weights, and per thread the copied source and the results.
     fn parts(&self, threads: usize) -> [usize; 3] {
         let rect = self.source_rect([0, 0], self.block);
-        let source = rect.rows * rect.cols * self.pixel() + 2 * MAX_LANES;
+        let source = rect.rows * rect.cols * self.pixel() + MAX_LANES;
         let results = (self.block[0] * self.block[1] + 1) * padded(self.result_ch);
         let packed = PackedWeights::max_len(self);
         [packed, threads * scratch::whole_lines(source), threads * scratch::whole_lines(results)]
@@ -154,7 +156,7 @@ impl Correlation {
 
 /// `channels` rounded up to what the widest kernel stores.
 pub(super) fn padded(channels: usize) -> usize {
-    channels.next_multiple_of(2 * MAX_LANES)
+    channels.next_multiple_of(MAX_LANES)
 }
 
 /// The taps that reach results of `phase`.
@@ -199,7 +201,7 @@ impl Item<'_> {
         // SAFETY: the room was sized for the largest rectangle and a tail that the last vector may read.
         unsafe {
             let band = copy_rect(view, self.n, rect, c.pixel(), room);
-            room.add(rect.rows * band.row).write_bytes(0, 2 * MAX_LANES);
+            room.add(rect.rows * band.row).write_bytes(0, MAX_LANES);
             band
         }
     }
@@ -280,15 +282,15 @@ impl Item<'_> {
 
     /// Panels of result channels, one after the other.
     unsafe fn phase_wide(&self, addresses: &Addresses, weights: PhaseWeights, offsets: &[usize]) {
-        let width = 2 * lanes(self.ctx.isa);
-        let per_run = weights.run * width;
-        for panel in 0..self.correlation.result_ch.div_ceil(width) {
-            // SAFETY: as for `phase`.
-            for_chunks(offsets, per_run, |chunk, first| unsafe {
-                let weight = weights.ptr.add((panel * offsets.len() + first) * per_run);
+        let result_ch = self.correlation.result_ch;
+        for channel in (0..result_ch).step_by(panel_width(self.ctx.isa)) {
+            let width = panel_width_at(self.ctx.isa, result_ch, channel);
+            // SAFETY: as for `phase`; the panels before this one are whole.
+            for_chunks(offsets, weights.run * width, |chunk, first| unsafe {
+                let weight = weights.ptr.add((channel * offsets.len() + width * first) * weights.run);
                 for p in (0..addresses.pixels).step_by(WIDE_PIXELS) {
-                    let block = addresses.block::<WIDE_PIXELS>(p, panel * width);
-                    micro::wide(self.ctx.isa, &block, chunk, weights.run, weight, first > 0);
+                    let block = addresses.block::<WIDE_PIXELS>(p, channel);
+                    micro::wide(self.ctx.isa, &block, chunk, weights.run, weight, width, first > 0);
                 }
             });
         }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::ready::{Addresses, Ready};
-use super::{Buffer, Ctx, Isa, Pool, View, ViewMut};
-use crate::device::{Device, Outcome, PlanId};
+use super::{Buffer, Ctx, Isa, Pool, View, ViewMut, peak};
+use crate::device::{Device, Outcome, Peaks, PlanId};
 use crate::plan::{Plan, Target};
 use crate::tape::Shape;
 use crate::{Error, Result};
@@ -80,7 +80,7 @@ impl Cpu {
 
 impl Device for Cpu {
     fn describe(&self) -> String {
-        format!("cpu ({} threads, {:?})", self.pool.threads(), self.isa.kind()).to_lowercase()
+        format!("cpu ({} threads, {})", self.pool.threads(), self.isa.kind().name())
     }
 
     fn target(&self) -> Target {
@@ -190,6 +190,10 @@ impl Device for Cpu {
 
     fn times(&self, plan: PlanId) -> &[Duration] {
         &self.plans[plan.0].times
+    }
+
+    fn peaks(&self) -> Result<Peaks> {
+        peak::measure(&Ctx { pool: &self.pool, isa: self.isa })
     }
 }
 

@@ -7,7 +7,7 @@
 
 use super::micro::{self, DOT_CHANNELS, Pixels, WIDE_PIXELS};
 use super::scratch::{self, Shared, carve};
-use super::simd::{MAX_LANES, lanes};
+use super::simd::{MAX_LANES, lanes, panel_width, panel_width_at};
 use super::{Ctx, Tile, TileSink};
 
 /// Rows of C of a packed item, whole register blocks.
@@ -106,7 +106,7 @@ impl GemmShape {
     }
 
     fn padded_cols(&self) -> usize {
-        self.n.min(COLS).next_multiple_of(2 * MAX_LANES)
+        self.n.min(COLS).next_multiple_of(MAX_LANES)
     }
 }
 
@@ -224,7 +224,7 @@ unsafe fn packed(ctx: &Ctx, shape: &GemmShape, a: Matrix, b: Matrix, sink: &dyn 
     let GemmShape { m, n, k } = *shape;
     let parts = shape.packed_parts(ctx.pool.threads());
     let [a_blocks, b_blocks, c_blocks] = carve(scratch, parts);
-    let (width, stride) = (2 * lanes(ctx.isa), shape.padded_cols());
+    let (whole, stride) = (panel_width(ctx.isa), shape.padded_cols());
     let col_items = n.div_ceil(COLS);
     ctx.pool.run(m.div_ceil(ROWS) * col_items, &|item, worker| {
         let own = |part: Shared, i: usize| part.at(worker * (parts[i] / ctx.pool.threads()));
@@ -239,7 +239,8 @@ unsafe fn packed(ctx: &Ctx, shape: &GemmShape, a: Matrix, b: Matrix, sink: &dyn 
                     copy_row(a.at(row + i, p), a.col_stride, depth, a_block.add(i * depth));
                 }
                 for q in 0..depth {
-                    for j in (0..cols).step_by(width) {
+                    for j in (0..cols).step_by(whole) {
+                        let width = panel_width_at(ctx.isa, cols, j);
                         let to = b_block.add(j * depth + q * width);
                         let valid = width.min(cols - j);
                         copy_row(b.at(p + q, col + j), b.col_stride, valid, to);
@@ -248,13 +249,14 @@ unsafe fn packed(ctx: &Ctx, shape: &GemmShape, a: Matrix, b: Matrix, sink: &dyn 
                         }
                     }
                 }
-                for j in (0..cols).step_by(width) {
+                for j in (0..cols).step_by(whole) {
+                    let width = panel_width_at(ctx.isa, cols, j);
                     for i in (0..rows).step_by(WIDE_PIXELS) {
                         let pixels = Pixels {
                             source: std::array::from_fn(|r| a_block.add((i + r) * depth).cast_const()),
                             result: std::array::from_fn(|r| c_block.add((i + r) * stride + j)),
                         };
-                        micro::wide(ctx.isa, &pixels, &[0], depth, b_block.add(j * depth), p > 0);
+                        micro::wide(ctx.isa, &pixels, &[0], depth, b_block.add(j * depth), width, p > 0);
                     }
                 }
             }
@@ -283,6 +285,7 @@ unsafe fn copy_row(from: *const f32, step: usize, len: usize, to: *mut f32) {
         match (step, len) {
             // A constant size compiles to moves instead of a call.
             (1, 16) => std::ptr::copy_nonoverlapping(from, to, 16),
+            (1, 64) => std::ptr::copy_nonoverlapping(from, to, 64),
             (1, _) => std::ptr::copy_nonoverlapping(from, to, len),
             _ => (0..len).for_each(|i| *to.add(i) = *from.add(i * step)),
         }

@@ -7,6 +7,37 @@ pub enum IsaKind {
     Portable,
     /// x86-64 with AVX2 and FMA.
     Avx2,
+    /// x86-64 with AVX-512 F, BW, DQ and VL, as all since Skylake-X; and AVX2 and FMA.
+    Avx512,
+    /// AArch64's vectors.
+    Neon,
+    /// AVX-512's sizes in plain Rust, on any processor.
+    #[cfg(test)]
+    Emulated,
+}
+
+impl IsaKind {
+    /// Every set, from the narrowest.
+    pub const ALL: &[IsaKind] = &[
+        IsaKind::Portable,
+        IsaKind::Neon,
+        IsaKind::Avx2,
+        IsaKind::Avx512,
+        #[cfg(test)]
+        IsaKind::Emulated,
+    ];
+
+    /// The name on the command line and in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            IsaKind::Portable => "portable",
+            IsaKind::Avx2 => "avx2",
+            IsaKind::Avx512 => "avx512",
+            IsaKind::Neon => "neon",
+            #[cfg(test)]
+            IsaKind::Emulated => "emulated",
+        }
+    }
 }
 
 /// An instruction set that this processor is known to have.
@@ -17,29 +48,57 @@ impl Isa {
     /// The set that needs no detection.
     pub const PORTABLE: Isa = Isa(IsaKind::Portable);
 
-    /// The best set of this processor.
+    /// The widest set of this processor.
     pub fn detect() -> Isa {
-        Isa::avx2().unwrap_or(Isa::PORTABLE)
+        let widest = [IsaKind::Avx512, IsaKind::Avx2, IsaKind::Neon].into_iter().find_map(Isa::of);
+        widest.unwrap_or(Isa::PORTABLE)
     }
 
-    /// AVX2 with FMA, if this processor has both.
-    pub fn avx2() -> Option<Isa> {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            return Some(Isa(IsaKind::Avx2));
-        }
-        None
+    /// The set, if this processor has it.
+    pub fn of(kind: IsaKind) -> Option<Isa> {
+        let present = match kind {
+            IsaKind::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            IsaKind::Avx2 => has_avx2(),
+            #[cfg(target_arch = "x86_64")]
+            IsaKind::Avx512 => {
+                has_avx2()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+            }
+            IsaKind::Neon => cfg!(target_arch = "aarch64"),
+            #[cfg(test)]
+            IsaKind::Emulated => true,
+            #[cfg(not(target_arch = "x86_64"))]
+            IsaKind::Avx2 | IsaKind::Avx512 => false,
+        };
+        present.then_some(Isa(kind))
     }
 
-    /// Every set that this processor has, for tests.
+    /// Every set that this processor has, from the narrowest.
     pub fn all() -> impl Iterator<Item = Isa> {
-        std::iter::once(Isa::PORTABLE).chain(Isa::avx2())
+        IsaKind::ALL.iter().filter_map(|kind| Isa::of(*kind))
     }
 
     /// Which set it is.
     pub fn kind(self) -> IsaKind {
         self.0
     }
+
+    /// A set with at most eight lanes that a processor with this one has.
+    pub(super) fn narrower(self) -> Isa {
+        match self.0 {
+            IsaKind::Avx512 => Isa(IsaKind::Avx2),
+            _ => Isa::PORTABLE,
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
 }
 
 /// Compiles a function once per instruction set; the generated function takes an [`Isa`](crate::device::cpu::Isa)
@@ -73,12 +132,21 @@ macro_rules! simd_fn {
             #[allow(clippy::too_many_arguments)]
             fn generic($($arg: $ty),*) $(-> $ret)? $body
             #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+            #[allow(clippy::too_many_arguments)]
+            fn avx512($($arg: $ty),*) $(-> $ret)? {
+                generic($($arg),*)
+            }
+            #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
             #[allow(clippy::too_many_arguments)]
             fn avx2($($arg: $ty),*) $(-> $ret)? {
                 generic($($arg),*)
             }
             match isa.kind() {
+                // SAFETY: an `Isa` of this kind exists only where the processor has AVX-512.
+                #[cfg(target_arch = "x86_64")]
+                $crate::device::cpu::IsaKind::Avx512 => unsafe { avx512($($arg),*) },
                 // SAFETY: an `Isa` of this kind exists only where the processor has AVX2 and FMA.
                 #[cfg(target_arch = "x86_64")]
                 $crate::device::cpu::IsaKind::Avx2 => unsafe { avx2($($arg),*) },
@@ -94,19 +162,29 @@ macro_rules! simd_fn {
             #[allow(clippy::too_many_arguments)]
             unsafe fn generic($($arg: $ty),*) $(-> $ret)? $body
             #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+            #[allow(clippy::too_many_arguments)]
+            unsafe fn avx512($($arg: $ty),*) $(-> $ret)? {
+                // SAFETY: the caller's promise is passed on.
+                unsafe { generic($($arg),*) }
+            }
+            #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
             #[allow(clippy::too_many_arguments)]
             unsafe fn avx2($($arg: $ty),*) $(-> $ret)? {
                 // SAFETY: the caller's promise is passed on.
                 unsafe { generic($($arg),*) }
             }
-            match isa.kind() {
-                // SAFETY: an `Isa` of this kind exists only where the processor has AVX2 and FMA; the
-                // caller's promise is passed on.
-                #[cfg(target_arch = "x86_64")]
-                $crate::device::cpu::IsaKind::Avx2 => unsafe { avx2($($arg),*) },
-                // SAFETY: the caller's promise is passed on.
-                _ => unsafe { generic($($arg),*) },
+            // SAFETY: an `Isa` of a kind exists only where the processor has those instructions; the caller's
+            // promise is passed on.
+            unsafe {
+                match isa.kind() {
+                    #[cfg(target_arch = "x86_64")]
+                    $crate::device::cpu::IsaKind::Avx512 => avx512($($arg),*),
+                    #[cfg(target_arch = "x86_64")]
+                    $crate::device::cpu::IsaKind::Avx2 => avx2($($arg),*),
+                    _ => generic($($arg),*),
+                }
             }
         }
     };

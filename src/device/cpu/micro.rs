@@ -23,34 +23,56 @@ pub(super) fn dot_pixels(channels: usize) -> usize {
     [8, 6, 4, 3][channels - 1]
 }
 
+/// [`wide`] for a panel of V vectors.
+#[inline(always)]
+unsafe fn wide_block<S: Simd, const V: usize>(
+    pixels: &Pixels<WIDE_PIXELS>,
+    offsets: &[usize],
+    run: usize,
+    panel: *const f32,
+    accumulate: bool,
+) {
+    // SAFETY: the caller's promise; every access is inside a run, the panel or a result.
+    unsafe {
+        let mut acc = [[S::splat(0.0); V]; WIDE_PIXELS];
+        let mut panel = panel;
+        for &offset in offsets {
+            let source = pixels.source.map(|p| p.add(offset));
+            for k in 0..run {
+                let b: [S::V; V] = std::array::from_fn(|j| S::load(panel.add(j * S::LANES)));
+                for (acc, source) in acc.iter_mut().zip(source) {
+                    let a = S::splat(*source.add(k));
+                    *acc = std::array::from_fn(|j| S::fma(a, b[j], acc[j]));
+                }
+                panel = panel.add(V * S::LANES);
+            }
+        }
+        for (acc, &to) in acc.iter().zip(&pixels.result) {
+            for (j, &acc) in acc.iter().enumerate() {
+                let to = to.add(j * S::LANES);
+                S::store(to, if accumulate { S::add(S::load(to), acc) } else { acc });
+            }
+        }
+    }
+}
+
 simd_kernel! {
-    /// Lanes over result channels: `result[i][0..2 LANES] (+)= Σ source[i][k] panel[k][0..2 LANES]`.
+    /// Lanes over result channels: `result[i][0..width] (+)= Σ source[i][k] panel[k][0..width]`, where `width`
+    /// is that of a panel or fewer whole vectors.
     ///
     /// # Safety
-    /// All runs readable, `panel` of `offsets.len() * run` rows of 2 LANES, results writable.
+    /// All runs readable, `panel` of `offsets.len() * run` rows of `width`, results writable.
     pub(super) unsafe fn wide<S>(
-        pixels: &Pixels<WIDE_PIXELS>, offsets: &[usize], run: usize, panel: *const f32, accumulate: bool
+        pixels: &Pixels<WIDE_PIXELS>, offsets: &[usize], run: usize, panel: *const f32, width: usize,
+        accumulate: bool
     ) {
-        // SAFETY: the caller's promise; every access is inside a run, the panel or a result.
+        // SAFETY: the caller's promise.
         unsafe {
-            let mut acc = [[S::splat(0.0); 2]; WIDE_PIXELS];
-            let mut panel = panel;
-            for &offset in offsets {
-                let source = pixels.source.map(|p| p.add(offset));
-                for k in 0..run {
-                    let b = [S::load(panel), S::load(panel.add(S::LANES))];
-                    for (acc, source) in acc.iter_mut().zip(source) {
-                        let a = S::splat(*source.add(k));
-                        *acc = [S::fma(a, b[0], acc[0]), S::fma(a, b[1], acc[1])];
-                    }
-                    panel = panel.add(2 * S::LANES);
-                }
-            }
-            for (acc, &to) in acc.iter().zip(&pixels.result) {
-                for (j, &acc) in acc.iter().enumerate() {
-                    let to = to.add(j * S::LANES);
-                    S::store(to, if accumulate { S::add(S::load(to), acc) } else { acc });
-                }
+            match width / S::LANES {
+                1 => wide_block::<S, 1>(pixels, offsets, run, panel, accumulate),
+                3 if S::PANEL > 2 => wide_block::<S, 3>(pixels, offsets, run, panel, accumulate),
+                4 if S::PANEL > 2 => wide_block::<S, 4>(pixels, offsets, run, panel, accumulate),
+                _ => wide_block::<S, 2>(pixels, offsets, run, panel, accumulate),
             }
         }
     }

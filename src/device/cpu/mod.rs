@@ -17,6 +17,7 @@ mod gemm;
 mod isa;
 mod micro;
 mod pack;
+mod peak;
 mod pool;
 mod products;
 mod ready;
@@ -31,6 +32,7 @@ mod weight_grad;
 mod winograd;
 mod winograd_conv;
 mod winograd_weight_grad;
+mod winograd_weights;
 
 pub use buffer::Buffer;
 pub use conv::{Algorithm, algorithm, conv2d, conv2d_input_grad, conv2d_weight_grad, scratch_len};

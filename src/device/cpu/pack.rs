@@ -3,7 +3,7 @@
 use super::direct::{Correlation, Lanes, padded};
 use super::micro::DOT_CHANNELS;
 use super::scratch::Shared;
-use super::simd::{MAX_LANES, lanes};
+use super::simd::{MAX_LANES, lanes, panel_width, panel_width_at};
 use super::{ConvShape, Ctx};
 
 /// Where weight (result channel, source channel, tap) is in O,kh,kw,I memory.
@@ -87,15 +87,15 @@ unsafe fn pack_phase(ctx: &Ctx, c: &Correlation, weight: &[f32], taps: &[usize],
     let vector = lanes(ctx.isa);
     match c.lanes {
         Lanes::Results => {
-            let width = 2 * vector;
-            let panel = taps.len() * c.source_ch * width;
-            let panels = c.result_ch.div_ceil(width);
-            ctx.pool.run(panels, &|p, _| {
+            let whole = panel_width(ctx.isa);
+            let rows = taps.len() * c.source_ch;
+            ctx.pool.run(c.result_ch.div_ceil(whole), &|p, _| {
+                let width = panel_width_at(ctx.isa, c.result_ch, p * whole);
                 // SAFETY: each panel is written by one item.
-                let to = unsafe { std::slice::from_raw_parts_mut(to.at(p * panel), panel) };
-                pack_panel(c, weight, taps, p * width, width, to);
+                let to = unsafe { std::slice::from_raw_parts_mut(to.at(p * rows * whole), rows * width) };
+                pack_panel(c, weight, taps, p * whole, width, to);
             });
-            panels * panel
+            rows * c.result_ch.next_multiple_of(vector)
         }
         Lanes::Reduction => {
             let run = run_taps * c.source_ch;

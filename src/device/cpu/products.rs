@@ -1,7 +1,9 @@
 //! Register-blocked inner loops of the weight gradients: sums of products over pixels.
 
+use std::mem::MaybeUninit;
+
 use super::scratch::Shared;
-use super::simd::{MAX_LANES, Simd, simd_kernel};
+use super::simd::{MAX_LANES, MAX_PANEL, Simd, simd_kernel};
 
 /// Floats of input that all register blocks of an item go over before the next ones: most of L1.
 const SLAB_FLOATS: usize = 6 * 1024;
@@ -23,10 +25,67 @@ pub(super) struct ProductBlock {
     pub columns: usize,
 }
 
-/// `to[o][k] (+)= Σ over pixels of panel[pixel][o] row[pixel][k]` for `columns` values of k, in register blocks
-/// of M output channels and NV vectors.
+/// Adds to the weights of M output channels and V vectors from `column` on.
 #[inline(always)]
-unsafe fn add_panel<S: Simd, const M: usize, const NV: usize>(
+unsafe fn add_block<S: Simd, const M: usize, const V: usize>(
+    rows: &[Shared],
+    offset: usize,
+    panel: *const f32,
+    block: &ProductBlock,
+    column: usize,
+    to: *mut f32,
+    accumulate: bool,
+) {
+    // SAFETY: the caller's promise; reads go less than a vector beyond a row's end.
+    unsafe {
+        let mut acc = [[S::splat(0.0); V]; M];
+        let mut d = panel;
+        for row in rows {
+            let mut x = row.at(offset + column).cast_const();
+            for _ in 0..block.pixels {
+                let b: [S::V; V] = std::array::from_fn(|j| S::load(x.add(j * S::LANES)));
+                for (i, acc) in acc.iter_mut().enumerate() {
+                    let a = S::splat(*d.add(i));
+                    for (acc, b) in acc.iter_mut().zip(b) {
+                        *acc = S::fma(a, b, *acc);
+                    }
+                }
+                d = d.add(M);
+                x = x.add(block.pixel_step);
+            }
+        }
+        // What does not fill the block goes through a buffer. The accumulators are read in this one constant loop:
+        // with another the compiler keeps them in memory.
+        let valid = (V * S::LANES).min(block.columns - column);
+        let whole = block.out_channels == M && valid == V * S::LANES;
+        let mut buffer = [[MaybeUninit::<f32>::uninit(); MAX_PANEL + MAX_LANES]; M];
+        let to = to.add(column);
+        let (target, stride) =
+            if whole { (to, block.out_stride) } else { (buffer.as_mut_ptr().cast::<f32>(), MAX_PANEL + MAX_LANES) };
+        for (i, acc) in acc.iter().enumerate() {
+            for (j, &acc) in acc.iter().enumerate() {
+                let to = target.add(i * stride + j * S::LANES);
+                S::store(to, if accumulate && whole { S::add(S::load(to), acc) } else { acc });
+            }
+        }
+        if whole {
+            return;
+        }
+        for (i, row) in buffer.iter().enumerate().take(block.out_channels) {
+            let to = std::slice::from_raw_parts_mut(to.add(i * block.out_stride), valid);
+            for (to, value) in to.iter_mut().zip(row) {
+                let value = value.assume_init();
+                *to = if accumulate { *to + value } else { value };
+            }
+        }
+    }
+}
+
+/// `to[o][k] (+)= Σ over pixels of panel[pixel][o] row[pixel][k]` for `columns` values of k, in register blocks
+/// of M output channels and up to `vectors` vectors.
+#[inline(always)]
+unsafe fn add_panel<S: Simd, const M: usize>(
+    vectors: usize,
     rows: &[Shared],
     offset: usize,
     panel: *const f32,
@@ -34,71 +93,37 @@ unsafe fn add_panel<S: Simd, const M: usize, const NV: usize>(
     to: *mut f32,
     accumulate: bool,
 ) {
-    let width = NV * S::LANES;
-    for column in (0..block.columns).step_by(width) {
-        // SAFETY: the caller's promise; reads go at most SLACK beyond a row's end.
+    for column in (0..block.columns).step_by(vectors * S::LANES) {
+        // SAFETY: the caller's promise.
         unsafe {
-            let mut acc = [[S::splat(0.0); NV]; M];
-            let mut d = panel;
-            for row in rows {
-                let mut x = row.at(offset + column).cast_const();
-                for _ in 0..block.pixels {
-                    let b: [S::V; NV] = std::array::from_fn(|j| S::load(x.add(j * S::LANES)));
-                    for (i, acc) in acc.iter_mut().enumerate() {
-                        let a = S::splat(*d.add(i));
-                        for (acc, b) in acc.iter_mut().zip(b) {
-                            *acc = S::fma(a, b, *acc);
-                        }
-                    }
-                    d = d.add(M);
-                    x = x.add(block.pixel_step);
-                }
-            }
-            // Small constant loops only: with anything larger the compiler keeps the accumulators in memory.
-            let valid = width.min(block.columns - column);
-            let to = to.add(column);
-            if block.out_channels == M && valid == width {
-                for (i, acc) in acc.iter().enumerate() {
-                    for (j, &acc) in acc.iter().enumerate() {
-                        let to = to.add(i * block.out_stride + j * S::LANES);
-                        S::store(to, if accumulate { S::add(S::load(to), acc) } else { acc });
-                    }
-                }
-                continue;
-            }
-            let mut rows = [[0.0; 3 * MAX_LANES]; M];
-            for (acc, row) in acc.iter().zip(&mut rows) {
-                for (j, &acc) in acc.iter().enumerate() {
-                    S::store(row.as_mut_ptr().add(j * S::LANES), acc);
-                }
-            }
-            for (i, row) in rows.iter().enumerate().take(block.out_channels) {
-                let to = std::slice::from_raw_parts_mut(to.add(i * block.out_stride), valid);
-                for (to, value) in to.iter_mut().zip(row) {
-                    *to = if accumulate { *to + value } else { *value };
-                }
+            match (block.columns - column).div_ceil(S::LANES).min(vectors) {
+                1 => add_block::<S, M, 1>(rows, offset, panel, block, column, to, accumulate),
+                3 if vectors > 2 => add_block::<S, M, 3>(rows, offset, panel, block, column, to, accumulate),
+                4 if vectors > 3 => add_block::<S, M, 4>(rows, offset, panel, block, column, to, accumulate),
+                5 if vectors > 4 => add_block::<S, M, 5>(rows, offset, panel, block, column, to, accumulate),
+                _ => add_block::<S, M, 2>(rows, offset, panel, block, column, to, accumulate),
             }
         }
     }
 }
 
 simd_kernel! {
-    /// Register blocks of 4 output channels and 3 vectors.
+    /// Register blocks of 4 output channels and one vector more than a panel.
     pub(super) unsafe fn add_panel_4<S>(
         rows: &[Shared], offset: usize, panel: *const f32, block: &ProductBlock, to: *mut f32, accumulate: bool
     ) {
         // SAFETY: the caller's promise.
-        unsafe { add_panel::<S, 4, 3>(rows, offset, panel, block, to, accumulate) }
+        unsafe { add_panel::<S, 4>(S::PANEL + 1, rows, offset, panel, block, to, accumulate) }
     }
 }
 
 simd_kernel! {
-    /// Register blocks of 6 output channels and 2 vectors.
+    /// Register blocks of 6 output channels and a panel.
     pub(super) unsafe fn add_panel_6<S>(
         rows: &[Shared], offset: usize, panel: *const f32, block: &ProductBlock, to: *mut f32, accumulate: bool
     ) {
         // SAFETY: the caller's promise.
-        unsafe { add_panel::<S, 6, 2>(rows, offset, panel, block, to, accumulate) }
+        unsafe { add_panel::<S, 6>(S::PANEL, rows, offset, panel, block, to, accumulate) }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Winograd's algorithm applies, and every input tile is transformed once for all blocks.
 
 use super::scratch::{self, carve};
-use super::simd::MAX_LANES;
+use super::winograd::CHANNEL_STEP;
 use super::winograd_weight_grad::WinogradWeightGrad;
 use super::{ConvShape, Ctx, View};
 
@@ -32,8 +32,8 @@ impl StackedWeightGrad {
             && s.ksize_h.is_multiple_of(BLOCK)
             && [s.stride, s.dilation] == [1, 1]
             && !s.depthwise
-            && s.in_ch.is_multiple_of(MAX_LANES)
-            && s.in_ch >= 2 * MAX_LANES
+            && s.in_ch.is_multiple_of(CHANNEL_STEP)
+            && s.in_ch >= 2 * CHANNEL_STEP
             && s.out_ch * blocks * blocks <= MOST_CHANNELS
             && s.batch * s.out_h * s.out_w >= LEAST_PIXELS
     }
@@ -45,7 +45,7 @@ impl StackedWeightGrad {
         let stacked = ConvShape {
             out_h: s.out_h + moved,
             out_w: s.out_w + moved,
-            out_ch: (blocks * blocks * s.out_ch).next_multiple_of(MAX_LANES),
+            out_ch: (blocks * blocks * s.out_ch).next_multiple_of(CHANNEL_STEP),
             ksize_h: BLOCK,
             ksize_w: BLOCK,
             ..s

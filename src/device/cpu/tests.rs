@@ -254,6 +254,9 @@ fn winograd_is_right() {
         ([1, 13, 10, 40], 72, 4, 1),
         ([1, 6, 7, 16], 8, 4, 0),
         ([1, 6, 5, 16], 16, 4, 3),
+        // More than one block of channels: weights that are transformed block by block, in all passes.
+        ([1, 6, 5, 264], 256, 3, 1),
+        ([1, 5, 4, 256], 272, 4, 1),
         // More than one chunk of tiles in the weight gradient.
         ([1, 60, 62, 128], 8, 3, 1),
         ([1, 45, 48, 128], 8, 4, 1),

@@ -16,7 +16,7 @@ const CHUNK_FLOATS: usize = 192 * 1024;
 /// Weights of a kernel row that an item owns for each of its output channels.
 const ITEM_RUN: usize = 192;
 /// Most floats after a run that a kernel reads.
-const SLACK: usize = 3 * MAX_LANES;
+const SLACK: usize = MAX_LANES;
 
 /// Output rows `y0 .. y0 + rows` of images `n0 .. n0 + images`.
 #[derive(Clone, Copy)]
@@ -248,7 +248,7 @@ impl WeightGrad {
         let s = &self.shape;
         let rows = self.row_addresses(chunk, band);
         let vector = lanes(ctx.isa);
-        let vectors = self.pixel / vector;
+        let vectors = s.in_ch.div_ceil(vector);
         // Kernel rows longer than the registers are cut evenly.
         let parts = s.ksize_w.div_ceil(DEPTHWISE_TAPS);
         let part_taps = s.ksize_w.div_ceil(parts);

@@ -12,6 +12,8 @@ use super::simd::{Simd, simd_kernel};
 pub(super) const INPUT: usize = 6;
 /// Most outputs of a tile along an axis.
 pub(super) const MAX_OUTPUT: usize = 4;
+/// Channels come in multiples of this, which some vector of every processor divides.
+pub(super) const CHANNEL_STEP: usize = 8;
 /// Products of a tile.
 pub(super) const POINTS: usize = INPUT * INPUT;
 

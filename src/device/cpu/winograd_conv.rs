@@ -1,35 +1,46 @@
 //! Winograd convolution, forward and input gradient (which is the forward pass with taps turned round and
-//! channels exchanged). An item of work is a block of tiles: transform, 36 products, inverse, all in L2.
+//! channels exchanged).
+//!
+//! The smaller operand is transformed once and stored, the other one where it is used ([`Order`]): large maps
+//! of few channels go through in blocks of tiles, small maps of many channels in blocks of result channels.
 
 use super::micro::{self, Pixels, WIDE_PIXELS};
 use super::scratch::{self, Shared, carve};
-use super::simd::{MAX_LANES, lanes};
+use super::simd::{MAX_LANES, MAX_PANEL, dividing, lanes, panel_width, panel_width_at};
 use super::winograd::{
-    INPUT, MAX_OUTPUT, POINTS, Steps, Tiles, outputs, pixel_addresses, transform_input, transform_output,
-    transform_weight,
+    CHANNEL_STEP, INPUT, MAX_OUTPUT, POINTS, Steps, Tiles, outputs, pixel_addresses, transform_input, transform_output,
 };
+use super::winograd_weights::{STAGED_SOURCES, Weights};
 use super::{ConvShape, Ctx, Pass, Tile, TileSink, View};
 
-/// Tiles of an item, four register blocks.
+/// Tiles that are transformed back at a time, four register blocks.
 const BLOCK_TILES: usize = 24;
 /// Result channels between two inverse transforms.
 const BLOCK_CHANNELS: usize = 64;
+/// Tiles that one item transforms where the input is stored.
+const INPUT_TILES: usize = 4;
 /// Floats added to a plane, so that the planes do not fall into the same cache sets.
 const PLANE_PAD: usize = 16;
-/// Channels of a panel of transformed weights on the widest instruction set; what sizes are rounded up to.
-const PANEL: usize = 2 * MAX_LANES;
+
+/// What an item of work is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// A block of tiles: its input is transformed, multiplied by the stored weights and transformed back in L2.
+    Tiles,
+    /// A block of result channels: its weights are transformed in L2 and multiply the stored input of all tiles.
+    Channels,
+}
 
 /// The pass as a forward convolution.
 pub(super) struct WinogradConv {
-    /// Side of the kernel.
-    taps: usize,
-    source_ch: usize,
-    result_ch: usize,
+    weights: Weights,
     result: [usize; 2],
     tiles: Tiles,
     /// Zeros before the first row and column.
     pad: usize,
-    flipped: bool,
+    order: Order,
+    /// Tiles of a plane of transformed input.
+    block_tiles: usize,
 }
 
 impl WinogradConv {
@@ -40,32 +51,46 @@ impl WinogradConv {
         let taps = s.ksize_h;
         let pad = if forward { s.pad } else { taps - 1 - s.pad };
         let tiles = Tiles::new(taps, s.batch, result[0], result[1]);
-        WinogradConv { taps, source_ch, result_ch, result, tiles, pad, flipped: !forward }
+        let weights = Weights { taps, source_ch, result_ch, flipped: !forward };
+        // Of V, tiles × source channels, and U, source × result channels, the smaller one goes through memory.
+        let order = if tiles.count < result_ch { Order::Channels } else { Order::Tiles };
+        let block_tiles = match order {
+            Order::Tiles => BLOCK_TILES,
+            Order::Channels => tiles.count.next_multiple_of(WIDE_PIXELS),
+        };
+        WinogradConv { weights, result, tiles, pad, order, block_tiles }
     }
 
-    /// Whether the algorithm can compute a pass: 3×3 or 4×4, stride 1, no dilation, whole vectors of channels.
+    /// Whether the algorithm can compute a pass: 3×3 or 4×4, stride 1, no dilation, channels in steps of 8.
     pub(super) fn supports(s: &ConvShape) -> bool {
         [[3, 3, 1, 1], [4, 4, 1, 1]].contains(&[s.ksize_h, s.ksize_w, s.stride, s.dilation])
             && !s.depthwise
             && s.pad < s.ksize_h
-            && s.in_ch.is_multiple_of(MAX_LANES)
-            && s.out_ch.is_multiple_of(MAX_LANES)
+            && s.in_ch.is_multiple_of(CHANNEL_STEP)
+            && s.out_ch.is_multiple_of(CHANNEL_STEP)
     }
 
     fn source_plane(&self) -> usize {
-        BLOCK_TILES * self.source_ch + PLANE_PAD
+        self.block_tiles * self.weights.source_ch + PLANE_PAD
     }
 
-    /// Floats of scratch: U, zeros, then per thread V, products, results.
+    fn product_plane(&self) -> usize {
+        self.block_tiles * BLOCK_CHANNELS + PLANE_PAD
+    }
+
+    /// Floats of scratch: U, zeros, V, then per thread products, and results or else staged weights.
     fn parts(&self, threads: usize) -> [usize; 5] {
-        let weights = POINTS * self.source_ch * self.result_ch.next_multiple_of(PANEL);
-        let source = POINTS * self.source_plane();
-        let products = POINTS * (BLOCK_TILES * BLOCK_CHANNELS + PLANE_PAD);
-        let results = BLOCK_TILES * MAX_OUTPUT * MAX_OUTPUT * BLOCK_CHANNELS;
-        // The taps of one panel, transposed, before they are transformed.
-        let staged = self.taps * self.taps * self.source_ch * PANEL;
+        let Weights { source_ch, result_ch, .. } = self.weights;
         let per_thread = |floats| threads * scratch::whole_lines(floats);
-        [weights, self.source_ch, per_thread(source.max(staged)), per_thread(products), per_thread(results)]
+        let input = POINTS * self.source_plane();
+        let (weights, input) = match self.order {
+            Order::Tiles => (POINTS * source_ch * result_ch.next_multiple_of(MAX_LANES), per_thread(input)),
+            Order::Channels => (per_thread(POINTS * STAGED_SOURCES.min(source_ch) * BLOCK_CHANNELS), input),
+        };
+        let products = POINTS * self.product_plane();
+        let results = BLOCK_TILES * MAX_OUTPUT * MAX_OUTPUT * BLOCK_CHANNELS;
+        let staged = self.weights.staged_len(MAX_PANEL);
+        [weights, source_ch, input, per_thread(products), per_thread(results.max(staged))]
     }
 
     pub(super) fn scratch_len(&self, threads: usize) -> usize {
@@ -77,74 +102,91 @@ impl WinogradConv {
     /// # Safety
     /// The view's elements are readable and unchanged during the call.
     pub(super) unsafe fn run(&self, ctx: &Ctx, source: View, weight: &[f32], sink: &dyn TileSink, scratch: &mut [f32]) {
-        let threads = ctx.pool.threads();
-        let parts = self.parts(threads);
-        let [weights, zeros, inputs, products, results] = carve(scratch, parts);
-        // SAFETY: the parts were sized for this; each worker uses its own of the last three.
+        let parts = self.parts(ctx.pool.threads());
+        let memory = carve(scratch, parts);
+        // SAFETY: sized for the channels; the caller's promise.
         unsafe {
-            zeros.at(0).write_bytes(0, self.source_ch);
-            self.transform_weights(ctx, weight, weights, inputs, parts[2] / threads);
+            memory[1].at(0).write_bytes(0, self.weights.source_ch);
+            match self.order {
+                Order::Tiles => self.run_tiles(ctx, source, weight, sink, memory, parts),
+                Order::Channels => self.run_channels(ctx, source, weight, sink, memory, parts),
+            }
         }
+    }
+
+    unsafe fn run_tiles(
+        &self,
+        ctx: &Ctx,
+        source: View,
+        weight: &[f32],
+        sink: &dyn TileSink,
+        [weights, zeros, inputs, products, results]: [Shared; 5],
+        parts: [usize; 5],
+    ) {
+        let Weights { source_ch, result_ch, .. } = self.weights;
+        let own = |part: Shared, i: usize, worker: usize| part.at(worker * (parts[i] / ctx.pool.threads()));
+        let whole = panel_width(ctx.isa);
+        ctx.pool.run(result_ch.div_ceil(whole), &|panel, worker| {
+            let channels = panel * whole..((panel + 1) * whole).min(result_ch);
+            let to = weights.at(channels.start * POINTS * source_ch);
+            // SAFETY: the worker's own memory and the item's own panel.
+            unsafe { self.weights.transform(ctx, weight, 0..source_ch, channels, own(results, 4, worker), to) };
+        });
         ctx.pool.run(self.tiles.count.div_ceil(BLOCK_TILES), &|item, worker| {
-            let own = |part: Shared, i: usize| part.at(worker * (parts[i] / threads));
             let first = item * BLOCK_TILES;
             let block = Block { first, count: BLOCK_TILES.min(self.tiles.count - first), conv: self, ctx };
-            // SAFETY: as above.
+            let (input, products) = (own(inputs, 2, worker), own(products, 3, worker));
+            // SAFETY: the parts were sized for this; each worker uses its own of the last three.
             unsafe {
-                let input = own(inputs, 2);
                 block.transform_input(&source, zeros.at(0), input);
-                for c0 in (0..self.result_ch).step_by(BLOCK_CHANNELS) {
-                    block.multiply(input, weights.at(0), own(products, 3), c0);
-                    block.store(own(products, 3), own(results, 4), c0, sink);
+                for c0 in (0..result_ch).step_by(BLOCK_CHANNELS) {
+                    let weights = weights.at(c0 * POINTS * source_ch);
+                    let channels = BLOCK_CHANNELS.min(result_ch - c0);
+                    block.multiply(input, source_ch, weights, channels, products, false);
+                    block.store(products, own(results, 4, worker), c0, sink);
                 }
             }
         });
     }
 
-    /// U as `[panel][point][source channel][channel of the panel]`.
-    unsafe fn transform_weights(&self, ctx: &Ctx, weight: &[f32], to: Shared, staging: Shared, staging_step: usize) {
-        let width = 2 * lanes(ctx.isa);
-        let (sources, results, taps) = (self.source_ch, self.result_ch, self.taps * self.taps);
-        let steps = Steps { channels: width, plane: sources * width, row: 0, pixel: 0 };
-        ctx.pool.run(results.div_ceil(width), &|panel, worker| {
-            let valid = width.min(results - panel * width);
-            // SAFETY: the worker's own staging memory and the item's own panel.
+    unsafe fn run_channels(
+        &self,
+        ctx: &Ctx,
+        source: View,
+        weight: &[f32],
+        sink: &dyn TileSink,
+        [weights, zeros, inputs, products, results]: [Shared; 5],
+        parts: [usize; 5],
+    ) {
+        let Weights { source_ch, result_ch, .. } = self.weights;
+        let own = |part: Shared, i: usize, worker: usize| part.at(worker * (parts[i] / ctx.pool.threads()));
+        let blocks = |size: usize| {
+            let (tiles, conv) = (self.tiles.count, self);
+            (0..tiles).step_by(size).map(move |first| Block { first, count: size.min(tiles - first), conv, ctx })
+        };
+        ctx.pool.run(self.tiles.count.div_ceil(INPUT_TILES), &|item, _| {
+            let Some(block) = blocks(INPUT_TILES).nth(item) else { return };
+            // SAFETY: the block's own tiles of the planes.
+            unsafe { block.transform_input(&source, zeros.at(0), inputs.at(block.first * source_ch)) };
+        });
+        ctx.pool.run(result_ch.div_ceil(BLOCK_CHANNELS), &|item, worker| {
+            let channels = item * BLOCK_CHANNELS..((item + 1) * BLOCK_CHANNELS).min(result_ch);
+            let (weights, products) = (own(weights, 0, worker), own(products, 3, worker));
+            let results = own(results, 4, worker);
+            let all = Block { first: 0, count: self.tiles.count, conv: self, ctx };
+            // SAFETY: the parts were sized for this; each worker uses its own of all but the input.
             unsafe {
-                let staged = staging.at(worker * staging_step);
-                let staged = std::slice::from_raw_parts_mut(staged, taps * sources * width);
-                for (tap, staged) in staged.chunks_exact_mut(sources * width).enumerate() {
-                    self.stage_tap(weight, tap, panel * width, valid, width, staged);
+                for s0 in (0..source_ch).step_by(STAGED_SOURCES) {
+                    let sources = s0..(s0 + STAGED_SOURCES).min(source_ch);
+                    let run = sources.len();
+                    self.weights.transform(ctx, weight, sources, channels.clone(), results, weights);
+                    all.multiply(inputs.at(s0), run, weights, channels.len(), products, s0 > 0);
                 }
-                for s in 0..sources {
-                    let at = |tap: usize| staged.as_ptr().wrapping_add((tap.min(taps - 1) * sources + s) * width);
-                    let from: [*const f32; MAX_OUTPUT * MAX_OUTPUT] = std::array::from_fn(at);
-                    let to = to.at((panel * POINTS * sources + s) * width);
-                    transform_weight(ctx.isa, self.taps, &from, to, &steps);
+                for block in blocks(BLOCK_TILES) {
+                    block.store(products.add(block.first * BLOCK_CHANNELS), results, channels.start, sink);
                 }
             }
         });
-    }
-
-    /// One tap of `width` result channels from `first` on, as `[source channel][result channel]`.
-    fn stage_tap(&self, weight: &[f32], tap: usize, first: usize, valid: usize, width: usize, to: &mut [f32]) {
-        let taps = self.taps * self.taps;
-        if self.flipped {
-            // Weight memory is (source of this pass, tap, result of this pass).
-            for (s, to) in to.chunks_exact_mut(width).enumerate() {
-                let from = &weight[(s * taps + taps - 1 - tap) * self.result_ch + first..][..valid];
-                to[..valid].copy_from_slice(from);
-                to[valid..].fill(0.0);
-            }
-            return;
-        }
-        for r in 0..width {
-            if r < valid {
-                let from = &weight[((first + r) * taps + tap) * self.source_ch..][..self.source_ch];
-                from.iter().enumerate().for_each(|(s, w)| to[s * width + r] = *w);
-            } else {
-                (0..self.source_ch).for_each(|s| to[s * width + r] = 0.0);
-            }
-        }
     }
 }
 
@@ -159,38 +201,43 @@ struct Block<'a> {
 impl Block<'_> {
     /// V as `[point][tile][source channel]`.
     unsafe fn transform_input(&self, source: &View, zeros: *const f32, to: *mut f32) {
-        let c = self.conv;
+        let (c, channels) = (self.conv, self.conv.weights.source_ch);
+        let isa = dividing(self.ctx.isa, channels);
         for t in 0..self.count {
             let (n, y, x) = c.tiles.position(self.first + t);
             let corner = [y as isize - c.pad as isize, x as isize - c.pad as isize];
             let pixels = pixel_addresses::<POINTS>(source, n, INPUT, corner, zeros);
-            // SAFETY: pixels of the view, or zeros; planes of the worker's part.
-            unsafe {
-                transform_input(self.ctx.isa, &pixels, c.source_ch, to.add(t * c.source_ch), c.source_plane());
-            }
+            // SAFETY: pixels of the view, or zeros; planes of the caller's part.
+            unsafe { transform_input(isa, &pixels, channels, to.add(t * channels), c.source_plane()) };
         }
     }
 
-    /// Products as `[point][tile][channel of the block]`.
-    unsafe fn multiply(&self, input: *const f32, weights: *const f32, to: *mut f32, c0: usize) {
-        let c = self.conv;
-        let width = 2 * lanes(self.ctx.isa);
-        let plane = BLOCK_TILES * BLOCK_CHANNELS + PLANE_PAD;
-        let panel_floats = c.source_ch * width;
-        let channels = BLOCK_CHANNELS.min(c.result_ch - c0);
+    /// Products of `run` source channels as `[point][tile][channel of the block]`, written or added.
+    unsafe fn multiply(
+        &self,
+        input: *const f32,
+        run: usize,
+        weights: *const f32,
+        channels: usize,
+        to: *mut f32,
+        accumulate: bool,
+    ) {
+        let (c, isa) = (self.conv, self.ctx.isa);
+        let source_ch = c.weights.source_ch;
         for point in 0..POINTS {
-            for column in (0..channels).step_by(width) {
-                // SAFETY: planes of the worker's parts; a panel of this point. A block of tiles is rounded up
-                // to whole register blocks, which fit: the planes hold BLOCK_TILES tiles.
+            for column in (0..channels).step_by(panel_width(isa)) {
+                let width = panel_width_at(isa, channels, column);
+                // SAFETY: planes of the worker's parts; a panel of this point, after whole ones. The tiles are
+                // rounded up to whole register blocks, for which the planes have room.
                 unsafe {
-                    let weight = weights.add(((c0 + column) / width * POINTS + point) * panel_floats);
-                    let (from, to) = (input.add(point * c.source_plane()), to.add(point * plane + column));
+                    let weight = weights.add((column * POINTS + point * width) * run);
+                    let (from, to) = (input.add(point * c.source_plane()), to.add(point * c.product_plane() + column));
                     for t in (0..self.count).step_by(WIDE_PIXELS) {
                         let block = Pixels {
-                            source: std::array::from_fn(|i| from.add((t + i) * c.source_ch)),
+                            source: std::array::from_fn(|i| from.add((t + i) * source_ch)),
                             result: std::array::from_fn(|i| to.add((t + i) * BLOCK_CHANNELS)),
                         };
-                        micro::wide(self.ctx.isa, &block, &[0], c.source_ch, weight, false);
+                        micro::wide(isa, &block, &[0], run, weight, width, accumulate);
                     }
                 }
             }
@@ -200,22 +247,22 @@ impl Block<'_> {
     /// Inverse transform, and rows of results to the sink.
     unsafe fn store(&self, products: *const f32, results: *mut f32, c0: usize, sink: &dyn TileSink) {
         let c = self.conv;
-        let channels = BLOCK_CHANNELS.min(c.result_ch - c0);
-        let plane = BLOCK_TILES * BLOCK_CHANNELS + PLANE_PAD;
-        let side = outputs(c.taps);
+        let channels = BLOCK_CHANNELS.min(c.weights.result_ch - c0);
+        let side = outputs(c.weights.taps);
         let mut done = 0;
         while done < self.count {
             let (n, y, x) = c.tiles.position(self.first + done);
             // Tiles up to the end of the row of tiles.
             let run = (c.tiles.cols - x / side).min(self.count - done);
             let row = run * side * BLOCK_CHANNELS;
-            let steps = Steps { channels, plane, row, pixel: BLOCK_CHANNELS };
+            let vectors = channels.next_multiple_of(lanes(self.ctx.isa));
+            let steps = Steps { channels: vectors, plane: c.product_plane(), row, pixel: BLOCK_CHANNELS };
             for t in 0..run {
                 // SAFETY: planes and results of the worker's parts.
                 unsafe {
                     let from = products.add((done + t) * BLOCK_CHANNELS);
                     let to = results.add(t * side * BLOCK_CHANNELS);
-                    transform_output(self.ctx.isa, c.taps, from, to, &steps);
+                    transform_output(self.ctx.isa, c.weights.taps, from, to, &steps);
                 }
             }
             for i in 0..side.min(c.result[0] - y) {

@@ -1,8 +1,10 @@
 //! Winograd weight gradient: d_weight = Gᵀ \[Σ over tiles of D ⊙ V\] G. The tiles go through in chunks that stay
-//! in the last-level cache; the 36 sums of products live in scratch memory until the end.
+//! in the last-level cache. The 36 sums of products live in scratch memory until the end; those of many channels,
+//! whose tiles are one chunk, are made and transformed block by block of weights in the threads' own caches.
 
 use super::products::{ProductBlock, add_panel_6, slab_pixels};
 use super::scratch::{self, Shared, carve};
+use super::simd::{MAX_LANES, dividing};
 use super::winograd::{
     INPUT, MAX_OUTPUT, POINTS, Steps, Tiles, outputs, pixel_addresses, transform_d_output, transform_d_weight,
     transform_input,
@@ -17,14 +19,20 @@ const ITEM_TILES: usize = 8;
 const PANEL: usize = 6;
 /// Fewest tiles of a chunk: the sums of products go through memory once per chunk.
 const LEAST_TILES: usize = 128;
+/// Fewest weights per tap for which they go block by block: less sums stay in cache as they are.
+const LEAST_LOCAL: usize = 1 << 16;
+/// Output and input channels of such a block.
+const LOCAL: [usize; 2] = [4 * PANEL, 64];
 /// Floats after a plane that a register block reads.
-const SLACK: usize = 16;
+const SLACK: usize = MAX_LANES;
 
 /// Sizes of the pass.
 pub(super) struct WinogradWeightGrad {
     shape: ConvShape,
     tiles: Tiles,
     chunk: usize,
+    /// Whether the weights go block by block.
+    local: bool,
 }
 
 impl WinogradWeightGrad {
@@ -32,7 +40,8 @@ impl WinogradWeightGrad {
         let tiles = Tiles::new(shape.ksize_h, shape.batch, shape.out_h, shape.out_w);
         let fitting = CHUNK_FLOATS / (POINTS * (shape.in_ch + shape.out_ch));
         let chunk = fitting.max(LEAST_TILES).min(tiles.count);
-        WinogradWeightGrad { shape: *shape, tiles, chunk }
+        let local = chunk == tiles.count && shape.in_ch * shape.out_ch >= LEAST_LOCAL;
+        WinogradWeightGrad { shape: *shape, tiles, chunk, local }
     }
 
     fn out_ch_padded(&self) -> usize {
@@ -48,17 +57,19 @@ impl WinogradWeightGrad {
     }
 
     fn sum_plane(&self) -> usize {
-        self.shape.out_ch * self.shape.in_ch + SLACK
+        let weights = if self.local { LOCAL[0] * LOCAL[1] } else { self.shape.out_ch * self.shape.in_ch };
+        weights + SLACK
     }
 
     /// Floats of scratch: V, D, sums of products, zeros, and per thread one tile's D.
     fn parts(&self, threads: usize) -> [usize; 5] {
         let s = &self.shape;
         let tile = POINTS * s.out_ch;
+        let sums = if self.local { threads } else { 1 } * scratch::whole_lines(POINTS * self.sum_plane());
         [
             POINTS * self.input_plane() + SLACK,
             POINTS * self.d_output_plane(),
-            POINTS * self.sum_plane(),
+            sums,
             s.in_ch.max(s.out_ch),
             threads * scratch::whole_lines(tile),
         ]
@@ -95,14 +106,20 @@ impl WinogradWeightGrad {
                     let staged = tile.at(worker * tile_step);
                     // SAFETY: pixels of the views, or zeros; this tile's places in the planes.
                     unsafe {
-                        transform_input(ctx.isa, &pixels, s.in_ch, to, self.input_plane());
-                        transform_d_output(ctx.isa, taps, &d_pixels, staged, &steps);
+                        transform_input(dividing(ctx.isa, s.in_ch), &pixels, s.in_ch, to, self.input_plane());
+                        transform_d_output(dividing(ctx.isa, s.out_ch), taps, &d_pixels, staged, &steps);
                         self.spread_panels(staged, d_outputs, t, count);
                     }
                 }
             });
             // SAFETY: the planes are written; items own disjoint sums.
-            unsafe { self.multiply(ctx, count, inputs, d_outputs, sums, first > 0) };
+            unsafe {
+                if self.local {
+                    let step = parts[2] / ctx.pool.threads();
+                    return self.blocks(ctx, inputs, d_outputs, sums, step, Shared::new(d_weight.as_mut_ptr()));
+                }
+                self.multiply(ctx, count, inputs, d_outputs, sums, first > 0);
+            }
         }
         let d_weight = Shared::new(d_weight.as_mut_ptr());
         let steps = Steps { channels: s.in_ch, plane: self.sum_plane(), row: taps * s.in_ch, pixel: s.in_ch };
@@ -110,7 +127,7 @@ impl WinogradWeightGrad {
             // SAFETY: the item's own output channel.
             unsafe {
                 let (from, to) = (sums.at(o * s.in_ch), d_weight.at(o * taps * taps * s.in_ch));
-                transform_d_weight(ctx.isa, taps, from, to, &steps);
+                transform_d_weight(dividing(ctx.isa, s.in_ch), taps, from, to, &steps);
             }
         });
     }
@@ -163,6 +180,38 @@ impl WinogradWeightGrad {
                         let to = sums.at(point * self.sum_plane() + p * PANEL * s.in_ch);
                         add_panel_6(ctx.isa, &row, 0, panel, &block, to, later || tile > 0);
                     }
+                }
+            }
+        });
+    }
+
+    /// Sums of products of all tiles and the gradient, block by block of weights.
+    unsafe fn blocks(&self, ctx: &Ctx, inputs: Shared, d_outputs: Shared, sums: Shared, step: usize, d_weight: Shared) {
+        let (s, count, [out_block, in_block]) = (&self.shape, self.tiles.count, LOCAL);
+        let (taps, across) = (s.ksize_h, s.in_ch.div_ceil(in_block));
+        ctx.pool.run(s.out_ch.div_ceil(out_block) * across, &|item, worker| {
+            let (o0, i0) = (item / across * out_block, item % across * in_block);
+            let (outs, columns) = (out_block.min(s.out_ch - o0), in_block.min(s.in_ch - i0));
+            let sums = sums.at(worker * step);
+            for (point, o) in (0..POINTS).flat_map(|point| (0..outs).step_by(PANEL).map(move |o| (point, o))) {
+                let row = [Shared::new(inputs.at(point * self.input_plane() + i0))];
+                let out_channels = PANEL.min(outs - o);
+                let block =
+                    ProductBlock { pixels: count, pixel_step: s.in_ch, out_stride: in_block, out_channels, columns };
+                // SAFETY: the planes of this point; the worker's own sums.
+                unsafe {
+                    let panel = d_outputs.at(point * self.d_output_plane() + (o0 + o) * count);
+                    let to = sums.add(point * self.sum_plane() + o * in_block);
+                    add_panel_6(ctx.isa, &row, 0, panel, &block, to, false);
+                }
+            }
+            let steps = Steps { channels: columns, plane: self.sum_plane(), row: taps * s.in_ch, pixel: s.in_ch };
+            let isa = dividing(ctx.isa, columns);
+            for o in 0..outs {
+                // SAFETY: the worker's own sums; weights that this item owns.
+                unsafe {
+                    let to = d_weight.at((o0 + o) * taps * taps * s.in_ch + i0);
+                    transform_d_weight(isa, taps, sums.add(o * in_block), to, &steps);
                 }
             }
         });

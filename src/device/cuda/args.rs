@@ -44,6 +44,8 @@ enum Field {
     Size { name: &'static str, value: i32 },
     Fixed { name: &'static str, value: i32 },
     Factor { name: &'static str, value: f32 },
+    Double { name: &'static str, value: f64 },
+    Table { name: &'static str, values: Vec<i32> },
     Finish(Finish),
 }
 
@@ -110,6 +112,25 @@ impl Args {
         self
     }
 
+    /// The same in full precision, `double`.
+    #[must_use]
+    pub fn double(mut self, name: &'static str, value: f64) -> Args {
+        self.fields.push(Field::Double { name, value });
+        self
+    }
+
+    /// Whole numbers that are constants on every driver: `name(i)`, and their number `name_count`. Each table costs
+    /// a build.
+    ///
+    /// # Panics
+    /// If one of them does not fit.
+    #[must_use]
+    pub fn table(mut self, name: &'static str, values: impl IntoIterator<Item = usize>) -> Args {
+        let values = values.into_iter().map(|v| i32::try_from(v).expect("extents of tensors are below 2^31"));
+        self.fields.push(Field::Table { name, values: values.collect() });
+        self
+    }
+
     /// What becomes of finished values: member `finish`.
     #[must_use]
     pub fn finish(mut self, finish: &Finish) -> Args {
@@ -132,13 +153,17 @@ impl Args {
                     let _ = writeln!(out.members, "  {element}* {name};");
                     out.bytes.push(&ptr.0.to_le_bytes());
                 }
-                Field::Size { name, value } => out.number("int", name, &value.to_string(), value.to_le_bytes()),
+                Field::Size { name, value } => out.number("int", name, &value.to_string(), &value.to_le_bytes()),
                 Field::Fixed { name, value } => {
                     let _ = writeln!(out.members, "  static constexpr int {name} = {value};");
                 }
                 Field::Factor { name, value } => {
-                    out.number("float", name, &float_literal(*value), value.to_le_bytes());
+                    out.number("float", name, &float_literal(*value), &value.to_le_bytes());
                 }
+                Field::Double { name, value } => {
+                    out.number("double", name, &format!("{value:e}"), &value.to_le_bytes());
+                }
+                Field::Table { name, values } => out.table(name, values),
                 Field::Finish(finish) => finish.render(&mut out),
             }
         }
@@ -164,13 +189,25 @@ impl Rendered {
         self.bytes.view(view, self.specialise);
     }
 
-    fn number(&mut self, kind: &str, name: &str, literal: &str, bytes: [u8; 4]) {
+    fn number(&mut self, kind: &str, name: &str, literal: &str, bytes: &[u8]) {
         if self.specialise {
             let _ = writeln!(self.members, "  static constexpr {kind} {name} = {literal};");
         } else {
             let _ = writeln!(self.members, "  {kind} {name};");
-            self.bytes.push(&bytes);
+            self.bytes.push(bytes);
         }
+    }
+
+    fn table(&mut self, name: &str, values: &[i32]) {
+        // No array of C++ is empty.
+        let list: Vec<String> = values.iter().chain(values.is_empty().then_some(&0)).map(i32::to_string).collect();
+        let _ = writeln!(self.before, "__device__ const int {name}_table[] = {{{}}};", list.join(", "));
+        let _ = writeln!(
+            self.members,
+            "  static constexpr int {name}_count = {};\n  \
+             __device__ static int {name}(int i) {{ return {name}_table[i]; }}",
+            values.len()
+        );
     }
 }
 

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use super::driver::{DevicePtr, Driver, FunctionId, Geometry, GraphId, Launch, ModuleSource};
 use super::launch::KernelLaunch;
 use super::module::module;
+use super::peak;
 use super::resolve::{Addresses, OK_FLOATS};
-use crate::device::{Device, Outcome, PlanId};
+use crate::device::{Device, Outcome, Peaks, PlanId};
 use crate::plan::{Plan, Target};
 use crate::tape::Shape;
 use crate::{Error, Result};
@@ -156,7 +157,7 @@ impl Cuda {
     }
 }
 
-fn geometry(kernel: &KernelLaunch) -> Geometry {
+pub(super) fn geometry(kernel: &KernelLaunch) -> Geometry {
     let grid = kernel.grid.map(|blocks| blocks as u32);
     Geometry { grid, block: [kernel.threads as u32, 1, 1], shared_bytes: kernel.shared_bytes as u32 }
 }
@@ -280,5 +281,9 @@ impl Device for Cuda {
 
     fn times(&self, plan: PlanId) -> &[Duration] {
         &self.plans[plan.0].times
+    }
+
+    fn peaks(&self) -> Result<Peaks> {
+        peak::measure(&mut **self.driver.borrow_mut())
     }
 }

@@ -4,15 +4,32 @@
 //! compiles and runs them, on the GPU or, for tests, on the host.
 
 mod args;
+pub mod cache;
+mod compile;
 pub mod driver;
 mod exec;
+mod failure;
 mod finish;
+mod gpu;
+mod gpus;
+pub mod host;
 mod launch;
+pub mod libraries;
 mod module;
+pub mod nvrtc;
+mod peak;
+mod ptxas;
 mod resolve;
+mod ring;
+pub mod search;
+mod staging;
 
 pub use args::{Args, DeviceView};
+pub use compile::machine_code;
 pub use exec::Cuda;
 pub use finish::{Finish, Part, PointwiseCode};
+pub use gpu::{GpuDriver, GpuOptions};
+pub use gpus::{Gpu, gpus};
 pub use launch::{CudaCall, CudaCommit, KernelLaunch, THREADS};
+pub use ptxas::Usage;
 pub use resolve::modules;

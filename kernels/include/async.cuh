@@ -1,0 +1,35 @@
+// Copies from global to shared memory that bypass registers and go on while the thread computes (PTX's cp.async).
+// A copy may be read by its own thread after the wait for its group, by others after a barrier behind that.
+// On the host a copy is done by the wait, so that a missing one shows.
+#pragma once
+
+// 16 bytes, both addresses multiples of 16.
+#ifdef CUDA_HOST
+inline void copy_async_16(void* shared, const void* global, cuda_host::Place place = cuda_host::here()) {
+  cuda_host::copy_async(shared, global, place);
+}
+#else
+__device__ __forceinline__ void copy_async_16(void* shared, const void* global) {
+  const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
+}
+#endif
+
+// Makes one group of the thread's copies since the last commit.
+__device__ __forceinline__ void copy_async_commit() {
+#ifdef CUDA_HOST
+  cuda_host::copy_async_commit();
+#else
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+// Waits until at most GROUPS of the thread's groups, the latest, are not done.
+template <int GROUPS>
+__device__ __forceinline__ void copy_async_wait() {
+#ifdef CUDA_HOST
+  cuda_host::copy_async_wait(GROUPS);
+#else
+  asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS) : "memory");
+#endif
+}

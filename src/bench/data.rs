@@ -1,0 +1,182 @@
+//! Steps on the batches of a data set, and its loader alone.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::{BenchOptions, Phase, Steps, rounded};
+use crate::config::Config;
+use crate::data::{Batch, Dataset, Loader};
+use crate::device::PlanId;
+use crate::train::programs::BatchShape;
+use crate::train::session::{Key, Session};
+use crate::train::step::{RawBatch, StepNumbers, run_step};
+use crate::train::{check_patch, steps_per_epoch, train_shape};
+use crate::{Error, Result};
+
+/// Training steps without logs, checkpoints and validation; epochs follow each other.
+pub(super) struct DataSteps<'a> {
+    cfg: &'a Config,
+    dataset: &'a Dataset,
+    loader: Loader,
+    epoch: u64,
+    step: u64,
+    shape: BatchShape,
+    numbers: StepNumbers,
+    plan: PlanId,
+}
+
+impl<'a> DataSteps<'a> {
+    pub fn new(
+        session: &mut Session,
+        cfg: &'a Config,
+        options: &BenchOptions,
+        dataset: &'a Dataset,
+    ) -> Result<DataSteps<'a>> {
+        check_patch(cfg, dataset)?;
+        steps_per_epoch(cfg, dataset)?;
+        let shape = train_shape(cfg, dataset);
+        let key = match options.phase {
+            Phase::Forward => {
+                return Err(Error::usage("--data cfg times training steps; a forward pass alone takes no HR images")
+                    .with_hint("use --phase pretrain or adversarial"));
+            }
+            Phase::Pretrain => Key::Pretrain(shape),
+            Phase::Adversarial => Key::Adversarial(shape),
+        };
+        if options.profile && cfg.training.accumulate_grad_batches > 1 {
+            return Err(Error::usage("--profile shows one program, but gradient accumulation runs several")
+                .with_hint("set Training.accumulate_grad_batches=1"));
+        }
+        Ok(DataSteps {
+            cfg,
+            dataset,
+            loader: Loader::start(dataset, 0, 0)?,
+            epoch: 0,
+            step: 0,
+            shape,
+            numbers: options.phase.numbers(cfg),
+            plan: session.plan(key)?,
+        })
+    }
+
+    /// The batches of the next step, of the next epoch if this one has no more.
+    fn batches(&mut self) -> Result<Vec<Batch>> {
+        let parts = self.cfg.training.accumulate_grad_batches;
+        if self.loader.remaining() < parts {
+            self.epoch += 1;
+            self.loader = Loader::start(self.dataset, self.epoch, 0)?;
+        }
+        self.loader.by_ref().take(parts).collect()
+    }
+}
+
+impl Steps for DataSteps<'_> {
+    fn step(&mut self, session: &mut Session) -> Result<Duration> {
+        let start = Instant::now();
+        let batches = self.batches()?;
+        let waited = start.elapsed();
+        let raw: Vec<RawBatch> = batches.iter().map(RawBatch::from).collect();
+        run_step(session, self.cfg, self.shape, &raw, (self.step, self.numbers))?;
+        self.step += 1;
+        batches.into_iter().for_each(|b| self.loader.recycle(b));
+        Ok(waited)
+    }
+
+    fn plan(&self) -> PlanId {
+        self.plan
+    }
+
+    fn extent(&self) -> (usize, usize) {
+        (self.shape.batch * self.cfg.training.accumulate_grad_batches, self.shape.hr.0)
+    }
+}
+
+/// What the loader does alone.
+#[derive(Clone, Debug, Serialize)]
+pub struct LoaderResult {
+    /// This program.
+    #[serde(rename = "impl")]
+    pub implementation: &'static str,
+    /// Its version.
+    pub version: &'static str,
+    /// Always `loader`.
+    pub phase: &'static str,
+    /// Patches per batch.
+    pub batch: usize,
+    /// Rows of the HR patches.
+    pub hr: usize,
+    /// Loader threads.
+    pub workers: usize,
+    /// Epochs.
+    pub epochs: u64,
+    /// Patches of an epoch.
+    pub patches_per_epoch: usize,
+    /// Patches per second over all epochs.
+    pub patches_per_s: f64,
+    /// The process's own memory after the first epoch, where the system says.
+    pub private_mib_first: Option<f64>,
+    /// The same after the last.
+    pub private_mib_last: Option<f64>,
+    /// Resident pages of files, those of a memory-mapped store among them, after the first epoch.
+    pub file_mib_first: Option<f64>,
+    /// The same after the last. It grows until every page of the store was read once; the system takes such pages
+    /// back when memory is short.
+    pub file_mib_last: Option<f64>,
+}
+
+/// Loads `epochs` epochs, at least one, and drops every batch at once.
+///
+/// # Errors
+/// Those of the data.
+pub fn bench_loader(dataset: &Dataset, cfg: &Config, epochs: u64) -> Result<LoaderResult> {
+    let batches = dataset.steps_per_epoch(cfg.data.train_batch_size)?;
+    let epochs = epochs.max(1);
+    let (mut loading, mut first, mut last) = (Duration::ZERO, None, Resident::default());
+    for epoch in 0..epochs {
+        let start = Instant::now();
+        let mut loader = Loader::start(dataset, epoch, 0)?;
+        while let Some(batch) = loader.next() {
+            loader.recycle(batch?);
+        }
+        loading += start.elapsed();
+        last = Resident::now();
+        first.get_or_insert(last);
+    }
+    let first = first.unwrap_or_default();
+    let patches = batches * cfg.data.train_batch_size;
+    Ok(LoaderResult {
+        implementation: "srgan",
+        version: env!("CARGO_PKG_VERSION"),
+        phase: "loader",
+        batch: cfg.data.train_batch_size,
+        hr: dataset.train_spec().hr.1,
+        workers: cfg.data.num_workers,
+        epochs,
+        patches_per_epoch: patches,
+        patches_per_s: rounded((patches as u64 * epochs) as f64 / loading.as_secs_f64()),
+        private_mib_first: first.private_mib,
+        private_mib_last: last.private_mib,
+        file_mib_first: first.file_mib,
+        file_mib_last: last.file_mib,
+    })
+}
+
+/// Resident memory of this process.
+#[derive(Clone, Copy, Debug, Default)]
+struct Resident {
+    private_mib: Option<f64>,
+    file_mib: Option<f64>,
+}
+
+impl Resident {
+    fn now() -> Resident {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let mib = |key: &str| {
+            let line = status.lines().find_map(|l| l.strip_prefix(key))?;
+            let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+            Some(rounded(kib / 1024.0))
+        };
+        Resident { private_mib: mib("RssAnon:"), file_mib: mib("RssFile:") }
+    }
+}

@@ -1,0 +1,85 @@
+//! Steps on random images that are on the device before the first one.
+
+use std::time::Duration;
+
+use super::{Phase, Steps};
+use crate::config::Config;
+use crate::device::{PlanId, bytes_of};
+use crate::nn;
+use crate::rng::{Rng, Stream};
+use crate::tape::DType;
+use crate::train::names::scalars;
+use crate::train::programs::BatchShape;
+use crate::train::session::{Key, Session};
+use crate::train::step::latent_noise;
+use crate::{Error, Result};
+
+/// A plan whose inputs stay as they are.
+pub(super) struct RandomSteps {
+    plan: PlanId,
+    scalars: [f32; scalars::COUNT],
+    extent: (usize, usize),
+}
+
+impl RandomSteps {
+    /// The program of `phase` for HR images of side `hr`, its inputs filled.
+    pub fn new(session: &mut Session, cfg: &Config, phase: Phase, hr: usize) -> Result<Self> {
+        let batch = cfg.data.train_batch_size;
+        let plan = session.plan(random_program(cfg, phase, hr)?)?;
+        upload_random(session, plan, cfg, hr)?;
+        Ok(RandomSteps { plan, scalars: phase.numbers(cfg).scalars(), extent: (batch, hr) })
+    }
+}
+
+impl Steps for RandomSteps {
+    fn step(&mut self, session: &mut Session) -> Result<Duration> {
+        session.run(self.plan, self.scalars)?;
+        Ok(Duration::ZERO)
+    }
+
+    fn plan(&self) -> PlanId {
+        self.plan
+    }
+
+    fn extent(&self) -> (usize, usize) {
+        self.extent
+    }
+}
+
+/// The program of `phase` for pairs of f32 images with HR side `hr`.
+///
+/// # Errors
+/// [`Error::Usage`] if the side is not a multiple of the scale.
+pub fn random_program(cfg: &Config, phase: Phase, hr: usize) -> Result<Key> {
+    let (batch, scale) = (cfg.data.train_batch_size, cfg.generator.scaling_factor);
+    if hr == 0 || !hr.is_multiple_of(scale) {
+        return Err(Error::usage(format!("--hr {hr} is not a multiple of the scale, {scale}")));
+    }
+    let lr = hr / scale;
+    let shape = BatchShape { batch, hr: (hr, hr), hr_type: DType::F32, lr_type: Some(DType::F32) };
+    Ok(match phase {
+        Phase::Forward => Key::Forward(batch, lr, lr),
+        Phase::Pretrain => Key::Pretrain(shape),
+        Phase::Adversarial => Key::Adversarial(shape),
+    })
+}
+
+/// Fills the inputs of a program of [`random_program`] with random images, and noise where the generator reads it.
+///
+/// # Errors
+/// If the plan is for images of another side.
+pub fn upload_random(session: &mut Session, plan: PlanId, cfg: &Config, hr: usize) -> Result<()> {
+    let (batch, bands) = (cfg.data.train_batch_size, cfg.model.in_bands);
+    let lr = hr / cfg.generator.scaling_factor;
+    let random = |side: usize, sample: u32| -> Vec<f32> {
+        let mut rng = Rng::new(0, Stream::Noise, 0, sample);
+        (0..batch * side * side * bands).map(|_| rng.uniform()).collect()
+    };
+    session.upload(plan, "hr", bytes_of(&random(hr, 0)))?;
+    session.upload(plan, "lr", bytes_of(&random(lr, 1)))?;
+    session.upload(plan, "codes", &vec![0; batch])?;
+    if nn::is_stochastic(cfg) {
+        session.upload(plan, "noise", bytes_of(&latent_noise(cfg, Stream::Noise, 0, 0..batch as u64)))?;
+    }
+    Ok(())
+}

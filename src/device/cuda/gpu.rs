@@ -1,0 +1,323 @@
+//! The driver of a real GPU: NVRTC, then one stream of the driver API, in whose order everything is done.
+
+use std::collections::HashSet;
+use std::ffi::c_void;
+use std::fmt;
+use std::sync::Arc;
+
+use cudarc::driver::result::{free_sync, launch_kernel, malloc_sync, memcpy_dtoh_async, memcpy_htod_async};
+use cudarc::driver::sys::{CUfunction_attribute as Attribute, CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
+use cudarc::driver::{CudaContext, CudaFunction, CudaGraph, CudaStream, DriverError};
+use cudarc::nvrtc::Ptx;
+
+use super::cache::Cache;
+use super::compile::machine_code;
+use super::driver::{DevicePtr, Driver, FunctionId, GraphId, Launch, ModuleSource};
+use super::failure::failure;
+use super::gpus::gpus;
+use super::libraries::{Library, Version};
+use super::nvrtc::{Arch, Nvrtc};
+use super::search::{Env, SearchPath};
+use super::staging::Staging;
+use crate::{Error, Result};
+
+/// The oldest driver's CUDA version that has all that is called here.
+const OLDEST_DRIVER: Version = Version { major: 12, minor: 0, patch: None };
+
+/// Which GPU, and what it is used with.
+#[derive(Clone, Debug)]
+pub struct GpuOptions {
+    /// Its number among those that the driver shows.
+    pub ordinal: usize,
+    /// Wait after each kernel, so that an error names the kernel that caused it. Slow.
+    pub sync_kernels: bool,
+    /// Where libraries are looked for.
+    pub search: SearchPath,
+    /// Where compiled kernels are kept.
+    pub cache: Cache,
+}
+
+impl GpuOptions {
+    /// The first GPU, with what the environment names.
+    pub fn new(env: Env) -> GpuOptions {
+        GpuOptions { ordinal: 0, sync_kernels: false, search: SearchPath::new(env), cache: Cache::of_user(env) }
+    }
+}
+
+/// A GPU.
+pub struct GpuDriver {
+    name: String,
+    arch: Arch,
+    nvrtc: Nvrtc,
+    cache: Cache,
+    sync_kernels: bool,
+    graphs: Vec<Recorded>,
+    functions: Vec<Function>,
+    allocations: HashSet<u64>,
+    /// None where the system gives no page-locked memory.
+    staging: Option<Staging>,
+    stream: Arc<CudaStream>,
+    context: Arc<CudaContext>,
+}
+
+struct Function {
+    function: CudaFunction,
+    name: String,
+    /// Bytes of dynamic shared memory that a launch may ask for.
+    shared_limit: u32,
+}
+
+struct Recorded {
+    /// None for no launches.
+    graph: Option<CudaGraph>,
+    /// What the graph was made of, to be launched one by one with `sync_kernels`.
+    launches: Vec<Launch>,
+}
+
+impl GpuDriver {
+    /// Opens a GPU.
+    ///
+    /// # Errors
+    /// There is no driver, no compiler or no such GPU: what is missing, and what to do.
+    pub fn new(options: GpuOptions) -> Result<GpuDriver> {
+        let GpuOptions { ordinal, sync_kernels, search, cache } = options;
+        let driver = Library::Driver.load(&search, None)?.version;
+        if driver < OLDEST_DRIVER {
+            return Err(Error::device(format!("the driver is of CUDA {driver}, too old: {OLDEST_DRIVER} is needed"))
+                .with_hint("update it: https://www.nvidia.com/drivers"));
+        }
+        let found = gpus()?;
+        let gpu = found.get(ordinal).ok_or_else(|| {
+            let visible = "see what nvidia-smi lists, and whether CUDA_VISIBLE_DEVICES hides it";
+            Error::device(format!("there is no GPU {ordinal}: the driver shows {}", found.len())).with_hint(visible)
+        })?;
+        let arch = Arch::of(gpu.capability.0, gpu.capability.1)?;
+        let nvrtc = Nvrtc::load(&search, Some(driver))?;
+        nvrtc.supports(&arch)?;
+        let (context, stream) = open(ordinal).map_err(|e| failure(&format!("GPU {ordinal} does not open"), e))?;
+        let staging = Staging::new(&context).ok();
+        let name = gpu.name.clone();
+        let (graphs, functions, allocations) = (Vec::new(), Vec::new(), HashSet::new());
+        Ok(GpuDriver {
+            name,
+            arch,
+            nvrtc,
+            cache,
+            sync_kernels,
+            graphs,
+            functions,
+            allocations,
+            staging,
+            stream,
+            context,
+        })
+    }
+
+    /// Loads a module's machine code and finds its kernels.
+    fn load(&mut self, module: &ModuleSource, cubin: Vec<u8>) -> Result<Vec<FunctionId>> {
+        let failed = |e| failure(&format!("module {} does not load", module.name), e);
+        let code = self.context.load_module(Ptx::from_binary(cubin)).map_err(failed)?;
+        let mut found = Vec::new();
+        for name in &module.kernels {
+            let failed = |e| failure(&format!("kernel {name} of module {}", module.name), e);
+            let function = code.load_function(name).map_err(failed)?;
+            let limit = function.get_attribute(Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES);
+            let shared_limit = limit.map_err(failed)? as u32;
+            found.push(FunctionId(self.functions.len()));
+            self.functions.push(Function { function, name: name.clone(), shared_limit });
+        }
+        Ok(found)
+    }
+
+    /// Allows a kernel the shared memory of a launch: beyond 48 KiB a kernel has to ask.
+    fn allow_shared(&mut self, launch: &Launch) -> Result<()> {
+        let wanted = launch.geometry.shared_bytes;
+        let function = self.functions.get_mut(launch.function.0).ok_or_else(|| unknown("kernel", launch.function.0))?;
+        if wanted > function.shared_limit {
+            let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let set = function.function.set_attribute(attribute, wanted as i32);
+            set.map_err(|e| failure(&title(&function.name, launch), e))?;
+            function.shared_limit = wanted;
+        }
+        Ok(())
+    }
+
+    /// Puts a launch into the stream.
+    ///
+    /// # Safety
+    /// As for [`Driver::launch`].
+    unsafe fn enqueue(&self, launch: &Launch) -> Result<()> {
+        let function = self.functions.get(launch.function.0).ok_or_else(|| unknown("kernel", launch.function.0))?;
+        let ([gx, gy, gz], [bx, by, bz]) = (launch.geometry.grid, launch.geometry.block);
+        // The driver copies the arguments before it returns, and does not write to them.
+        let mut arguments = [launch.args.as_ptr().cast_mut().cast::<c_void>()];
+        // SAFETY: the module lives as long as `self`; the arguments are the caller's.
+        unsafe {
+            launch_kernel(
+                function.function.cu_function(),
+                (gx, gy, gz),
+                (bx, by, bz),
+                launch.geometry.shared_bytes,
+                self.stream.cu_stream(),
+                &mut arguments,
+            )
+        }
+        .map_err(|e| failure(&title(&function.name, launch), e))
+    }
+
+    fn bind(&self) -> Result<()> {
+        self.context.bind_to_thread().map_err(|e| failure("the GPU's context", e))
+    }
+}
+
+fn open(ordinal: usize) -> Result<(Arc<CudaContext>, Arc<CudaStream>), DriverError> {
+    let context = CudaContext::new(ordinal)?;
+    // SAFETY: there is one stream, and no `CudaSlice`, whose uses the events would order.
+    unsafe { context.disable_event_tracking() };
+    let stream = context.new_stream()?;
+    Ok((context, stream))
+}
+
+/// A launch, in messages.
+fn title(kernel: &str, launch: &Launch) -> String {
+    let (grid, block, shared) = (launch.geometry.grid, launch.geometry.block, launch.geometry.shared_bytes);
+    format!("kernel {kernel} of {} (grid {grid:?}, block {block:?}, {shared} bytes of shared memory)", launch.path)
+}
+
+fn unknown(kind: &str, id: usize) -> Error {
+    Error::Internal(format!("there is no {kind} {id}"))
+}
+
+impl fmt::Debug for GpuDriver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (functions, graphs) = (self.functions.len(), self.graphs.len());
+        write!(f, "GpuDriver({}, {functions} kernels, {graphs} graphs)", self.describe())
+    }
+}
+
+impl Driver for GpuDriver {
+    fn describe(&self) -> String {
+        format!("{}, {}", self.name, self.arch)
+    }
+
+    fn specialises(&self) -> bool {
+        true
+    }
+
+    fn compile(&mut self, modules: &[ModuleSource], progress: &mut dyn FnMut(usize)) -> Result<Vec<Vec<FunctionId>>> {
+        let codes = machine_code(&self.nvrtc, &self.cache, &self.arch, modules, progress)?;
+        modules.iter().zip(codes).map(|(module, cubin)| self.load(module, cubin)).collect()
+    }
+
+    fn alloc(&mut self, bytes: usize) -> Result<DevicePtr> {
+        self.bind()?;
+        // SAFETY: freed by `free` or on drop. The driver aligns to 256 bytes at least, and refuses 0 bytes.
+        let ptr = unsafe { malloc_sync(bytes.max(1)) }.map_err(|e| match (e.0, self.context.mem_get_info()) {
+            (CUresult::CUDA_ERROR_OUT_OF_MEMORY, Ok((free, total))) => Error::device(format!(
+                "the GPU has no {} MiB of memory left: {} of {} MiB are free",
+                bytes.div_ceil(1 << 20),
+                free >> 20,
+                total >> 20
+            )),
+            _ => failure("allocating memory", e),
+        })?;
+        self.allocations.insert(ptr);
+        Ok(DevicePtr(ptr))
+    }
+
+    unsafe fn free(&mut self, ptr: DevicePtr) {
+        if self.allocations.remove(&ptr.0) {
+            let bound = self.context.bind_to_thread();
+            // SAFETY: allocated, and freed once. The driver waits for work that uses it.
+            self.context.record_err(bound.and_then(|()| unsafe { free_sync(ptr.0) }));
+        }
+    }
+
+    unsafe fn upload(&mut self, to: DevicePtr, bytes: &[u8]) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the caller's. The driver copies from pageable memory before it returns.
+        unsafe {
+            match &mut self.staging {
+                Some(staging) => staging.upload(to.0, bytes, &self.stream),
+                None if bytes.is_empty() => Ok(()),
+                None => memcpy_htod_async(to.0, bytes, self.stream.cu_stream()),
+            }
+        }
+        .map_err(|e| failure("copying to the GPU", e))
+    }
+
+    unsafe fn download(&mut self, bytes: &mut [u8], from: DevicePtr) -> Result<()> {
+        self.bind()?;
+        if !bytes.is_empty() {
+            // SAFETY: the caller's; the slice is borrowed until the copy is done.
+            let copied = unsafe { memcpy_dtoh_async(bytes, from.0, self.stream.cu_stream()) };
+            copied.map_err(|e| failure("copying from the GPU", e))?;
+        }
+        self.synchronize()
+    }
+
+    unsafe fn launch(&mut self, launch: &Launch) -> Result<()> {
+        self.bind()?;
+        self.allow_shared(launch)?;
+        // SAFETY: the caller's.
+        unsafe { self.enqueue(launch)? };
+        if self.sync_kernels {
+            let name = &self.functions[launch.function.0].name;
+            self.stream.synchronize().map_err(|e| failure(&title(name, launch), e))?;
+        }
+        Ok(())
+    }
+
+    unsafe fn record(&mut self, launches: &[Launch]) -> Result<GraphId> {
+        self.bind()?;
+        launches.iter().try_for_each(|launch| self.allow_shared(launch))?;
+        let mut graph = None;
+        if !launches.is_empty() {
+            let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+            self.stream.begin_capture(mode).map_err(|e| failure("recording launches", e))?;
+            // SAFETY: the caller's.
+            let queued = launches.iter().try_for_each(|launch| unsafe { self.enqueue(launch) });
+            // The capture ends also after a failure, whose message says more than that of the unfinished graph.
+            let ended = self.stream.end_capture(CUgraphInstantiate_flags(0));
+            queued?;
+            graph = ended.map_err(|e| failure("making a graph of launches", e))?;
+        }
+        let launches = if self.sync_kernels { launches.to_vec() } else { Vec::new() };
+        self.graphs.push(Recorded { graph, launches });
+        Ok(GraphId(self.graphs.len() - 1))
+    }
+
+    unsafe fn replay(&mut self, graph: GraphId) -> Result<()> {
+        let recorded = self.graphs.get_mut(graph.0).ok_or_else(|| unknown("graph", graph.0))?;
+        if self.sync_kernels {
+            let launches = std::mem::take(&mut recorded.launches);
+            // SAFETY: as recorded.
+            let done = launches.iter().try_for_each(|launch| unsafe { self.launch(launch) });
+            self.graphs[graph.0].launches = launches;
+            return done;
+        }
+        match &recorded.graph {
+            Some(graph) => graph.launch().map_err(|e| failure("launching a graph", e)),
+            None => Ok(()),
+        }
+    }
+
+    fn synchronize(&mut self) -> Result<()> {
+        self.stream.synchronize().map_err(|e| failure("waiting for the GPU", e))
+    }
+
+    fn memory(&self) -> Result<(usize, usize)> {
+        self.context.mem_get_info().map_err(|e| failure("asking for free memory", e))
+    }
+}
+
+impl Drop for GpuDriver {
+    fn drop(&mut self) {
+        // Errors met here are those of work whose result nobody wants any more.
+        let _ = self.stream.synchronize();
+        for ptr in std::mem::take(&mut self.allocations) {
+            // SAFETY: allocated here, not freed yet, and nothing runs.
+            let _ = unsafe { free_sync(ptr) };
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! The host driver: runs the project's CUDA kernels on the CPU, one fiber per CUDA thread, for tests.
+//!
+//! Not a training device. It finds what a GPU would hide: reads of memory that nothing has written (all of it is
+//! NaN at first), missing barriers (three orders of threads), barriers that not all threads reach, accesses out of
+//! bounds (with [`HostOptions::sanitize`]). The C++ side lies in `kernels/host`.
+
+mod compile;
+#[cfg(test)]
+mod tests;
+
+use std::alloc::{Layout, alloc, dealloc};
+use std::collections::HashMap;
+use std::ffi::{CStr, c_char, c_void};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+
+use libloading::Library;
+
+use compile::Toolchain;
+pub use compile::sanitizer_library;
+
+use super::driver::{DevicePtr, Driver, FunctionId, GraphId, Launch, ModuleSource};
+use crate::{Error, Result};
+
+/// What `alloc` promises, and what vector accesses of kernels rely on.
+const ALIGN: usize = 256;
+/// A NaN in every float format.
+const POISON: u8 = 0xff;
+
+/// In which order a block's threads run between two barriers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ThreadOrder {
+    /// From the first to the last.
+    #[default]
+    Forward,
+    /// From the last to the first.
+    Reverse,
+    /// Another order at every barrier; the same seed gives the same orders.
+    Random(u64),
+}
+
+/// How kernels run on the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostOptions {
+    /// The order of threads. A missing barrier shows in at least one of the three.
+    pub order: ThreadOrder,
+    /// OS threads that the blocks of a grid are spread over.
+    pub os_threads: usize,
+    /// Builds with AddressSanitizer. The process must have been started with [`sanitizer_library`] in `LD_PRELOAD`.
+    pub sanitize: bool,
+    /// Switches fibers by the C library's contexts, as on processors other than x86-64.
+    pub portable_fibers: bool,
+}
+
+impl Default for HostOptions {
+    fn default() -> Self {
+        HostOptions { order: ThreadOrder::Forward, os_threads: cpus(), sanitize: false, portable_fibers: false }
+    }
+}
+
+fn cpus() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// `cuda_host::Request` of `kernels/host/runtime.h`.
+#[repr(C)]
+struct Request {
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared_bytes: u32,
+    order: u32,
+    seed: u64,
+    os_threads: u32,
+    args: *const c_void,
+    args_bytes: usize,
+    message: *mut c_char,
+    message_bytes: usize,
+}
+
+/// What `ENTRY` declares.
+type Entry = unsafe extern "C" fn(*const Request) -> bool;
+
+/// Kernels on the host. Launches are done when the call returns.
+pub struct HostDriver {
+    options: HostOptions,
+    toolchain: Toolchain,
+    functions: Vec<Entry>,
+    graphs: Vec<Vec<Launch>>,
+    allocations: HashMap<u64, Layout>,
+    // Holds the code of `functions`.
+    libraries: Vec<Library>,
+}
+
+impl HostDriver {
+    /// A driver that keeps what it builds in the folder `cache`.
+    ///
+    /// # Errors
+    /// If there is no C++ compiler, the folder cannot be written, or a sanitized process was not started as one.
+    pub fn new(cache: &Path, options: HostOptions) -> Result<HostDriver> {
+        if options.sanitize {
+            check_sanitizer()?;
+        }
+        let toolchain = Toolchain::new(cache, &options)?;
+        Ok(HostDriver {
+            options,
+            toolchain,
+            functions: Vec::new(),
+            graphs: Vec::new(),
+            allocations: HashMap::new(),
+            libraries: Vec::new(),
+        })
+    }
+
+    fn load(&mut self, module: &ModuleSource, path: &Path) -> Result<Vec<FunctionId>> {
+        // SAFETY: a library that the project's own text was compiled to; its initialisers only construct locks.
+        let library =
+            unsafe { Library::new(path) }.map_err(|e| Error::device(format!("cannot load {}: {e}", path.display())))?;
+        let mut ids = Vec::with_capacity(module.kernels.len());
+        for kernel in &module.kernels {
+            // SAFETY: ENTRY declares these symbols with this type. The library outlives the pointer.
+            let entry = unsafe { library.get::<Entry>(format!("cuda_host_{kernel}")) };
+            let entry = entry.map_err(|_| Error::device(format!("module {}: no ENTRY for {kernel}", module.name)))?;
+            ids.push(FunctionId(self.functions.len()));
+            self.functions.push(*entry);
+        }
+        self.libraries.push(library);
+        Ok(ids)
+    }
+
+    fn function(&self, launch: &Launch) -> Result<Entry> {
+        let found = self.functions.get(launch.function.0).copied();
+        found.ok_or_else(|| Error::device(format!("{}: a kernel of another driver", launch.path)))
+    }
+}
+
+/// Sanitized code in a process without the sanitizer would end it at once.
+fn check_sanitizer() -> Result<()> {
+    // SAFETY: looks a symbol up by a constant name.
+    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__asan_init".as_ptr()) };
+    if !found.is_null() {
+        return Ok(());
+    }
+    let library = sanitizer_library()?;
+    Err(Error::device("kernels with AddressSanitizer need its library from the start of the process")
+        .with_hint(format!("start it with LD_PRELOAD={}", library.display())))
+}
+
+impl fmt::Debug for HostDriver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostDriver").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Driver for HostDriver {
+    fn describe(&self) -> String {
+        "host".to_owned()
+    }
+
+    fn specialises(&self) -> bool {
+        false
+    }
+
+    fn compile(&mut self, modules: &[ModuleSource], progress: &mut dyn FnMut(usize)) -> Result<Vec<Vec<FunctionId>>> {
+        let paths = build(&self.toolchain, modules, progress);
+        modules.iter().zip(paths).map(|(module, path)| self.load(module, &path?)).collect()
+    }
+
+    fn alloc(&mut self, bytes: usize) -> Result<DevicePtr> {
+        // Exactly so many bytes: a sanitizer sees the first access behind them.
+        let layout = Layout::from_size_align(bytes.max(1), ALIGN).map_err(|_| Error::Memory { bytes })?;
+        // SAFETY: the layout is not empty.
+        let ptr = unsafe { alloc(layout) };
+        if ptr.is_null() {
+            return Err(Error::Memory { bytes });
+        }
+        // SAFETY: the block just allocated.
+        unsafe { ptr.write_bytes(POISON, bytes) };
+        self.allocations.insert(ptr as u64, layout);
+        Ok(DevicePtr(ptr as u64))
+    }
+
+    unsafe fn free(&mut self, ptr: DevicePtr) {
+        if let Some(layout) = self.allocations.remove(&ptr.0) {
+            // SAFETY: allocated with this layout; the caller promises that nothing uses it any more.
+            unsafe { dealloc(ptr.0 as *mut u8, layout) };
+        }
+    }
+
+    unsafe fn upload(&mut self, to: DevicePtr, bytes: &[u8]) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.0 as *mut u8, bytes.len()) };
+        Ok(())
+    }
+
+    unsafe fn download(&mut self, bytes: &mut [u8], from: DevicePtr) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { std::ptr::copy_nonoverlapping(from.0 as *const u8, bytes.as_mut_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    unsafe fn launch(&mut self, launch: &Launch) -> Result<()> {
+        let entry = self.function(launch)?;
+        let (order, seed) = match self.options.order {
+            ThreadOrder::Forward => (0, 0),
+            ThreadOrder::Reverse => (1, 0),
+            ThreadOrder::Random(seed) => (2, seed),
+        };
+        let mut message = [0; 2048];
+        let request = Request {
+            grid: launch.geometry.grid,
+            block: launch.geometry.block,
+            shared_bytes: launch.geometry.shared_bytes,
+            order,
+            seed,
+            os_threads: u32::try_from(self.options.os_threads).unwrap_or(u32::MAX),
+            args: launch.args.as_ptr().cast(),
+            args_bytes: launch.args.len(),
+            message: message.as_mut_ptr(),
+            message_bytes: message.len(),
+        };
+        // SAFETY: the entry checks geometry and the arguments' size; the caller promises the memory behind them.
+        if unsafe { entry(&raw const request) } {
+            return Ok(());
+        }
+        // SAFETY: a failed launch leaves a text that ends with 0.
+        let message = unsafe { CStr::from_ptr(message.as_ptr()) }.to_string_lossy();
+        Err(Error::device(format!("{}: {message}", launch.path)))
+    }
+
+    unsafe fn record(&mut self, launches: &[Launch]) -> Result<GraphId> {
+        launches.iter().try_for_each(|launch| self.function(launch).map(|_| ()))?;
+        self.graphs.push(launches.to_vec());
+        Ok(GraphId(self.graphs.len() - 1))
+    }
+
+    unsafe fn replay(&mut self, graph: GraphId) -> Result<()> {
+        let launches = self.graphs.get_mut(graph.0).map(std::mem::take);
+        let launches = launches.ok_or_else(|| Error::device("a graph of another driver"))?;
+        // SAFETY: the caller's promise holds for every launch of the graph.
+        let result = launches.iter().try_for_each(|launch| unsafe { self.launch(launch) });
+        self.graphs[graph.0] = launches;
+        result
+    }
+
+    fn synchronize(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn memory(&self) -> Result<(usize, usize)> {
+        // SAFETY: asks for numbers of the system.
+        let pages = |name| usize::try_from(unsafe { libc::sysconf(name) }).unwrap_or(0);
+        let page = pages(libc::_SC_PAGESIZE);
+        Ok((pages(libc::_SC_AVPHYS_PAGES) * page, pages(libc::_SC_PHYS_PAGES) * page))
+    }
+}
+
+impl Drop for HostDriver {
+    fn drop(&mut self) {
+        for (&ptr, &layout) in &self.allocations {
+            // SAFETY: allocated with this layout. Launches are done when they return.
+            unsafe { dealloc(ptr as *mut u8, layout) };
+        }
+    }
+}
+
+/// Builds modules on all CPUs; the results are in the order of `modules`.
+fn build(toolchain: &Toolchain, modules: &[ModuleSource], progress: &mut dyn FnMut(usize)) -> Vec<Result<PathBuf>> {
+    let next = AtomicUsize::new(0);
+    let (sender, receiver) = mpsc::channel();
+    let mut built: Vec<_> = thread::scope(|scope| {
+        for _ in 0..cpus().min(modules.len()) {
+            let (sender, next) = (sender.clone(), &next);
+            scope.spawn(move || {
+                while let Some((i, module)) = take(next, modules) {
+                    // The receiver lives until all senders are gone.
+                    let _ = sender.send((i, toolchain.module(module)));
+                }
+            });
+        }
+        drop(sender);
+        receiver.into_iter().enumerate().inspect(|(done, _)| progress(done + 1)).map(|(_, result)| result).collect()
+    });
+    built.sort_by_key(|&(i, _)| i);
+    built.into_iter().map(|(_, path)| path).collect()
+}
+
+fn take<'a>(next: &AtomicUsize, modules: &'a [ModuleSource]) -> Option<(usize, &'a ModuleSource)> {
+    let i = next.fetch_add(1, Ordering::Relaxed);
+    modules.get(i).map(|module| (i, module))
+}

@@ -1,0 +1,148 @@
+//! What this machine offers: processor, GPUs, libraries, cache of compiled kernels; and what to install.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::thread::available_parallelism;
+
+use crate::device::cpu::Isa;
+use crate::device::cuda::cache::Cache;
+use crate::device::cuda::gpus;
+use crate::device::cuda::libraries::{Library, Version};
+use crate::device::cuda::nvrtc::{Arch, Nvrtc};
+use crate::device::cuda::search::{Env, SearchPath};
+use crate::log::Table;
+
+/// A report: what was found, then what can be done about the rest.
+#[derive(Debug, Default)]
+pub struct Report {
+    rows: Vec<[String; 3]>,
+    needed: Vec<String>,
+    optional: Vec<String>,
+}
+
+/// Looks at the machine.
+pub fn examine(env: Env) -> Report {
+    let mut report = Report::default();
+    let search = SearchPath::new(env);
+    report.processor();
+    let driver = report.driver(&search);
+    for library in Library::ALL.into_iter().skip(1) {
+        report.library(library, &search, driver);
+    }
+    report.headers(&search, driver);
+    report.cache(&Cache::of_user(env));
+    report
+}
+
+impl Report {
+    fn row(&mut self, what: &str, state: impl Into<String>, more: impl Into<String>) {
+        self.rows.push([what.to_owned(), state.into(), more.into()]);
+    }
+
+    fn processor(&mut self) {
+        let threads = available_parallelism().map_or(1, usize::from);
+        self.row("CPU", format!("{threads} threads"), format!("{:?}", Isa::detect().kind()));
+    }
+
+    /// The driver and its GPUs; the driver's CUDA version.
+    fn driver(&mut self, search: &SearchPath) -> Option<Version> {
+        let Ok(driver) = Library::Driver.load(search, None) else {
+            self.row("GPU", "none", "there is no NVIDIA driver; training runs on the CPU");
+            self.row(Library::Driver.name(), "not found", "");
+            self.needed.push(Library::Driver.install_hint(None));
+            return None;
+        };
+        match gpus() {
+            Ok(found) if found.is_empty() => {
+                self.row("GPU", "none", "the driver shows no GPU; training runs on the CPU")
+            }
+            Ok(found) => found.iter().enumerate().for_each(|(i, gpu)| {
+                let (major, minor) = gpu.capability;
+                let more = match Arch::of(major, minor) {
+                    Ok(arch) => arch.to_string(),
+                    Err(e) => format!("cannot be used: {}", first_line(&e.to_string())),
+                };
+                let (gib, cores) = (gpu.memory_bytes as f64 / f64::from(1 << 30), gpu.multiprocessors);
+                let more = format!("{gib:.1} GiB, {cores} multiprocessors, compute capability {major}.{minor}, {more}");
+                self.row(&format!("GPU {i}"), gpu.name.clone(), more);
+            }),
+            Err(e) => self.row("GPU", "none", e.to_string()),
+        }
+        let kernel_module = kernel_module().map_or(String::new(), |v| format!("{v}, "));
+        let more = format!("{kernel_module}{}", driver.path.display());
+        self.row(Library::Driver.name(), format!("CUDA {}", driver.version), more);
+        Some(driver.version)
+    }
+
+    fn library(&mut self, library: Library, search: &SearchPath, driver: Option<Version>) {
+        match library.load(search, driver) {
+            Ok(found) => self.row(library.name(), found.version.to_string(), found.path.display().to_string()),
+            Err(_) => {
+                self.row(library.name(), "not found", if library.is_required() { "" } else { "optional" });
+                self.advise(library, driver);
+            }
+        }
+    }
+
+    /// Headers are looked for beside the compiler.
+    fn headers(&mut self, search: &SearchPath, driver: Option<Version>) {
+        let Ok(nvrtc) = Nvrtc::load(search, driver) else { return };
+        match nvrtc.headers() {
+            Some(folder) => self.row("CUDA headers", "found", folder.display().to_string()),
+            None => {
+                self.row("CUDA headers", "not found", "optional");
+                self.advise(Library::Cudart, driver);
+            }
+        }
+    }
+
+    fn advise(&mut self, library: Library, driver: Option<Version>) {
+        let list = if library.is_required() { &mut self.needed } else { &mut self.optional };
+        let hint = library.install_hint(driver);
+        if !list.contains(&hint) {
+            list.push(hint);
+        }
+    }
+
+    fn cache(&mut self, cache: &Cache) {
+        let Some(folder) = cache.folder() else {
+            return self.row("Kernel cache", "none", "set SRGAN_CACHE_DIR or HOME to a folder");
+        };
+        let contents = cache.contents();
+        let size = contents.bytes as f64 / f64::from(1 << 20);
+        let state = match cache.check_writable() {
+            Ok(()) => "writable".to_owned(),
+            Err(e) => format!("cannot be written ({e}): kernels are compiled anew by every run"),
+        };
+        self.row(
+            "Kernel cache",
+            format!("{} kernels", contents.entries),
+            format!("{size:.1} MiB, {}, {state}", folder.display()),
+        );
+    }
+}
+
+/// The version of the driver's kernel module, as `nvidia-smi` names it.
+fn kernel_module() -> Option<String> {
+    let text = std::fs::read_to_string(PathBuf::from("/proc/driver/nvidia/version")).ok()?;
+    let is_version = |word: &&str| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.');
+    text.lines().next()?.split_whitespace().find(is_version).map(str::to_owned)
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut table = Table::new(["srgan", env!("CARGO_PKG_VERSION"), ""]).left_aligned(3);
+        self.rows.iter().for_each(|row| table.row(row.iter().map(|cell| cell.replace('\n', " "))));
+        write!(f, "{table}")?;
+        for (title, commands) in [("Needed for training on a GPU", &self.needed), ("Optional", &self.optional)] {
+            if !commands.is_empty() {
+                write!(f, "\n\n{title}:\n  {}", commands.join("\n  "))?;
+            }
+        }
+        Ok(())
+    }
+}

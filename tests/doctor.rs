@@ -1,0 +1,58 @@
+//! `srgan doctor` as a process, on whatever machine this is.
+
+use std::path::Path;
+use std::process::Command;
+
+/// The report of `srgan doctor` with nothing in the environment but these variables.
+fn doctor(variables: &[(&str, &Path)]) -> String {
+    let out = Command::new(env!("CARGO_BIN_EXE_srgan"))
+        .arg("doctor")
+        .env_clear()
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap();
+    let (text, errors) = (String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap());
+    assert!(out.status.success(), "{}: {text}\n{errors}", out.status);
+    assert_eq!(errors, "");
+    text
+}
+
+/// The line that begins with `what`.
+fn line<'a>(report: &'a str, what: &str) -> &'a str {
+    report.lines().find(|l| l.starts_with(what)).unwrap_or_else(|| panic!("no line {what}:\n{report}"))
+}
+
+#[test]
+fn it_tells_what_is_missing_and_how_to_install_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let report = doctor(&[("HOME", dir.path())]);
+    assert!(line(&report, "CPU").contains("threads"));
+    if Path::new("/proc/driver/nvidia").exists() {
+        assert!(line(&report, "CUDA driver").contains("CUDA 1"), "{report}");
+    } else {
+        assert!(line(&report, "GPU").contains("there is no NVIDIA driver; training runs on the CPU"), "{report}");
+        assert!(report.contains("https://www.nvidia.com/drivers"), "{report}");
+    }
+    for (name, package) in [("NVRTC", "nvidia-cuda-nvrtc"), ("cuDNN", "nvidia-cudnn"), ("NCCL", "nvidia-nccl")] {
+        let missing = line(&report, name).contains("not found");
+        assert_eq!(report.contains(&format!("pip install '{package}")), missing, "{name}:\n{report}");
+    }
+    let cache = line(&report, "Kernel cache");
+    assert!(cache.contains("0 kernels") && cache.contains(".cache/srgan/kernels, writable"), "{cache}");
+}
+
+#[test]
+fn damaged_libraries_and_a_cache_that_cannot_be_written_are_no_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let lib = dir.path().join("lib/python3.11/site-packages/nvidia/cu13/lib");
+    std::fs::create_dir_all(&lib).unwrap();
+    for name in ["libnvrtc.so.13", "libcudart.so.13", "libcublas.so.13", "libcudnn.so.9"] {
+        std::fs::write(lib.join(name), "not a library").unwrap();
+    }
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let report = doctor(&[("VIRTUAL_ENV", dir.path()), ("SRGAN_CACHE_DIR", &file)]);
+    assert!(line(&report, "Kernel cache").contains("cannot be written"), "{report}");
+    // Another NVRTC may be installed in the system; the damaged file is not taken for one.
+    assert!(!line(&report, "NVRTC").contains("site-packages"), "{report}");
+}

@@ -1,0 +1,67 @@
+//! The modules of real programs: those of `configs/`, as training compiles them.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+
+use srgan::config::Config;
+use srgan::device::cuda::driver::ModuleSource;
+use srgan::device::cuda::modules;
+use srgan::plan::{Plan, PlanOptions, Program, Target};
+use srgan::tape::DType;
+use srgan::train::programs::{BatchShape, EvaluateOptions, Programs};
+
+/// Side of the images of the plans; a kernel's code hardly depends on it.
+const HR: usize = 64;
+
+/// The modules of every program of every config, each once.
+pub fn all_modules() -> Vec<ModuleSource> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files: Vec<_> = fs::read_dir(root.join("configs")).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    let mut seen = HashSet::new();
+    let mut all = Vec::new();
+    for path in &files {
+        let (config, _) = Config::load(path, &[]).unwrap();
+        for program in programs(&config) {
+            let options = PlanOptions { fuse: true, share: true, target: Target::Cuda };
+            let plan = Plan::compile(&program, options).unwrap();
+            all.extend(modules(&plan).unwrap().into_iter().filter(|m| seen.insert(m.clone())));
+        }
+    }
+    all
+}
+
+fn programs(config: &Config) -> Vec<Program> {
+    let programs = Programs::new(config).unwrap();
+    let pairs = BatchShape { batch: 2, hr: (HR, HR), hr_type: DType::F32, lr_type: Some(DType::F32) };
+    let scenes = BatchShape { hr_type: DType::U16, lr_type: None, ..pairs };
+    let every = EvaluateOptions { ema: false, discriminator: true, images: true, bicubic: true };
+    vec![
+        programs.pretrain(scenes).unwrap(),
+        programs.adversarial(scenes).unwrap(),
+        programs.adversarial(pairs).unwrap(),
+        programs.evaluate(pairs, every).unwrap(),
+        programs.accumulate_begin().unwrap(),
+        programs.accumulate_content(pairs).unwrap(),
+        programs.accumulate_judge(pairs).unwrap(),
+        programs.accumulate_stage().unwrap(),
+        programs.accumulate_generate(pairs).unwrap(),
+        programs.accumulate_update(true).unwrap(),
+    ]
+}
+
+/// Names of the kernels in `kernels/`: function templates over their argument struct.
+pub fn kernel_names() -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    let files = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+    let mut names = Vec::new();
+    for path in files.filter(|p| p.extension().is_some_and(|e| e == "cu")) {
+        let text = fs::read_to_string(path).unwrap();
+        let kernel =
+            |line: &str| Some(line.strip_prefix("__device__ void ")?.strip_suffix("(const Args& a) {")?.to_owned());
+        names.extend(text.lines().filter_map(kernel));
+    }
+    names.sort();
+    names
+}
