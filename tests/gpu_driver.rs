@@ -216,7 +216,7 @@ fn refusals() {
             assert!(text.contains("kernel scale of generator.head") && text.contains("INVALID_VALUE"), "{text}");
         }
         // SAFETY: kernels and memory as above.
-        let graph = unsafe { gpu.record(&[good.clone()]).unwrap() };
+        let graph = unsafe { gpu.record(std::slice::from_ref(&good)).unwrap() };
         unsafe { gpu.replay(graph).unwrap() };
         assert_eq!(download(&mut gpu, y, 2), [0.5, 1.0]);
     }

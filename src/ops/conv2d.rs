@@ -32,7 +32,7 @@ impl Geometry {
     }
 
     /// Output extent for inputs (N,H,W,I) and weights (O,kh,kw,I).
-    fn output(&self, input: Shape, weight: Shape) -> Result<Shape, String> {
+    pub(super) fn output(&self, input: Shape, weight: Shape) -> Result<Shape, String> {
         let [out_ch, kh, kw, per_filter] = weight.0;
         let fits = if self.depthwise { per_filter == 1 && out_ch == input.c() } else { per_filter == input.c() };
         if !fits {

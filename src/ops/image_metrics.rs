@@ -72,9 +72,9 @@ impl Kernel for ImageMetrics {
     fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let (images, to) = ([call.inputs[0], call.inputs[1]], call.output);
         let mut launches = pixel_losses::cuda::components(images, self.max_val, call.scratch, to);
-        let sums = call.scratch.add(4 * pixel_losses::cuda::scratch(images[0].shape));
+        let sums = call.scratch.offset_by(4 * pixel_losses::cuda::scratch(images[0].shape));
         let shape = Shape([to.shape.n(), 1, 1, 1]);
-        let similarity = DeviceView { ptr: to.ptr.add(4 * COMPONENTS), shape, ..to };
+        let similarity = DeviceView { ptr: to.ptr.offset_by(4 * COMPONENTS), shape, ..to };
         launches.extend(ssim::cuda::means(&self.ssim(), images, sums, similarity));
         launches
     }

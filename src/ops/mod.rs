@@ -167,9 +167,7 @@ pub trait Kernel: Send + Sync {
     }
     /// The launches that compute the output on a CUDA device. A kernel that hosts an epilogue hands every element
     /// of the output to `call.finish` exactly once, the others write `call.output`.
-    fn cuda(&self, _call: &CudaCall) -> Vec<KernelLaunch> {
-        unimplemented!("CUDA kernel")
-    }
+    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch>;
 }
 
 /// Changes state at the end of a program, only if every checked value of the run was finite.
@@ -179,9 +177,7 @@ pub trait CommitOp: Debug + Send + Sync + 'static {
     /// Updates `states` from the run's values. States are updated in the order of the program's commits.
     fn run(&self, ctx: &Ctx, inputs: &[View], states: &[ViewMut]);
     /// The launches that do the same on a CUDA device, where `call.ok` is not 0.
-    fn cuda(&self, _call: &CudaCommit) -> Vec<KernelLaunch> {
-        unimplemented!("CUDA kernel")
-    }
+    fn cuda(&self, call: &CudaCommit) -> Vec<KernelLaunch>;
 }
 
 /// Two operands of equal extent, or an error that names both.

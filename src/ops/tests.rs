@@ -1,13 +1,14 @@
 //! What holds for every op: its derivative is that of its reference (central differences in f64), and its
 //! CPU code computes its reference, through strided operands, over poisoned memory, with any threads.
 
+mod cuda;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Case, CommitOp};
 use crate::device::cpu::{Cpu, Isa};
-use crate::device::cuda::Cuda;
-use crate::device::cuda::host::{HostDriver, HostOptions, ThreadOrder};
+use crate::device::cuda::host::{HostOptions, ThreadOrder};
 use crate::device::{Device, Outcome, bytes_of};
 use crate::plan::{Commit, Plan, PlanOptions, Program};
 use crate::rng::{Rng, Stream};
@@ -165,29 +166,12 @@ pub(super) fn check_cpu(case: &Case) {
     }
 }
 
-/// Every kernel on the host: each order of a block's threads, so that a missing barrier shows.
-#[test]
-fn cuda_kernels_compute_the_references() {
-    for order in [ThreadOrder::Forward, ThreadOrder::Reverse, ThreadOrder::Random(1)] {
-        for case in all_cases() {
-            for strided in [false, true] {
-                let (got, want) = run_on(&mut on_host(order), &case, strided);
-                assert_close(&got, &want, 3e-6, &format!("{:?} strided {strided} {order:?}", case.op));
-            }
-        }
-    }
-}
-
-/// The CUDA device on the host driver.
-pub(super) fn on_host(order: ThreadOrder) -> Cuda {
-    let cache = std::env::temp_dir().join("srgan_host_kernels");
-    let driver = HostDriver::new(&cache, HostOptions { order, ..HostOptions::default() }).unwrap();
-    Cuda::new(Box::new(driver))
-}
-
 /// The devices that run what the cases do not reach: changes of state, raw inputs.
 pub(super) fn devices() -> Vec<Box<dyn Device>> {
-    vec![Box::new(Cpu::new(3).unwrap())]
+    vec![
+        Box::new(Cpu::new(3).unwrap()),
+        Box::new(cuda::on_host(HostOptions { order: ThreadOrder::Reverse, ..HostOptions::default() })),
+    ]
 }
 
 /// Runs a program of one commit: `inputs` writes its operands, which are checked, on a tape; `data` is for the tape's

@@ -4,17 +4,20 @@ use crate::config::{Config, DatasetType, DeviceChoice, IsaChoice, Layout, StoreM
 use crate::data::{self, DataSettings, DatasetKind};
 use crate::device::Device;
 use crate::device::cpu::{Cpu, Isa, IsaKind};
+use crate::device::cuda::{Cuda, GpuDriver, GpuOptions};
 use crate::{Error, Result};
 
 /// The device that a config asks for.
 ///
 /// # Errors
-/// [`Error::Usage`] for `cuda`, which this version cannot run on, and for an instruction set that the processor
+/// For `cuda`, what is missing: a GPU, its driver, the compiler of its kernels. An instruction set that the processor
 /// lacks; memory that cannot be had.
+// `auto` is the CPU until the CUDA device's results and speed have been measured on a GPU (issue 3).
 pub fn open_device(cfg: &Config) -> Result<Box<dyn Device>> {
     if cfg.training.device == DeviceChoice::Cuda {
-        return Err(Error::usage("Training.device is cuda, but this build has no CUDA device")
-            .with_hint("use `--device cpu`, or `--device auto` to take what there is"));
+        let ordinal = cfg.training.gpus.ids()[0];
+        let options = GpuOptions { ordinal, ..GpuOptions::new(&|name| std::env::var_os(name)) };
+        return Ok(Box::new(Cuda::new(Box::new(GpuDriver::new(options)?))));
     }
     let threads = match cfg.training.num_threads {
         Some(n) => n,

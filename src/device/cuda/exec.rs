@@ -126,13 +126,12 @@ impl Cuda {
         for (source, functions) in missing.into_iter().zip(compiled) {
             self.functions.insert(source, functions[0]);
         }
-        let launch = |((path, kernel), (source, args)): (&(Arc<str>, KernelLaunch), (ModuleSource, Vec<u8>))| Launch {
-            function: self.functions[&source],
-            geometry: geometry(kernel),
-            args,
-            path: path.clone(),
-        };
-        Ok(kernels.iter().zip(modules).map(launch).collect())
+        let mut launches = Vec::with_capacity(kernels.len());
+        for ((path, kernel), (source, args)) in kernels.iter().zip(modules) {
+            let function = self.functions[&source];
+            launches.push(Launch { function, geometry: geometry(kernel), args, path: path.clone() });
+        }
+        Ok(launches)
     }
 
     /// Runs step by step, waiting after each.

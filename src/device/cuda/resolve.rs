@@ -38,7 +38,7 @@ impl Addresses<'_> {
                 state.ok_or_else(|| Error::Internal(format!("there is no state {name}")))?.1
             }
         };
-        Ok(DeviceView { ptr: base.add(loc.offset * 4), shape: loc.shape, stride: loc.stride })
+        Ok(DeviceView { ptr: base.offset_by(loc.offset * 4), shape: loc.shape, stride: loc.stride })
     }
 
     fn views(&self, locs: &[Loc]) -> Result<Vec<DeviceView>> {
@@ -54,7 +54,7 @@ impl Addresses<'_> {
                 let call = CudaCall {
                     inputs: &self.views(inputs)?,
                     output: self.view(output)?,
-                    scratch: self.arena.add(step.scratch.0 * 4),
+                    scratch: self.arena.offset_by(step.scratch.0 * 4),
                     finish: self.finish(step)?,
                 };
                 Ok(kernel.cuda(&call))
@@ -101,7 +101,7 @@ impl Addresses<'_> {
             let mut view = self.view(&operands[part.operand])?;
             if view.shape.c() != 1 || shape.c() == 1 {
                 let [n, h, w, _] = view.shape.0;
-                view.ptr = view.ptr.add(part.channel * 4);
+                view.ptr = view.ptr.offset_by(part.channel * 4);
                 view.shape = Shape([n, h, w, shape.c()]);
             }
             inputs.push(view);
@@ -129,7 +129,7 @@ impl Addresses<'_> {
         let mut at = OK_FLOATS;
         for (name, loc) in &self.plan.outputs {
             let stride = loc.shape.c();
-            let to = DeviceView { ptr: self.outbox.add(at * 4), shape: loc.shape, stride };
+            let to = DeviceView { ptr: self.outbox.offset_by(at * 4), shape: loc.shape, stride };
             launches.push((name.as_str().into(), pointwise(self.view(loc)?, &Finish::store(to))));
             at += loc.shape.len();
         }

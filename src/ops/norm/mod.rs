@@ -32,7 +32,7 @@ use crate::device::cpu::{Tile, View};
 use crate::tape::{Shape, Tape, Value};
 
 #[cfg(test)]
-pub(super) use self::tests::cases;
+pub(super) use self::tests::{cases, cases_of};
 pub use apply::{Apply, InvStd};
 pub use grad::{GradSums, InputGrad};
 pub use second::SecondGrad;

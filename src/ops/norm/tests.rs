@@ -12,13 +12,20 @@ use crate::tape::{DType, Tensor64};
 
 /// For the CPU check alone: statistics and sums are operands here, though they are functions of the others.
 pub fn cases() -> Vec<Case> {
+    let shapes = [[3, 5, 7, 5], [2, 4, 3, 70], [2, 20, 31, 40], [2, 9, 11, 132]];
+    let mut cases: Vec<Case> = shapes.into_iter().flat_map(cases_of).collect();
+    let positive = |k: usize, shape: Shape| {
+        let data = random(shape, 50 + k as u64).data;
+        Tensor64::new(shape, data.into_iter().map(f64::abs).collect())
+    };
+    cases.push(Case::new(InvStd, &[[1, 1, 1, 70]]).with_data(positive));
+    cases.into_iter().map(Case::without_gradient).collect()
+}
+
+/// All ops on a tensor of this extent, over the batch and over images.
+pub fn cases_of(x: [usize; 4]) -> Vec<Case> {
     let mut cases = Vec::new();
-    for (x, over) in [
-        ([3, 5, 7, 5], Over::Batch),
-        ([2, 4, 3, 70], Over::Image),
-        ([2, 20, 31, 40], Over::Batch),
-        ([2, 9, 11, 132], Over::Image),
-    ] {
+    for over in [Over::Batch, Over::Image] {
         let c = x[3];
         let g = if over == Over::Batch { 1 } else { x[0] };
         let (stats, sums, vector) = ([g, 1, 1, 3 * c], [g, 1, 1, 2 * c], [1, 1, 1, c]);
@@ -31,12 +38,7 @@ pub fn cases() -> Vec<Case> {
         cases.push(Case::new(SecondGrad, &[x, x, x, stats, sums, sums, [g, 1, 1, c]]));
         cases.push(Case::new(SecondGrad, &[x, x, x, stats, sums, sums, [g, 1, 1, c], vector]));
     }
-    let positive = |k: usize, shape: Shape| {
-        let data = random(shape, 50 + k as u64).data;
-        Tensor64::new(shape, data.into_iter().map(f64::abs).collect())
-    };
-    cases.push(Case::new(InvStd, &[[1, 1, 1, 70]]).with_data(positive));
-    cases.into_iter().map(Case::without_gradient).collect()
+    cases
 }
 
 type Given = HashMap<String, Tensor64>;
