@@ -151,7 +151,7 @@ fn copies() {
     }
     let all = gpu.alloc(300 * 4).unwrap();
     for i in 0..300 {
-        upload(&mut gpu, all.add(i * 4), &[i as f32 + 1.0]);
+        upload(&mut gpu, all.offset_by(i * 4), &[i as f32 + 1.0]);
     }
     assert_eq!(download(&mut gpu, all, 300), ramp(300));
 }
