@@ -143,29 +143,18 @@ fn every_kernel_compiles(nvrtc: &Nvrtc) -> ExitCode {
     let all: Vec<_> = modules.iter().chain(&own).collect();
     let work: Vec<_> = all.iter().flat_map(|m| CAPABILITIES.iter().map(|c| (arch(*c), *m))).collect();
     let results = compile_all(nvrtc, &work);
-    let mut table = Table::new(["kernel", "GPU", "registers", "shared", "stack", "spilled"]).left_aligned(2);
+    let mut used: BTreeMap<&str, Vec<Usage>> = BTreeMap::new();
     for ((arch, module), result) in work.iter().zip(results) {
-        let compiled = match result {
-            Ok(compiled) => compiled,
-            Err(e) => {
-                faults.push(e.to_string());
-                continue;
-            }
-        };
-        if !compiled.cubin.starts_with(b"\x7fELF") {
-            faults.push(format!("{} for {arch}: no machine code", module.name));
-        }
-        for kernel in &module.kernels {
-            let Some(usage) = compiled.usage.iter().find(|u| u.kernel == *kernel) else {
-                faults.push(format!("{} for {arch}: no kernel {kernel}:\n{}", module.name, compiled.log));
-                continue;
-            };
-            table.row(row(usage, arch));
-            if usage.spills() && !MAY_SPILL.iter().any(|(name, _)| name == kernel) {
-                faults.push(format!("{kernel} for {arch} spills registers"));
-            }
+        match result {
+            Ok(compiled) => used.entry(&module.name).or_default().extend(check(module, arch, &compiled, &mut faults)),
+            Err(e) => faults.push(e.to_string()),
         }
     }
+    let archs = CAPABILITIES.map(|c| arch(c).to_string());
+    let columns =
+        ["registers:"].into_iter().chain(archs.iter().map(String::as_str)).chain(["shared", "stack", "spilled"]);
+    let mut table = Table::new(columns);
+    used.iter().for_each(|(kernel, usage)| table.row(row(kernel, usage)));
     println!("{table}");
     faults.iter().for_each(|fault| println!("kernels_compile: FAILED: {fault}"));
     if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -185,11 +174,31 @@ fn largest_of_each_kernel() -> Vec<ModuleSource> {
     largest.into_values().collect()
 }
 
-fn row(usage: &Usage, arch: &Arch) -> [String; 6] {
-    let spilled = usage.spill_stores.max(usage.spill_loads);
-    let numbers = [usage.registers, usage.shared_bytes, usage.stack_bytes, spilled].map(|n| n.to_string());
-    let [registers, shared, stack, spilled] = numbers;
-    [usage.kernel.clone(), arch.to_string(), registers, shared, stack, spilled]
+/// What a module's kernels take; adds to `faults` what is wrong.
+fn check(module: &ModuleSource, arch: &Arch, compiled: &Compiled, faults: &mut Vec<String>) -> Vec<Usage> {
+    if !compiled.cubin.starts_with(b"\x7fELF") {
+        faults.push(format!("{} for {arch}: no machine code", module.name));
+    }
+    let mut found = Vec::new();
+    for kernel in &module.kernels {
+        let Some(usage) = compiled.usage.iter().find(|u| u.kernel == *kernel) else {
+            faults.push(format!("{} for {arch}: no kernel {kernel}:\n{}", module.name, compiled.log));
+            continue;
+        };
+        if usage.spills() && !MAY_SPILL.iter().any(|(name, _)| name == kernel) {
+            faults.push(format!("{kernel} for {arch} spills registers"));
+        }
+        found.push(usage.clone());
+    }
+    found
+}
+
+/// Registers of each kind of GPU, then the most bytes of shared memory, stack and spilled registers.
+fn row(kernel: &str, usage: &[Usage]) -> Vec<String> {
+    let most = |of: fn(&Usage) -> u32| usage.iter().map(of).max().unwrap_or(0);
+    let bytes = [most(|u| u.shared_bytes), most(|u| u.stack_bytes), most(|u| u.spill_stores.max(u.spill_loads))];
+    let numbers = usage.iter().map(|u| u.registers).chain(bytes).map(|n| n.to_string());
+    [kernel.to_owned()].into_iter().chain(numbers).collect()
 }
 
 /// Compiles on all processors, without a cache.

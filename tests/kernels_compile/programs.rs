@@ -1,4 +1,4 @@
-//! The modules of real programs: those of `configs/`, as training compiles them.
+//! The modules of real programs: those of `configs/`, as training compiles them, and what these do not reach.
 
 use std::collections::HashSet;
 use std::fs;
@@ -6,28 +6,27 @@ use std::path::Path;
 
 use srgan::config::Config;
 use srgan::device::cuda::driver::ModuleSource;
-use srgan::device::cuda::modules;
+use srgan::device::cuda::{modules, peak_modules};
+use srgan::ops::sum_to::sum_to;
 use srgan::plan::{Plan, PlanOptions, Program, Target};
-use srgan::tape::DType;
+use srgan::tape::{DType, Shape, Tape};
 use srgan::train::programs::{BatchShape, EvaluateOptions, Programs};
 
 /// Side of the images of the plans; a kernel's code hardly depends on it.
 const HR: usize = 64;
 
-/// The modules of every program of every config, each once.
+/// The modules of every program of every config, and of the device's measurements, each once.
 pub fn all_modules() -> Vec<ModuleSource> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files: Vec<_> = fs::read_dir(root.join("configs")).unwrap().map(|e| e.unwrap().path()).collect();
     files.sort();
     let mut seen = HashSet::new();
-    let mut all = Vec::new();
-    for path in &files {
-        let (config, _) = Config::load(path, &[]).unwrap();
-        for program in programs(&config) {
-            let options = PlanOptions { fuse: true, share: true, target: Target::Cuda };
-            let plan = Plan::compile(&program, options).unwrap();
-            all.extend(modules(&plan).unwrap().into_iter().filter(|m| seen.insert(m.clone())));
-        }
+    let mut all: Vec<ModuleSource> = peak_modules().into();
+    let configs: Vec<Config> = files.iter().map(|path| Config::load(path, &[]).unwrap().0).collect();
+    for program in configs.iter().flat_map(programs).chain([sum_over_images()]) {
+        let options = PlanOptions { fuse: true, share: true, target: Target::Cuda };
+        let plan = Plan::compile(&program, options).unwrap();
+        all.extend(modules(&plan).unwrap().into_iter().filter(|m| seen.insert(m.clone())));
     }
     all
 }
@@ -49,6 +48,14 @@ fn programs(config: &Config) -> Vec<Program> {
         programs.accumulate_generate(pairs).unwrap(),
         programs.accumulate_update(true).unwrap(),
     ]
+}
+
+/// A sum that keeps pixels: the derivative of a value that is repeated for every image, which no network has.
+fn sum_over_images() -> Program {
+    let mut tape = Tape::new();
+    let x = tape.input("x", Shape([2, HR, HR, 3]), DType::F32);
+    let sum = sum_to(&mut tape, x, Shape([1, HR, HR, 3])).unwrap();
+    Program { name: "sum", tape, outputs: vec![("sum".into(), sum)], checks: vec![], commits: vec![] }
 }
 
 /// Names of the kernels in `kernels/`: function templates over their argument struct.

@@ -31,5 +31,6 @@ pub use finish::{Finish, Part, PointwiseCode};
 pub use gpu::{GpuDriver, GpuOptions};
 pub use gpus::{Gpu, gpus};
 pub use launch::{CudaCall, CudaCommit, KernelLaunch, THREADS};
+pub use peak::peak_modules;
 pub use ptxas::Usage;
 pub use resolve::modules;

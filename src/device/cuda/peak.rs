@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::args::Args;
-use super::driver::{Driver, Launch};
+use super::driver::{DevicePtr, Driver, Launch, ModuleSource};
 use super::exec::geometry;
 use super::launch::{KernelLaunch, THREADS};
 use super::module::module;
@@ -25,10 +25,7 @@ const RUNS: usize = 5;
 /// Those of the driver.
 pub(super) fn measure(driver: &mut dyn Driver) -> Result<Peaks> {
     let buffers = [driver.alloc(COPY_FLOATS * 4)?, driver.alloc(COPY_FLOATS * 4)?];
-    let copy = Args::new().pointer("from", "const float4", buffers[0]).pointer("to", "float4", buffers[1]);
-    let copy = KernelLaunch::over("peak", "peak_copy", COPY_FLOATS / 4, copy);
-    let sums = Args::new().pointer("to", "float", buffers[1]).size("steps", STEPS).fixed("CHAINS", CHAINS);
-    let sums = KernelLaunch::new("peak", "peak_multiply_add", BLOCKS, sums);
+    let [sums, copy] = kernels(buffers);
     let operations = (2 * BLOCKS * THREADS * STEPS * CHAINS) as f64;
     let peaks = seconds(driver, &sums).and_then(|flops| {
         let copied = (2 * COPY_FLOATS * 4) as f64;
@@ -37,6 +34,21 @@ pub(super) fn measure(driver: &mut dyn Driver) -> Result<Peaks> {
     // SAFETY: what used the buffers has been waited for.
     buffers.iter().for_each(|buffer| unsafe { driver.free(*buffer) });
     peaks
+}
+
+/// The arithmetic, and the copy from the first buffer to the second.
+fn kernels([from, to]: [DevicePtr; 2]) -> [KernelLaunch; 2] {
+    let sums = Args::new().pointer("to", "float", to).size("steps", STEPS).fixed("CHAINS", CHAINS);
+    let copy = Args::new().pointer("from", "const float4", from).pointer("to", "float4", to);
+    [
+        KernelLaunch::new("peak", "peak_multiply_add", BLOCKS, sums),
+        KernelLaunch::over("peak", "peak_copy", COPY_FLOATS / 4, copy),
+    ]
+}
+
+/// The modules of the measurement, for checks that run no kernel.
+pub fn peak_modules() -> [ModuleSource; 2] {
+    kernels([DevicePtr(1 << 20); 2]).map(|kernel| module(&kernel, true).0)
 }
 
 /// The shortest time of a kernel.
