@@ -113,18 +113,18 @@ fn to_nchw(nhwc: &[f32], shape: Shape) -> Vec<f32> {
 }
 
 fn device(isa: Isa) -> Result<Box<dyn Device>> {
-    match std::env::var("SRGAN_GOLDEN_DEVICE").as_deref() {
-        Ok("cpu") | Err(_) => Ok(Box::new(Cpu::new(2)?.with_isa(isa))),
-        Ok("host") => {
+    match device_name().as_str() {
+        "cpu" => Ok(Box::new(Cpu::new(2)?.with_isa(isa))),
+        "host" => {
             let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("host_kernels");
             let driver = HostDriver::new(&cache, HostOptions::default())?;
             Ok(Box::new(Cuda::new(Box::new(driver))))
         }
-        Ok("cuda") => {
+        "cuda" => {
             let driver = GpuDriver::new(GpuOptions::new(&|name| std::env::var_os(name)))?;
             Ok(Box::new(Cuda::new(Box::new(driver))))
         }
-        Ok(other) => Err(Error::usage(format!("SRGAN_GOLDEN_DEVICE={other}: it is cpu, cuda or host"))),
+        other => Err(Error::usage(format!("SRGAN_GOLDEN_DEVICE={other}: it is cpu, cuda or host"))),
     }
 }
 
@@ -366,14 +366,21 @@ fn run_case(path: &Path, isa: Isa) -> Result<(String, Findings)> {
     for (name, tol) in std::mem::take(&mut case.tol) {
         findings.0.push((format!("{name} (not computed)"), f64::NAN, tol));
     }
-    Ok((format!("{} ({})", case.name, isa.kind().name()), findings))
+    let on = device_name();
+    Ok((format!("{} ({})", case.name, if on == "cpu" { isa.kind().name() } else { &on }), findings))
 }
 
-/// What runs: every case on the widest set, and [`EVERY_SET`] on the others, which are named where they are
-/// missing.
+/// `SRGAN_GOLDEN_DEVICE`.
+fn device_name() -> String {
+    std::env::var("SRGAN_GOLDEN_DEVICE").unwrap_or_else(|_| "cpu".into())
+}
+
+/// What runs: every case on the widest set of a CPU, and [`EVERY_SET`] on the others, which are named where they are
+/// missing; on other devices every case once.
 fn cases(paths: &[PathBuf]) -> Vec<(&PathBuf, Isa)> {
     let mut cases: Vec<_> = paths.iter().map(|p| (p, Isa::detect())).collect();
-    let Some(path) = paths.iter().find(|p| p.file_stem().is_some_and(|s| s == EVERY_SET)) else { return cases };
+    let every_set = paths.iter().find(|p| device_name() == "cpu" && p.file_stem().is_some_and(|s| s == EVERY_SET));
+    let Some(path) = every_set else { return cases };
     for kind in IsaKind::ALL.iter().filter(|kind| **kind != Isa::detect().kind()) {
         match Isa::of(*kind) {
             Some(isa) => cases.push((path, isa)),
