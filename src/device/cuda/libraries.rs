@@ -1,6 +1,7 @@
 //! NVIDIA's libraries, opened at run time. Each is opened by its absolute path and with global symbols, so that
 //! those that need it later find it already loaded, wherever it lies.
 
+use std::error::Error as _;
 use std::ffi::{CStr, c_int, c_void};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -157,7 +158,7 @@ impl Library {
 
     fn open(self, path: &Path) -> Result<Loaded, String> {
         // SAFETY: running the initialisers of NVIDIA's libraries is what a program that links them does.
-        let handle = unsafe { Handle::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }.map_err(|e| e.to_string())?;
+        let handle = unsafe { Handle::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }.map_err(|e| reason(&e))?;
         let handle: &'static Handle = Box::leak(Box::new(handle));
         let unusable = || format!("{}: does not tell its version", path.display());
         let (version, symbol) = self.version(handle).ok_or_else(unusable)?;
@@ -227,10 +228,15 @@ impl Loaded {
     pub unsafe fn function<F: Copy>(&self, name: &str) -> Result<F> {
         // SAFETY: the caller's; the library is never unloaded.
         unsafe { self.handle.get::<F>(name) }.map(|f| *f).map_err(|e| {
-            Error::device(format!("{} ({}) lacks {name}: {e}", self.library.name(), self.path.display()))
+            Error::device(format!("{} ({}) lacks {name}: {}", self.library.name(), self.path.display(), reason(&e)))
                 .with_hint(self.library.install_hint(None))
         })
     }
+}
+
+/// What the system's loader says: the file, and what is wrong with it.
+fn reason(error: &libloading::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// Loads a file that a library opens by its bare name later.
