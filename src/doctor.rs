@@ -41,7 +41,7 @@ impl Report {
 
     fn processor(&mut self) {
         let threads = available_parallelism().map_or(1, usize::from);
-        self.row("CPU", format!("{threads} threads"), format!("{:?}", Isa::detect().kind()));
+        self.row("CPU", format!("{threads} threads"), Isa::detect().kind().name());
     }
 
     /// The driver and its GPUs; the driver's CUDA version.
