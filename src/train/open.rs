@@ -17,7 +17,15 @@ pub fn open_device(cfg: &Config) -> Result<Box<dyn Device>> {
     if cfg.training.device == DeviceChoice::Cuda {
         let ordinal = cfg.training.gpus.ids()[0];
         let options = GpuOptions { ordinal, ..GpuOptions::new(&|name| std::env::var_os(name)) };
-        return Ok(Box::new(Cuda::new(Box::new(GpuDriver::new(options)?))));
+        // Asked for what this machine does not have: wrong use, not a failure of the device.
+        let driver = GpuDriver::new(options).map_err(|e| match e {
+            Error::Device { message, hint } => {
+                let hint = hint.map_or_else(String::new, |hint| format!("{hint}; or "));
+                Error::usage(format!("Training.device is cuda, but {message}")).with_hint(hint + "use `--device cpu`")
+            }
+            other => other,
+        })?;
+        return Ok(Box::new(Cuda::new(Box::new(driver))));
     }
     let threads = match cfg.training.num_threads {
         Some(n) => n,
