@@ -2,6 +2,7 @@
 //! CPU code computes its reference, through strided operands, over poisoned memory, with any threads.
 
 mod cuda;
+mod gpu;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -14,6 +14,6 @@ mod trainer;
 pub mod validate;
 
 pub use open::{data_settings, open_device};
-pub use run::{RunOptions, run};
+pub use run::{RunOptions, run, run_on};
 pub use summary::dry_run;
 pub(crate) use summary::{check_patch, steps_per_epoch, train_shape};

@@ -12,6 +12,7 @@ use super::{data_settings, names, open_device, saving, step};
 use crate::checkpoint::{LAST, Meta, TensorFile};
 use crate::config::{Config, Precision, Resume};
 use crate::data::Dataset;
+use crate::device::Device;
 use crate::log::{Messages, MetricsLog, RunDir, RunLogFile, write_atomic};
 use crate::{Error, Result};
 
@@ -40,14 +41,18 @@ pub fn run(cfg: &Config, warnings: &[String], options: &RunOptions) -> Result<()
     if cfg.training.precision != Precision::F32 {
         messages.warn("Training.precision: the cpu device computes in f32");
     }
-    let result = run_with(cfg, options, &messages);
+    let result = open_device(cfg).and_then(|device| run_on(device, cfg, options, &messages));
     if let Err(e) = &result {
         messages.keep_error(&e.to_string());
     }
     result
 }
 
-fn run_with(cfg: &Config, options: &RunOptions, messages: &Messages) -> Result<()> {
+/// As [`run`], on a device that is already open, whatever `Training.device` says.
+///
+/// # Errors
+/// Those of [`run`].
+pub fn run_on(device: Box<dyn Device>, cfg: &Config, options: &RunOptions, messages: &Messages) -> Result<()> {
     let begin = begin(cfg, options)?;
     // A folder is locked before its checkpoint is read: an earlier job may still be writing it.
     let locked = match &begin {
@@ -55,7 +60,7 @@ fn run_with(cfg: &Config, options: &RunOptions, messages: &Messages) -> Result<(
         Begin::Continue { folder, .. } => Some(RunDir::create_at(folder)?),
         Begin::New => None,
     };
-    let mut session = Session::new(cfg, open_device(cfg)?)?;
+    let mut session = Session::new(cfg, device)?;
     let meta = load(&mut session, cfg, &begin, messages)?;
     let dataset = Dataset::open(&data_settings(cfg))?;
     dataset.notes().iter().for_each(|n| messages.info(n));
