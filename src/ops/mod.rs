@@ -34,6 +34,7 @@ pub mod prelu;
 pub mod prepare;
 pub mod resize;
 mod resize_taps;
+pub mod round_weights;
 pub mod sigmoid;
 pub mod silu;
 pub mod slice;
@@ -78,11 +79,37 @@ pub trait Op: Debug + Send + Sync + 'static {
     /// How a plan executes the op.
     fn exec(&self) -> Exec<'_>;
 
+    /// Which of its values may be stored in bf16 in programs of that precision; views and concatenations store as
+    /// what they show.
+    fn rounding(&self) -> Rounding {
+        Rounding::Never
+    }
+
+    /// The operand, if any, that is a parameter which every product would have to round again.
+    fn weight_operand(&self) -> Option<usize> {
+        None
+    }
+
     /// Multiply-adds of one execution, counting the arithmetic of the plain formula; 0 for data movement
     /// and pointwise work.
     fn macs(&self, _inputs: &[Shape], _output: Shape) -> u64 {
         0
     }
+}
+
+/// Which values of an op may be stored in bf16.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounding {
+    /// None: losses, optimisers, all that has few elements.
+    Never,
+    /// Its operands: sums over many pixels.
+    Operands,
+    /// Its operands and its output: products that make feature maps.
+    Maps,
+    /// Its operands, and its output where an operand is a feature map.
+    Follows,
+    /// Its output: weights of products.
+    Weights,
 }
 
 /// What a plan has to do for an op.

@@ -2,7 +2,7 @@
 //! `output[n, y·r + dy, x·r + dx, c] = input[n, y, x, c·r² + dy·r + dx]`, the order of PyTorch. Each of the two
 //! ops is the other's derivative.
 
-use super::{Application, Exec, Kernel, KernelCall, Op};
+use super::{Application, Exec, Kernel, KernelCall, Op, Rounding};
 use crate::device::cpu::{Ctx, Tile, TileSink};
 use crate::device::cuda::{Args, CudaCall, DeviceView, KernelLaunch};
 use crate::tape::{Shape, Tape, Tensor64, Value};
@@ -53,6 +53,9 @@ impl Op for PixelShuffle {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Kernel(self)
+    }
+    fn rounding(&self) -> Rounding {
+        Rounding::Follows
     }
 }
 
@@ -157,6 +160,9 @@ impl Op for PixelUnshuffle {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Kernel(self)
+    }
+    fn rounding(&self) -> Rounding {
+        Rounding::Follows
     }
 }
 
@@ -307,7 +313,7 @@ mod tests {
             let outputs = vec![("y".into(), y)];
             let program = Program { name: "case", tape, outputs, checks: vec![], commits: vec![] };
             let plan =
-                Plan::compile(&program, PlanOptions { fuse, share: true, target: Target::Cpu { threads: 2 } }).unwrap();
+                Plan::compile(&program, PlanOptions { fuse, ..PlanOptions::new(Target::Cpu { threads: 2 }) }).unwrap();
             assert_eq!(plan.steps.len(), if fuse { 1 } else { 2 });
             let mut cpu = Cpu::new(2).unwrap();
             let id = cpu.load(plan).unwrap();

@@ -38,7 +38,7 @@ pub fn assign(placed: &mut Placed, options: PlanOptions) -> usize {
     let (offsets, total) = if options.share { pack(&lives) } else { apart(&lives) };
     let shift = |loc: &mut Loc| {
         if let Root::Buffer(b) = loc.root {
-            loc.offset += offsets[b];
+            loc.offset += offsets[b] * 4 / loc.element.size();
             loc.root = Root::Buffer(0);
         }
     };

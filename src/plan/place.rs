@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use super::fuse::Group;
 use super::gather::{is_gather, part};
+use super::precision::Storage;
 use super::{Base, Loc, PlanOptions, PlannedCommit, Program, Root, Slot, Stage, Step, Target, op_of};
 use crate::ops::{Axis, Exec, ViewOf};
-use crate::tape::{Shape, Source, Tape, Value};
+use crate::tape::{Element, Shape, Source, Tape, Value};
 use crate::{Error, Result};
 
 /// Steps and end values with buffer-relative locations.
@@ -42,8 +43,14 @@ impl Item<'_> {
 }
 
 /// Places all values and writes the step list.
-pub fn place(program: &Program, live: &[bool], groups: &[Group], options: PlanOptions) -> Result<Placed> {
-    let mut placer = Placer::new(program, live, options);
+pub fn place(
+    program: &Program,
+    live: &[bool],
+    groups: &[Group],
+    storage: &Storage,
+    options: PlanOptions,
+) -> Result<Placed> {
+    let mut placer = Placer::new(program, live, storage, options);
     placer.place_leaves();
     placer.place_concats();
     let mut items: Vec<Item> = groups.iter().map(Item::Group).collect();
@@ -63,7 +70,8 @@ pub fn place(program: &Program, live: &[bool], groups: &[Group], options: PlanOp
 }
 
 /// Stands for the carrier of a stage until the step's output has its place.
-const IN_TILE: Loc = Loc { root: Root::Const(usize::MAX), offset: 0, shape: Shape::SCALAR, stride: 1 };
+const IN_TILE: Loc =
+    Loc { root: Root::Const(usize::MAX), offset: 0, shape: Shape::SCALAR, stride: 1, element: Element::F32 };
 
 /// For each value, the item positions at which it is read, directly; the end is `usize::MAX`.
 type Reads = HashMap<Value, Vec<usize>>;
@@ -71,6 +79,7 @@ type Reads = HashMap<Value, Vec<usize>>;
 pub(super) struct Placer<'a> {
     program: &'a Program,
     live: &'a [bool],
+    storage: &'a Storage,
     options: PlanOptions,
     locs: Vec<Option<Loc>>,
     buffers: Vec<usize>,
@@ -82,10 +91,11 @@ pub(super) struct Placer<'a> {
 }
 
 impl<'a> Placer<'a> {
-    fn new(program: &'a Program, live: &'a [bool], options: PlanOptions) -> Self {
+    fn new(program: &'a Program, live: &'a [bool], storage: &'a Storage, options: PlanOptions) -> Self {
         Placer {
             program,
             live,
+            storage,
             options,
             locs: vec![None; live.len()],
             buffers: vec![],
@@ -107,9 +117,11 @@ impl<'a> Placer<'a> {
         self.locs[v.index()] = Some(loc);
     }
 
-    fn new_buffer(&mut self, shape: Shape) -> Loc {
-        self.buffers.push(shape.len());
-        Loc { root: Root::Buffer(self.buffers.len() - 1), offset: 0, shape, stride: shape.c() }
+    /// A buffer of its own for a value.
+    fn new_buffer(&mut self, v: Value) -> Loc {
+        let (shape, element) = (self.tape().shape(v), self.storage.element(v));
+        self.buffers.push(element.floats(shape.len()));
+        Loc { root: Root::Buffer(self.buffers.len() - 1), offset: 0, shape, stride: shape.c(), element }
     }
 
     fn place_leaves(&mut self) {
@@ -131,7 +143,8 @@ impl<'a> Placer<'a> {
                 }
                 _ => continue,
             };
-            self.locs[i] = Some(Loc { root, offset: 0, shape: node.shape, stride: node.shape.c() });
+            let (shape, stride) = (node.shape, node.shape.c());
+            self.locs[i] = Some(Loc { root, offset: 0, shape, stride, element: Element::F32 });
         }
     }
 
@@ -146,7 +159,7 @@ impl<'a> Placer<'a> {
             let whole = match self.locs[i] {
                 Some(loc) => loc,
                 None => {
-                    let loc = self.new_buffer(tape.shape(v));
+                    let loc = self.new_buffer(v);
                     self.set(v, loc);
                     loc
                 }
@@ -196,7 +209,7 @@ impl<'a> Placer<'a> {
             ViewOf::Flat { offset } if base.contiguous() => {
                 Loc { offset: base.offset + offset, shape: node.shape, stride: node.shape.c(), ..base }
             }
-            ViewOf::Flat { .. } => self.new_buffer(node.shape),
+            ViewOf::Flat { .. } => self.new_buffer(v),
         };
         self.set(v, loc);
         Ok(loc)
@@ -232,6 +245,7 @@ impl<'a> Placer<'a> {
         let first = tape.node(group.members[0]);
         let op = op_of(tape, group.members[0]).ok_or_else(|| Error::Internal("a step without an op".into()))?;
         let inputs = first.inputs.iter().map(|v| self.loc(*v)).collect::<Result<Vec<Loc>>>()?;
+        let precision = self.storage.precision(group.members[0]);
         let mut stages = Vec::new();
         let mut scratch = 0;
         let base = match op.exec() {
@@ -265,7 +279,7 @@ impl<'a> Placer<'a> {
         }
         let path = tape.node(group.last()).path.clone();
         let macs = macs(tape, group);
-        let mut step = Step { path, base, stages, stores: vec![], scratch: (0, scratch), macs };
+        let mut step = Step { path, base, stages, stores: vec![], scratch: (0, scratch), macs, precision };
         self.place_stores(group, &mut step, at, reads);
         let output = step.stores[step.stores.len() - 1].1;
         step.stages.iter_mut().for_each(|s| s.operands[s.carrier] = output);
@@ -286,7 +300,7 @@ impl<'a> Placer<'a> {
                 None => {
                     let dying =
                         if is_last && step.stores.is_empty() { self.dying_operand(step, *m, at, reads) } else { None };
-                    let loc = dying.unwrap_or_else(|| self.new_buffer(self.tape().shape(*m)));
+                    let loc = dying.unwrap_or_else(|| self.new_buffer(*m));
                     self.set(*m, loc);
                     loc
                 }
@@ -301,7 +315,7 @@ impl<'a> Placer<'a> {
         if !self.options.share {
             return None;
         }
-        let shape = self.tape().shape(output);
+        let (shape, element) = (self.tape().shape(output), self.storage.element(output));
         let kernel_inputs: &[Loc] = if let Base::Kernel(_, inputs) = &step.base { inputs } else { &[] };
         let all = step.reads();
         let mut candidates: Vec<Loc> = if let Base::Carrier(loc) = &step.base { vec![*loc] } else { vec![] };
@@ -313,6 +327,7 @@ impl<'a> Placer<'a> {
         candidates.into_iter().find(|c| {
             let Root::Buffer(b) = c.root else { return false };
             c.shape == shape
+                && c.element == element
                 && !kernel_inputs.iter().any(|k| k.overlaps(c))
                 && all.iter().all(|r| r == c || !r.overlaps(c))
                 && self.residents.get(&b).is_none_or(|values| {
@@ -355,7 +370,7 @@ impl<'a> Placer<'a> {
                 self.states.len() - 1
             }
         };
-        Ok(Loc { root: Root::State(at), offset: 0, shape, stride: shape.c() })
+        Ok(Loc { root: Root::State(at), offset: 0, shape, stride: shape.c(), element: Element::F32 })
     }
 }
 

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use super::names::{self, scalars};
 use super::programs::{BatchShape, EvaluateOptions, Programs};
 use crate::checkpoint::{TensorFile, compare_architecture};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::device::{Device, Outcome, PlanId, bytes_of};
 use crate::nn::{Layout, Tensor};
-use crate::plan::{Plan, PlanOptions, Program};
+use crate::plan::{Plan, PlanOptions, Precision, Program, Target};
 use crate::tape::Shape;
 use crate::{Error, Result};
 
@@ -101,6 +101,23 @@ impl<'a> Session<'a> {
         &self.programs
     }
 
+    /// In which precision this session's programs compute.
+    pub fn precision(&self) -> Precision {
+        match (self.device.target(), self.cfg.training.precision) {
+            (Target::Cpu { .. }, _) | (Target::Cuda, config::Precision::F32) => Precision::F32,
+            (Target::Cuda, config::Precision::Tf32) => Precision::Tf32,
+            (Target::Cuda, config::Precision::Auto | config::Precision::Bf16) => Precision::Bf16,
+        }
+    }
+
+    /// A warning where the config asks for another precision than the device has.
+    pub fn precision_note(&self) -> Option<String> {
+        let asked = self.cfg.training.precision;
+        let other = !matches!(asked, config::Precision::Auto | config::Precision::F32);
+        let cpu = matches!(self.device.target(), Target::Cpu { .. });
+        (cpu && other).then(|| format!("Training.precision is {}, but the cpu device computes in f32", asked.name()))
+    }
+
     /// The device.
     pub fn device(&self) -> &dyn Device {
         self.device.as_ref()
@@ -180,7 +197,8 @@ impl<'a> Session<'a> {
             Key::Forward(batch, height, width) => self.programs.forward(batch, (height, width))?,
             Key::Accumulate(part) => self.part(part)?,
         };
-        Plan::compile(&program, PlanOptions { fuse: true, share: true, target: self.device.target() })
+        let options = PlanOptions { precision: self.precision(), ..PlanOptions::new(self.device.target()) };
+        Plan::compile(&program, options)
     }
 
     fn part(&self, part: Part) -> Result<Program> {

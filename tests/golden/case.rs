@@ -33,7 +33,7 @@ impl<'s> Case<'s> {
         let case: serde_json::Value = serde_json::from_str(text).map_err(|e| Error::data(path, e.to_string()))?;
         let text = |key: &str| case[key].as_str().unwrap_or_default().to_owned();
         let (mut cfg, _) = Config::from_yaml(&text("config"), Some(path), &[])?;
-        cfg.training.precision = setting.precision;
+        cfg.training.precision = setting.config_precision();
         let tol = case["l2_tol"].as_object().into_iter().flatten();
         let tol = tol.map(|(k, v)| (k.clone(), v.as_f64().unwrap_or(0.0))).collect();
         let tol = setting.tolerances(&text("name"), tol)?;

@@ -8,7 +8,7 @@ use srgan::device::{Device, bytes_of};
 use srgan::loss::{self, ContentWeights};
 use srgan::nn::{self, Layout, Net, Vars};
 use srgan::ops::assign::Assign;
-use srgan::plan::{Commit, Plan, PlanOptions, Program};
+use srgan::plan::{Commit, Plan, PlanOptions, Precision, Program};
 use srgan::tape::{DType, Shape, Tape, Value};
 use srgan::train::names;
 
@@ -17,6 +17,7 @@ use crate::case::{Case, Findings, to_nhwc};
 /// A network alone on a device, with the case's weights.
 struct Bench {
     device: Box<dyn Device>,
+    precision: Precision,
     layout: Layout,
 }
 
@@ -33,12 +34,12 @@ impl Bench {
             let values = b.from_file(&case.file.read(&b.name)?);
             device.set_state(&b.name, b.shape, &values)?;
         }
-        Ok(Bench { device, layout })
+        Ok(Bench { device, precision: case.setting.precision, layout })
     }
 
     fn run(&mut self, program: &Program, uploads: &[(&str, &[f32])]) -> Result<HashMap<String, Vec<f32>>> {
-        let target = self.device.target();
-        let plan = Plan::compile(program, PlanOptions { fuse: true, share: true, target })?;
+        let options = PlanOptions { precision: self.precision, ..PlanOptions::new(self.device.target()) };
+        let plan = Plan::compile(program, options)?;
         let id = self.device.load(plan)?;
         for (name, data) in uploads {
             self.device.upload(id, name, bytes_of(data))?;
@@ -166,7 +167,8 @@ pub fn loss_case(case: &mut Case, findings: &mut Findings) -> Result<()> {
     let zero = tape.scalar(0.0);
     outputs.push(("metric.perceptual".to_owned(), zero));
     let program = Program { name: "golden", tape, outputs, checks: vec![], commits: vec![] };
-    let mut bench = Bench { device: case.setting.device()?, layout: Layout::default() };
+    let mut bench =
+        Bench { device: case.setting.device()?, precision: case.setting.precision, layout: Layout::default() };
     let got = bench.run(&program, &[("sr", &sr), ("hr", &hr)])?;
     for (name, values) in got {
         if name == "grad.sr" {

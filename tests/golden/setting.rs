@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use srgan::config::Precision;
+use srgan::config;
 use srgan::device::Device;
 use srgan::device::cpu::{Cpu, Isa};
 use srgan::device::cuda::host::{HostDriver, HostOptions};
 use srgan::device::cuda::{Cuda, GpuDriver, GpuOptions};
+use srgan::plan::Precision;
 use srgan::{Error, Result};
 
 /// Beside the cases: how far PyTorch's own runs in other precisions are from them.
@@ -55,7 +56,7 @@ impl Setting {
             other => return Err(Error::usage(format!("SRGAN_GOLDEN_PRECISION={other}: it is f32, tf32 or bf16"))),
         };
         if place == Place::Cpu && precision != Precision::F32 {
-            let message = format!("SRGAN_GOLDEN_PRECISION={}: the cpu device computes in f32 only", name(precision));
+            let message = format!("SRGAN_GOLDEN_PRECISION={precision}: the cpu device computes in f32 only");
             return Err(Error::usage(message).with_hint("set SRGAN_GOLDEN_DEVICE=host, or cuda on a GPU"));
         }
         let distances = if precision == Precision::F32 { serde_json::Value::Null } else { read_distances(dir)? };
@@ -79,6 +80,15 @@ impl Setting {
         }
     }
 
+    /// The precision as a configuration asks for it.
+    pub fn config_precision(&self) -> config::Precision {
+        match self.precision {
+            Precision::F32 => config::Precision::F32,
+            Precision::Tf32 => config::Precision::Tf32,
+            Precision::Bf16 => config::Precision::Bf16,
+        }
+    }
+
     /// The tolerances of a case whose file says `l2_tol`: in f32 these, else more by [`SHARE`] times the distance of
     /// PyTorch's own run in this precision.
     ///
@@ -88,8 +98,8 @@ impl Setting {
         if self.precision == Precision::F32 {
             return Ok(l2_tol);
         }
-        let precision = name(self.precision);
-        let distances = &self.distances[case][precision];
+        let precision = self.precision;
+        let distances = &self.distances[case][precision.to_string()];
         let widened = l2_tol.into_iter().map(|(tensor, tol)| {
             let distance = distances[&tensor].as_f64().filter(|d| d.is_finite() && *d >= 0.0);
             let distance = distance.ok_or_else(|| {
@@ -110,21 +120,13 @@ impl std::fmt::Display for Setting {
             Place::Host => "host",
             Place::Cuda => "cuda",
         })?;
-        if self.precision == Precision::F32 { Ok(()) } else { write!(f, ", {}", name(self.precision)) }
+        if self.precision == Precision::F32 { Ok(()) } else { write!(f, ", {}", self.precision) }
     }
 }
 
 /// The first GPU.
 pub fn gpu() -> Result<GpuDriver> {
     GpuDriver::new(GpuOptions::new(&|name| std::env::var_os(name)))
-}
-
-fn name(precision: Precision) -> &'static str {
-    match precision {
-        Precision::F32 => "f32",
-        Precision::Tf32 => "tf32",
-        Precision::Bf16 => "bf16",
-    }
 }
 
 fn read_distances(dir: &Path) -> Result<serde_json::Value> {

@@ -123,7 +123,7 @@ fn on_the_host_graphs_compute_what_launches_do() {
 fn on_the_host_training_is_like_on_the_cpu() {
     let scratch = Scratch::new();
     for (run, device) in [("cpu", on_cpu()), ("host", on_host())] {
-        train_small(&scratch, run, device, &[]);
+        train_small(&scratch, run, device, &["Training.precision=f32"]);
     }
     assert_like(&scratch, "host", "cpu", 4);
 }
