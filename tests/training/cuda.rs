@@ -53,7 +53,7 @@ fn has_gpu(test: &str) -> bool {
     assert!(std::env::var_os("SRGAN_REQUIRE_CUDA").is_none(), "{e}");
     // `eprintln` is not shown of a test that passes.
     let mut stderr = std::io::stderr();
-    writeln!(stderr, "{test}: SKIPPED: {}", e.to_string().lines().next().unwrap()).unwrap();
+    writeln!(stderr, "{test}: SKIPPED: {}", e.to_string().lines().next().unwrap().trim_end_matches(':')).unwrap();
     false
 }
 
