@@ -296,6 +296,14 @@ impl Plan {
         }
     }
 
+    /// Bytes that a device holds for the plan beside arena and states: input slots, constants, and what it reads back.
+    pub fn held_bytes(&self) -> usize {
+        let inputs = self.inputs.iter().map(|slot| slot.shape.len() * slot.dtype.size());
+        let constants = self.constants.iter().map(|data| data.len() * DType::F32.size());
+        let outputs = self.outputs.iter().map(|(_, loc)| loc.shape.len() * DType::F32.size());
+        inputs.chain(constants).chain(outputs).sum()
+    }
+
     /// Step `index` as a plan of its own over the same memory, to run it alone. What it reads is whatever the
     /// memory holds.
     ///
