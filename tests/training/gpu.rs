@@ -159,16 +159,19 @@ fn a_launch_that_fails_names_node_and_kernel() {
     assert!(!scratch.last("run").exists());
 }
 
+/// Patches that are large enough for a difference of some MiB between batches.
+const LARGE: [&str; 2] = ["Data.hr_size=32", "Data.val_fraction=0.5"];
+
 /// The total that a dry run shows, in MiB.
 fn total(scratch: &Scratch, batch: usize) -> f64 {
-    let cfg = config(scratch, &[&format!("Data.train_batch_size={batch}"), "Data.hr_size=32"]);
+    let cfg = config(scratch, &[&LARGE[..], &[&format!("Data.train_batch_size={batch}")]].concat());
     let text = dry_run_on(late_device(Faults::default()).0, &cfg).unwrap();
     number(&text, "total")
 }
 
-/// The number in a row of a table.
+/// The number in a row of the last table that has such a row.
 fn number(text: &str, row: &str) -> f64 {
-    let line = text.lines().find(|l| l.trim_start_matches(['│', '|', ' ']).starts_with(row)).unwrap();
+    let line = text.lines().rfind(|l| l.trim_start_matches(['│', '|', ' ']).starts_with(row)).unwrap();
     line.split(|c: char| !c.is_ascii_digit() && c != '.').rfind(|w| !w.is_empty()).unwrap().parse().unwrap()
 }
 
@@ -176,7 +179,7 @@ fn number(text: &str, row: &str) -> f64 {
 fn refusal(scratch: &Scratch, mib: f64) -> String {
     let free = Some((mib * f64::from(1 << 20)) as usize);
     let (device, seen) = late_device(Faults { free, ..Faults::default() });
-    let (result, _) = train(scratch, "run", &["Data.train_batch_size=8", "Data.hr_size=32"], device);
+    let (result, _) = train(scratch, "run", &[&LARGE[..], &["Data.train_batch_size=8"]].concat(), device);
     let error = result.unwrap_err();
     assert_eq!((error.exit_code(), seen.borrow().replays), (2, 0), "{error}");
     assert!(!scratch.path("run").exists());
