@@ -79,8 +79,8 @@ __device__ void conv2d(const Args& a) {
       const int s = start + k, result = first_channel + r;
       float w = 0.f;
       if (s < depth && result < a.channels) {
-        w = Args::TRANSPOSED ? a.w[(size_t(s % a.x.c) * taps + s / a.x.c) * a.channels + result]
-                             : a.w[size_t(result) * depth + s];
+        w = Args::TRANSPOSED ? a.w.ptr[(size_t(s % a.x.c) * taps + s / a.x.c) * a.channels + result]
+                             : a.w.ptr[size_t(result) * depth + s];
       }
       ws[k][r] = w;
     }
@@ -124,7 +124,7 @@ __device__ void conv2d_depthwise(const Args& a) {
       float from[V];
       load<V>(from, a.x, n, sy, sx, c);
 #pragma unroll
-      for (int j = 0; j < V; ++j) v[j] = fmaf(from[j], a.w[(c + j) * taps + ky * a.kw + kx], v[j]);
+      for (int j = 0; j < V; ++j) v[j] = fmaf(from[j], a.w.ptr[(c + j) * taps + ky * a.kw + kx], v[j]);
     }
   }
   a.finish.template apply<V>(v, n, y, x, c);

@@ -152,7 +152,7 @@ impl Bench {
 
     fn run(&mut self, program: &Program, uploads: &[(&str, &[f32])]) -> Result<HashMap<String, Vec<f32>>> {
         let target = self.device.target();
-        let plan = Plan::compile(program, PlanOptions { fuse: true, share: true, target })?;
+        let plan = Plan::compile(program, PlanOptions::new(target))?;
         let id = self.device.load(plan)?;
         for (name, data) in uploads {
             self.device.upload(id, name, bytes_of(data))?;

@@ -2,15 +2,25 @@
 // `pointwise_function(index, in, k)` and the MAX_ sizes are generated.
 #pragma once
 
+// A view whose element is known at run time.
+struct AnyView {
+  View<float> view;
+  int is_bf16;
+
+  __device__ View<bf16> as_bf16() const {
+    return {reinterpret_cast<bf16*>(view.ptr), view.n, view.h, view.w, view.c, view.stride};
+  }
+};
+
 struct Stage {
   int function, carrier, count;
   float factors[MAX_FACTORS];
-  View<const float> inputs[MAX_PARTS];
+  AnyView inputs[MAX_PARTS];
 };
 
 struct Store {
   int after;
-  View<float> to;
+  AnyView to;
 };
 
 struct Finish {
@@ -24,7 +34,12 @@ struct Finish {
     int done = 0;
     for (int s = 0; s < store_count; ++s) {
       for (; done < stores[s].after; ++done) apply_stage<V>(stages[done], v, n, y, x, c);
-      store<V>(stores[s].to, v, n, y, x, c);
+      const AnyView& to = stores[s].to;
+      if (to.is_bf16) {
+        store<V>(to.as_bf16(), v, n, y, x, c);
+      } else {
+        store<V>(to.view, v, n, y, x, c);
+      }
     }
   }
 
@@ -33,10 +48,13 @@ struct Finish {
   __device__ static void apply_stage(const Stage& stage, float (&v)[V], int n, int y, int x, int c) {
     float in[MAX_PARTS][V];
     for (int p = 0; p < stage.count; ++p) {
+      const AnyView& input = stage.inputs[p];
       if (p == stage.carrier) {
         carry<V>(in[p], v);
+      } else if (input.is_bf16) {
+        load<V>(in[p], input.as_bf16(), n, y, x, c);
       } else {
-        load<V>(in[p], stage.inputs[p], n, y, x, c);
+        load<V>(in[p], input.view, n, y, x, c);
       }
     }
     for (int j = 0; j < V; ++j) {

@@ -1,5 +1,6 @@
 // Tensors in device memory. Layout NHWC; pixels are `stride` elements apart, so that a channel slice of a wider
-// tensor is a view as well. View and FixedView have the same members; those of FixedView are constants.
+// tensor is a view as well. View and FixedView have the same members; those of FixedView are constants. Elements are
+// float or bf16, with `const` where they are only read.
 #pragma once
 
 template <class T>
@@ -31,7 +32,7 @@ __device__ __forceinline__ int pixels(const V& v) {
   return v.n * v.h * v.w;
 }
 
-// W values at an address.
+// W values at an address; four at a multiple of their size.
 template <int W>
 __device__ __forceinline__ void read(float (&to)[W], const float* from) {
   if constexpr (W == 4) {
@@ -43,10 +44,41 @@ __device__ __forceinline__ void read(float (&to)[W], const float* from) {
   }
 }
 
+template <int W>
+__device__ __forceinline__ void read(float (&to)[W], const bf16* from) {
+  if constexpr (W == 4) {
+    const uint2 four = *reinterpret_cast<const uint2*>(from);
+    to[0] = bf16_low(four.x), to[1] = bf16_high(four.x), to[2] = bf16_low(four.y), to[3] = bf16_high(four.y);
+  } else {
+#pragma unroll
+    for (int j = 0; j < W; ++j) to[j] = from[j];
+  }
+}
+
+template <int W>
+__device__ __forceinline__ void write(float* to, const float (&from)[W]) {
+  if constexpr (W == 4) {
+    *reinterpret_cast<float4*>(to) = make_float4(from[0], from[1], from[2], from[3]);
+  } else {
+#pragma unroll
+    for (int j = 0; j < W; ++j) to[j] = from[j];
+  }
+}
+
+template <int W>
+__device__ __forceinline__ void write(bf16* to, const float (&from)[W]) {
+  if constexpr (W == 4) {
+    *reinterpret_cast<uint2*>(to) = make_uint2(bf16_pair(from[0], from[1]), bf16_pair(from[2], from[3]));
+  } else {
+#pragma unroll
+    for (int j = 0; j < W; ++j) to[j] = from[j];
+  }
+}
+
 // W channels from c on; extents of 1 repeat.
 template <int W, class V>
 __device__ __forceinline__ void load(float (&to)[W], const V& v, int n, int y, int x, int c) {
-  const float* from = pixel(v, v.n == 1 ? 0 : n, v.h == 1 ? 0 : y, v.w == 1 ? 0 : x);
+  const auto from = pixel(v, v.n == 1 ? 0 : n, v.h == 1 ? 0 : y, v.w == 1 ? 0 : x);
   if (v.c == 1) {
 #pragma unroll
     for (int j = 0; j < W; ++j) to[j] = from[0];
@@ -57,11 +89,5 @@ __device__ __forceinline__ void load(float (&to)[W], const V& v, int n, int y, i
 
 template <int W, class V>
 __device__ __forceinline__ void store(const V& v, const float (&from)[W], int n, int y, int x, int c) {
-  float* to = pixel(v, n, y, x) + c;
-  if constexpr (W == 4) {
-    *reinterpret_cast<float4*>(to) = make_float4(from[0], from[1], from[2], from[3]);
-  } else {
-#pragma unroll
-    for (int j = 0; j < W; ++j) to[j] = from[j];
-  }
+  write<W>(pixel(v, n, y, x) + c, from);
 }

@@ -92,7 +92,7 @@ pub struct BenchResult {
     /// Its version.
     pub version: &'static str,
     /// Precision; the peer says here how it was run.
-    pub mode: &'static str,
+    pub mode: String,
     /// The device.
     pub device: String,
     /// The program.
@@ -150,7 +150,7 @@ pub fn bench(cfg: &Config, device: Box<dyn Device>, options: &BenchOptions) -> R
     Ok(BenchResult {
         implementation: "srgan",
         version: env!("CARGO_PKG_VERSION"),
-        mode: "f32",
+        mode: session.precision().to_string(),
         device: session.device().describe(),
         phase: options.phase.name(),
         batch,

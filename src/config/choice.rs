@@ -145,6 +145,8 @@ choice! {
 choice! {
     /// Arithmetic of the networks (`Training.precision`).
     pub enum Precision {
+        /// bf16 on a GPU, f32 on the CPU.
+        Auto = "auto" | "";
         /// 32-bit floats.
         F32 = "f32" | "fp32" | "float32" | "32";
         /// 32-bit floats, multiplied on matrix units with a 10-bit mantissa.

@@ -121,8 +121,8 @@ section! {
         accumulate_grad_batches: usize = 1, in_range(1, 65_536);
         /// Seed of every random number of a run.
         seed: u64 = 0;
-        /// (ours) Arithmetic of the networks.
-        precision: Precision = Precision::F32;
+        /// (ours) Arithmetic of the networks on a GPU; the CPU computes in f32.
+        precision: Precision = Precision::Auto;
         /// (ours) Threads of the CPU device; `None` takes all cores. Results do not depend on it.
         num_threads: Option<usize> = None, each(in_range(1, 1024));
         /// (ours) Instruction set of the CPU device. Another one rounds differently.

@@ -112,7 +112,7 @@ pub fn r1_penalty(tape: &mut Tape, real_logits: Value, real_image: Value, gamma:
     tape.scoped("r1_penalty", |tape| {
         let shape = tape.shape(real_logits);
         let ones = tape.constant(shape, vec![1.0; shape.len()]);
-        let gradient = tape.gradients(&[(real_logits, ones)], &[real_image])?.remove(0);
+        let gradient = tape.exactly(|tape| tape.gradients(&[(real_logits, ones)], &[real_image]))?.remove(0);
         let gradient =
             gradient.ok_or_else(|| Error::Internal("the logits of the R1 penalty do not read its image".into()))?;
         let squares = sum_product_to(tape, gradient, gradient, Shape::SCALAR)?;

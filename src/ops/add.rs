@@ -2,7 +2,7 @@
 //! scale, biases, differences.
 
 use super::pointwise::{broadcast_shape, map2, reference};
-use super::{Application, Exec, Op, Pointwise};
+use super::{Application, Exec, Op, Pointwise, Rounding};
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::PointwiseCode;
 use crate::ops::{mul::Scale, sum_to::sum_to};
@@ -47,6 +47,9 @@ impl Op for Add {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Pointwise(self)
+    }
+    fn rounding(&self) -> Rounding {
+        Rounding::Follows
     }
 }
 

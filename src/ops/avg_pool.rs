@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::sum_to::cuda::{Columns, lanes, sum_pixels, vector_of};
-use super::{Application, Exec, Kernel, KernelCall, Op};
+use super::{Application, Exec, Kernel, KernelCall, Op, Rounding};
 use crate::Result;
 use crate::device::cpu::Ctx;
 use crate::device::cuda::{Args, CudaCall, KernelLaunch};
@@ -61,6 +61,9 @@ impl Op for AvgPool {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Kernel(self)
+    }
+    fn rounding(&self) -> Rounding {
+        Rounding::Follows
     }
 }
 
@@ -153,6 +156,9 @@ impl Op for AvgPoolGrad {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Kernel(self)
+    }
+    fn rounding(&self) -> Rounding {
+        Rounding::Follows
     }
 }
 

@@ -5,7 +5,7 @@
 
 mod cuda;
 
-use super::{Application, Exec, Kernel, KernelCall, Op};
+use super::{Application, Exec, Kernel, KernelCall, Op, Rounding};
 use crate::Result;
 use crate::device::cpu::reference::{reference_conv2d, reference_conv2d_input_grad, reference_conv2d_weight_grad};
 use crate::device::cpu::{self, ConvShape, Ctx, Pass, StoreTo, TileSink};
@@ -100,6 +100,12 @@ impl Op for Conv2d {
     fn exec(&self) -> Exec<'_> {
         Exec::Kernel(self)
     }
+    fn rounding(&self) -> Rounding {
+        Rounding::Maps
+    }
+    fn weight_operand(&self) -> Option<usize> {
+        (!self.0.depthwise).then_some(1)
+    }
     fn macs(&self, inputs: &[Shape], output: Shape) -> u64 {
         macs(inputs[1], output)
     }
@@ -163,6 +169,12 @@ impl Op for Conv2dInputGrad {
     fn exec(&self) -> Exec<'_> {
         Exec::Kernel(self)
     }
+    fn rounding(&self) -> Rounding {
+        Rounding::Maps
+    }
+    fn weight_operand(&self) -> Option<usize> {
+        (!self.geometry.depthwise).then_some(1)
+    }
     fn macs(&self, inputs: &[Shape], _output: Shape) -> u64 {
         macs(inputs[1], inputs[0])
     }
@@ -225,6 +237,9 @@ impl Op for Conv2dWeightGrad {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Kernel(self)
+    }
+    fn rounding(&self) -> Rounding {
+        Rounding::Operands
     }
     fn macs(&self, inputs: &[Shape], output: Shape) -> u64 {
         macs(output, inputs[1])

@@ -2,7 +2,7 @@
 //! which is the input's for slope ≥ 0, so the input need not be kept.
 
 use super::pointwise::{map, map2, reference};
-use super::{Application, Exec, Op, Pointwise, same_shape};
+use super::{Application, Exec, Op, Pointwise, Rounding, same_shape};
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::PointwiseCode;
 use crate::tape::{Shape, Tape, Tensor64, Value};
@@ -30,6 +30,9 @@ impl Op for LeakyRelu {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Pointwise(self)
+    }
+    fn rounding(&self) -> Rounding {
+        Rounding::Follows
     }
 }
 
@@ -64,6 +67,9 @@ impl Op for LeakyReluGrad {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Pointwise(self)
+    }
+    fn rounding(&self) -> Rounding {
+        Rounding::Follows
     }
 }
 

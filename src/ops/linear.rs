@@ -1,7 +1,7 @@
 //! Linear layers: `output[n, o] = Σ_k input[n, k]·weight[o, k]` on (N,1,1,K) and (O,1,1,K), and their gradients.
 //! The three are closed under differentiation. A bias is [`super::add::Add`].
 
-use super::{Application, Exec, Kernel, KernelCall, Op};
+use super::{Application, Exec, Kernel, KernelCall, Op, Rounding};
 use crate::Result;
 use crate::device::cpu::{Ctx, GemmShape, Matrix, StoreTo, Tile, TileSink, View, gemm, gemm_scratch_len};
 use crate::device::cuda::{Args, CudaCall, KernelLaunch};
@@ -159,6 +159,9 @@ impl Op for Linear {
     fn exec(&self) -> Exec<'_> {
         Exec::Kernel(self)
     }
+    fn rounding(&self) -> Rounding {
+        Rounding::Operands
+    }
     fn macs(&self, inputs: &[Shape], _output: Shape) -> u64 {
         (inputs[0].n() * inputs[1].len()) as u64
     }
@@ -206,6 +209,9 @@ impl Op for LinearInputGrad {
     fn exec(&self) -> Exec<'_> {
         Exec::Kernel(self)
     }
+    fn rounding(&self) -> Rounding {
+        Rounding::Operands
+    }
     fn macs(&self, inputs: &[Shape], _output: Shape) -> u64 {
         (inputs[0].n() * inputs[1].len()) as u64
     }
@@ -252,6 +258,9 @@ impl Op for LinearWeightGrad {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Kernel(self)
+    }
+    fn rounding(&self) -> Rounding {
+        Rounding::Operands
     }
     fn macs(&self, inputs: &[Shape], output: Shape) -> u64 {
         (inputs[0].n() * output.len()) as u64

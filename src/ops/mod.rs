@@ -27,6 +27,7 @@ pub mod linear;
 pub mod math;
 pub mod mul;
 pub mod norm;
+pub mod pad_channels;
 pub mod pixel_losses;
 pub mod pixel_shuffle;
 pub mod pointwise;
@@ -34,6 +35,7 @@ pub mod prelu;
 pub mod prepare;
 pub mod resize;
 mod resize_taps;
+pub mod round_weights;
 pub mod sigmoid;
 pub mod silu;
 pub mod slice;
@@ -78,11 +80,37 @@ pub trait Op: Debug + Send + Sync + 'static {
     /// How a plan executes the op.
     fn exec(&self) -> Exec<'_>;
 
+    /// Which of its values may be stored in bf16 in programs of that precision; views and concatenations store as
+    /// what they show.
+    fn rounding(&self) -> Rounding {
+        Rounding::Never
+    }
+
+    /// The operand, if any, that is a parameter which every product would have to round again.
+    fn weight_operand(&self) -> Option<usize> {
+        None
+    }
+
     /// Multiply-adds of one execution, counting the arithmetic of the plain formula; 0 for data movement
     /// and pointwise work.
     fn macs(&self, _inputs: &[Shape], _output: Shape) -> u64 {
         0
     }
+}
+
+/// Which values of an op may be stored in bf16.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounding {
+    /// None: losses, optimisers, all that has few elements.
+    Never,
+    /// Its operands: sums over many pixels.
+    Operands,
+    /// Its operands and its output: products that make feature maps.
+    Maps,
+    /// Its operands, and its output where an operand is a feature map.
+    Follows,
+    /// Its output, which products read as weights.
+    Weights,
 }
 
 /// What a plan has to do for an op.
@@ -155,6 +183,11 @@ pub trait Kernel: Send + Sync {
     /// Whether [`Kernel::run_into`] exists: the output is handed out in tiles and pointwise ops can be fused
     /// behind it.
     fn hosts_epilogue(&self) -> bool {
+        false
+    }
+    /// Whether on the CPU the output may lie where operand 0 does, both contiguous and of one length: each item of
+    /// work has read all that lies where it writes.
+    fn works_in_place(&self, _inputs: &[Shape], _output: Shape) -> bool {
         false
     }
     /// Computes the output and hands each element to `sink` exactly once.

@@ -2,7 +2,7 @@
 //! `output = factor·a + shift`.
 
 use super::pointwise::{broadcast_shape, map, map2, reference};
-use super::{Application, Exec, Op, Pointwise};
+use super::{Application, Exec, Op, Pointwise, Rounding};
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::PointwiseCode;
 use crate::ops::sum_to::sum_product_to;
@@ -32,6 +32,9 @@ impl Op for Mul {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Pointwise(self)
+    }
+    fn rounding(&self) -> Rounding {
+        Rounding::Follows
     }
 }
 
@@ -84,6 +87,9 @@ impl Op for Scale {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Pointwise(self)
+    }
+    fn rounding(&self) -> Rounding {
+        Rounding::Follows
     }
 }
 

@@ -6,7 +6,7 @@ use super::math::Lanes;
 use super::pointwise::{map, map2, reference};
 use super::sum_to::cuda::{Columns, vector_of};
 use super::sum_to::sum_to;
-use super::{Application, Exec, Kernel, KernelCall, Op, Pointwise, same_shape};
+use super::{Application, Exec, Kernel, KernelCall, Op, Pointwise, Rounding, same_shape};
 use crate::device::cpu::{Ctx, Isa, Tile, View};
 use crate::device::cuda::{CudaCall, KernelLaunch, PointwiseCode};
 use crate::ops::{add::Add, mul::Mul};
@@ -37,6 +37,9 @@ impl Op for Prelu {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Pointwise(self)
+    }
+    fn rounding(&self) -> Rounding {
+        Rounding::Follows
     }
 }
 
@@ -79,6 +82,9 @@ impl Op for PreluGrad {
     fn exec(&self) -> Exec<'_> {
         Exec::Pointwise(self)
     }
+    fn rounding(&self) -> Rounding {
+        Rounding::Follows
+    }
 }
 
 impl Pointwise for PreluGrad {
@@ -120,6 +126,9 @@ impl Op for PreluSlopeGrad {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Kernel(self)
+    }
+    fn rounding(&self) -> Rounding {
+        Rounding::Operands
     }
 }
 

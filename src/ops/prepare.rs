@@ -243,7 +243,7 @@ mod tests {
         // SAFETY: plain numbers as bytes.
         let bytes = unsafe { std::slice::from_raw_parts(raw.as_ptr().cast::<u8>(), std::mem::size_of_val(raw)) };
         let results = devices().into_iter().map(|mut device| {
-            let options = PlanOptions { fuse: true, share: true, target: device.target() };
+            let options = PlanOptions::new(device.target());
             let id = device.load(Plan::compile(&program, options).unwrap()).unwrap();
             device.upload(id, "raw", bytes).unwrap();
             device.upload(id, "codes", codes).unwrap();

@@ -101,7 +101,7 @@ impl Kernel for Resize {
     fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let (input, output) = (call.inputs[0], call.output);
         let [n, h, w, c] = input.shape.0;
-        let between = DeviceView { ptr: call.scratch, shape: Shape([n, self.height, w, c]), stride: c };
+        let between = DeviceView::floats(call.scratch, Shape([n, self.height, w, c]));
         let aligned = c.is_multiple_of(4) && input.has_vectors() && output.has_vectors();
         let vector = if aligned { 4 } else { 1 };
         let axis = |from: DeviceView, to: DeviceView, (in_len, out_len): (usize, usize), rows: bool| {

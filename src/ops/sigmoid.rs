@@ -1,7 +1,7 @@
 //! The logistic function, `output = 1 / (1 + e^−x)`: channel attention. The gradient reads the output.
 
 use super::pointwise::{map, map2, reference};
-use super::{Application, Exec, Op, Pointwise, math, same_shape};
+use super::{Application, Exec, Op, Pointwise, Rounding, math, same_shape};
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::PointwiseCode;
 use crate::ops::mul::{Mul, Scale};
@@ -27,6 +27,9 @@ impl Op for Sigmoid {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Pointwise(self)
+    }
+    fn rounding(&self) -> Rounding {
+        Rounding::Follows
     }
 }
 
@@ -66,6 +69,9 @@ impl Op for SigmoidGrad {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Pointwise(self)
+    }
+    fn rounding(&self) -> Rounding {
+        Rounding::Follows
     }
 }
 

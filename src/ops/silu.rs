@@ -1,7 +1,7 @@
 //! SiLU (swish), `output = x·σ(x)` with the logistic function σ (Elfwing et al., Neural Networks 107, 2018).
 
 use super::pointwise::{map, map2, reference};
-use super::{Application, Exec, Op, Pointwise, math, same_shape};
+use super::{Application, Exec, Op, Pointwise, Rounding, math, same_shape};
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::PointwiseCode;
 use crate::ops::mul::{Mul, Scale};
@@ -28,6 +28,9 @@ impl Op for Silu {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Pointwise(self)
+    }
+    fn rounding(&self) -> Rounding {
+        Rounding::Follows
     }
 }
 
@@ -75,6 +78,9 @@ impl Op for SiluGrad {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Pointwise(self)
+    }
+    fn rounding(&self) -> Rounding {
+        Rounding::Follows
     }
 }
 

@@ -1,7 +1,7 @@
 //! Parts of tensors: a range of channels, and a range of contiguous memory under another extent (a parameter
 //! inside its network's flat buffer, a flattened feature map). Both are views: nothing is computed.
 
-use super::{Application, Exec, Kernel, KernelCall, Op, ViewOf};
+use super::{Application, Exec, Kernel, KernelCall, Op, Rounding, ViewOf};
 use crate::Result;
 use crate::device::cpu::Ctx;
 use crate::device::cuda::{Args, CudaCall, KernelLaunch};
@@ -71,6 +71,9 @@ impl Op for EmbedChannels {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Kernel(self)
+    }
+    fn rounding(&self) -> Rounding {
+        Rounding::Follows
     }
 }
 

@@ -4,7 +4,7 @@
 //! Rounding: f32 over a fixed block of pixels, f64 over blocks, in a fixed order, so the result does not
 //! depend on the number of threads.
 
-use super::{Application, Exec, Kernel, KernelCall, Op};
+use super::{Application, Exec, Kernel, KernelCall, Op, Rounding};
 use crate::device::cpu::{Ctx, View};
 use crate::device::cuda::{CudaCall, KernelLaunch};
 use crate::ops::mul::{Mul, Scale};
@@ -77,6 +77,9 @@ impl Op for SumTo {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Kernel(self)
+    }
+    fn rounding(&self) -> Rounding {
+        Rounding::Operands
     }
 }
 
@@ -280,6 +283,9 @@ impl Op for Expand {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Kernel(self)
+    }
+    fn rounding(&self) -> Rounding {
+        Rounding::Follows
     }
 }
 

@@ -1,7 +1,7 @@
 //! The hyperbolic tangent: the last layer of SRResNet. The gradient reads the output.
 
 use super::pointwise::{map, map2, reference};
-use super::{Application, Exec, Op, Pointwise, math, same_shape};
+use super::{Application, Exec, Op, Pointwise, Rounding, math, same_shape};
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::PointwiseCode;
 use crate::ops::mul::{Mul, Scale};
@@ -27,6 +27,9 @@ impl Op for Tanh {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Pointwise(self)
+    }
+    fn rounding(&self) -> Rounding {
+        Rounding::Follows
     }
 }
 
@@ -66,6 +69,9 @@ impl Op for TanhGrad {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Pointwise(self)
+    }
+    fn rounding(&self) -> Rounding {
+        Rounding::Follows
     }
 }
 

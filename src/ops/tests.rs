@@ -1,6 +1,7 @@
 //! What holds for every op: its derivative is that of its reference (central differences in f64), and its
 //! CPU code computes its reference, through strided operands, over poisoned memory, with any threads.
 
+mod bf16;
 mod cuda;
 
 use std::collections::HashMap;
@@ -29,10 +30,12 @@ fn all_cases() -> Vec<Case> {
         super::linear::cases(),
         super::mul::cases(),
         super::norm::cases(),
+        super::pad_channels::cases(),
         super::pixel_losses::cases(),
         super::pixel_shuffle::cases(),
         super::prelu::cases(),
         super::resize::cases(),
+        super::round_weights::cases(),
         super::sigmoid::cases(),
         super::silu::cases(),
         super::slice::cases(),
@@ -130,7 +133,7 @@ fn run_on(device: &mut dyn Device, case: &Case, strided: bool) -> (Vec<f64>, Vec
     let output = tape.push_arc(case.op.clone(), &inputs).unwrap();
     let shape = tape.shape(output);
     let program = Program { name: "case", tape, outputs: vec![("y".into(), output)], checks: vec![], commits: vec![] };
-    let options = PlanOptions { fuse: true, share: true, target: device.target() };
+    let options = PlanOptions::new(device.target());
     let id = device.load(Plan::compile(&program, options).unwrap()).unwrap();
     for (name, data) in &uploads {
         let floats: Vec<f32> = data.data.iter().map(|v| *v as f32).collect();
@@ -188,7 +191,7 @@ pub(super) fn commit(
     let states = states.iter().map(|(name, shape)| ((*name).to_owned(), *shape)).collect();
     let commits = vec![Commit { op: Arc::new(op), inputs: inputs.clone(), states }];
     let program = Program { name: "commit", tape, outputs: vec![], checks: inputs, commits };
-    let options = PlanOptions { fuse: true, share: true, target: device.target() };
+    let options = PlanOptions::new(device.target());
     let id = device.load(Plan::compile(&program, options).unwrap()).unwrap();
     for (name, data) in data {
         device.upload(id, name, bytes_of(data)).unwrap();

@@ -2,7 +2,7 @@
 //! could not be computed in place.
 
 use super::place::Placer;
-use super::{Base, Loc, Step, op_of};
+use super::{Base, Loc, Precision, Step, op_of};
 use crate::ops::{Axis, Exec, ViewOf};
 use crate::tape::{Shape, Tape, Value};
 use crate::{Error, Result};
@@ -45,7 +45,15 @@ impl Placer<'_> {
         }
         let empty = copies.is_empty() && zeros.is_empty();
         let base = Base::Copy { copies, zeros };
-        let step = Step { path: node.path.clone(), base, stages: vec![], stores: vec![], scratch: (0, 0), macs: 0 };
+        let step = Step {
+            path: node.path.clone(),
+            base,
+            stages: vec![],
+            stores: vec![],
+            scratch: (0, 0),
+            macs: 0,
+            precision: Precision::F32,
+        };
         Ok(if empty { None } else { Some(step) })
     }
 }

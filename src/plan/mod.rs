@@ -10,14 +10,17 @@ mod fuse;
 mod gather;
 mod memory;
 mod place;
+mod precision;
+mod reuse;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::Result;
 use crate::ops::{CommitOp, Op};
-use crate::tape::{DType, Shape, Source, Tape, Value};
+use crate::tape::{DType, Element, Shape, Source, Tape, Value};
 
 /// A recorded computation and what to do with its results.
 #[derive(Debug)]
@@ -45,7 +48,7 @@ pub struct Commit {
     pub states: Vec<(String, Shape)>,
 }
 
-/// How far a plan is optimised. The default is everything; tests compare with less.
+/// What a plan is for, and how far it is optimised: wholly, except in tests.
 #[derive(Clone, Copy, Debug)]
 pub struct PlanOptions {
     /// Join pointwise ops to what feeds them.
@@ -54,6 +57,48 @@ pub struct PlanOptions {
     pub share: bool,
     /// What the plan is for.
     pub target: Target,
+    /// How products are computed and activations stored.
+    pub precision: Precision,
+}
+
+impl PlanOptions {
+    /// An optimised plan in f32.
+    pub const fn new(target: Target) -> PlanOptions {
+        PlanOptions { fuse: true, share: true, target, precision: Precision::F32 }
+    }
+}
+
+/// How the products of convolutions are computed, and how activations are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// Everything in f32.
+    #[default]
+    F32,
+    /// Factors rounded to 10 mantissa bits, sums in f32; all else in f32.
+    Tf32,
+    /// Factors and activations in bf16, sums in f32; weights, statistics, reductions and losses in f32.
+    Bf16,
+}
+
+impl Precision {
+    /// Channels of 16 bytes, the unit in which matrix units are fed; 1 where none are used.
+    pub const fn vector(self) -> usize {
+        match self {
+            Precision::F32 => 1,
+            Precision::Tf32 => 4,
+            Precision::Bf16 => 8,
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Precision::F32 => "f32",
+            Precision::Tf32 => "tf32",
+            Precision::Bf16 => "bf16",
+        })
+    }
 }
 
 /// The kind of device that a plan is for: it decides how much scratch memory kernels need.
@@ -81,17 +126,19 @@ pub enum Root {
     Const(usize),
 }
 
-/// A tensor in memory: NHWC pixels `stride` floats apart.
+/// A tensor in memory: NHWC pixels `stride` elements apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Loc {
     /// Which memory.
     pub root: Root,
-    /// First element, in floats.
+    /// First element, in elements.
     pub offset: usize,
     /// Extent.
     pub shape: Shape,
-    /// Floats from one pixel to the next, at least the channels.
+    /// Elements from one pixel to the next, at least the channels.
     pub stride: usize,
+    /// How elements are stored. All locations in one planned buffer store alike.
+    pub element: Element,
 }
 
 impl Loc {
@@ -100,7 +147,7 @@ impl Loc {
         self.stride == self.shape.c() || self.shape.pixels() == 1
     }
 
-    /// Floats from the first element to one past the last.
+    /// Elements from the first to one past the last.
     pub fn span(&self) -> usize {
         if self.shape.is_empty() { 0 } else { (self.shape.pixels() - 1) * self.stride + self.shape.c() }
     }
@@ -167,6 +214,8 @@ pub struct Step {
     pub scratch: (usize, usize),
     /// Multiply-adds.
     pub macs: u64,
+    /// In which precision products are computed.
+    pub precision: Precision,
 }
 
 impl Step {
@@ -255,9 +304,12 @@ impl Plan {
     /// # Errors
     /// [`crate::Error::Internal`] if the program refers to one state under two extents.
     pub fn compile(program: &Program, options: PlanOptions) -> Result<Plan> {
+        let rounded = precision::round_weights(program, options.precision)?;
+        let program = rounded.as_ref().unwrap_or(program);
         let live = live_nodes(program);
+        let storage = precision::Storage::of(program, &live, options.precision);
         let groups = fuse::groups(program, &live, options.fuse);
-        let mut placed = place::place(program, &live, &groups, options)?;
+        let mut placed = place::place(program, &live, &groups, &storage, options)?;
         let arena_len = memory::assign(&mut placed, options);
         let scratch_len = placed.steps.iter().map(|s| s.scratch.1).max().unwrap_or(0);
         Ok(Plan {
@@ -292,16 +344,8 @@ impl Plan {
     fn element_size(&self, loc: &Loc) -> usize {
         match loc.root {
             Root::Input(i) => self.inputs[i].dtype.size(),
-            _ => DType::F32.size(),
+            _ => loc.element.size(),
         }
-    }
-
-    /// Bytes that a device holds for the plan beside arena and states: input slots, constants, and what it reads back.
-    pub fn held_bytes(&self) -> usize {
-        let inputs = self.inputs.iter().map(|slot| slot.shape.len() * slot.dtype.size());
-        let constants = self.constants.iter().map(|data| data.len() * DType::F32.size());
-        let outputs = self.outputs.iter().map(|(_, loc)| loc.shape.len() * DType::F32.size());
-        inputs.chain(constants).chain(outputs).sum()
     }
 
     /// Step `index` as a plan of its own over the same memory, to run it alone. What it reads is whatever the

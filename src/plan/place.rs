@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use super::fuse::Group;
 use super::gather::{is_gather, part};
+use super::precision::Storage;
 use super::{Base, Loc, PlanOptions, PlannedCommit, Program, Root, Slot, Stage, Step, Target, op_of};
 use crate::ops::{Axis, Exec, ViewOf};
-use crate::tape::{Shape, Source, Tape, Value};
+use crate::tape::{Element, Shape, Source, Tape, Value};
 use crate::{Error, Result};
 
 /// Steps and end values with buffer-relative locations.
@@ -42,8 +43,14 @@ impl Item<'_> {
 }
 
 /// Places all values and writes the step list.
-pub fn place(program: &Program, live: &[bool], groups: &[Group], options: PlanOptions) -> Result<Placed> {
-    let mut placer = Placer::new(program, live, options);
+pub fn place(
+    program: &Program,
+    live: &[bool],
+    groups: &[Group],
+    storage: &Storage,
+    options: PlanOptions,
+) -> Result<Placed> {
+    let mut placer = Placer::new(program, live, storage, options);
     placer.place_leaves();
     placer.place_concats();
     let mut items: Vec<Item> = groups.iter().map(Item::Group).collect();
@@ -63,29 +70,32 @@ pub fn place(program: &Program, live: &[bool], groups: &[Group], options: PlanOp
 }
 
 /// Stands for the carrier of a stage until the step's output has its place.
-const IN_TILE: Loc = Loc { root: Root::Const(usize::MAX), offset: 0, shape: Shape::SCALAR, stride: 1 };
+const IN_TILE: Loc =
+    Loc { root: Root::Const(usize::MAX), offset: 0, shape: Shape::SCALAR, stride: 1, element: Element::F32 };
 
 /// For each value, the item positions at which it is read, directly; the end is `usize::MAX`.
-type Reads = HashMap<Value, Vec<usize>>;
+pub(super) type Reads = HashMap<Value, Vec<usize>>;
 
 pub(super) struct Placer<'a> {
     program: &'a Program,
     live: &'a [bool],
-    options: PlanOptions,
-    locs: Vec<Option<Loc>>,
+    pub(super) storage: &'a Storage,
+    pub(super) options: PlanOptions,
+    pub(super) locs: Vec<Option<Loc>>,
     buffers: Vec<usize>,
     inputs: Vec<Slot>,
     states: Vec<(Arc<str>, Shape)>,
     constants: Vec<Arc<[f32]>>,
     /// Values with a location inside each buffer, to know what still reads it.
-    residents: HashMap<usize, Vec<Value>>,
+    pub(super) residents: HashMap<usize, Vec<Value>>,
 }
 
 impl<'a> Placer<'a> {
-    fn new(program: &'a Program, live: &'a [bool], options: PlanOptions) -> Self {
+    fn new(program: &'a Program, live: &'a [bool], storage: &'a Storage, options: PlanOptions) -> Self {
         Placer {
             program,
             live,
+            storage,
             options,
             locs: vec![None; live.len()],
             buffers: vec![],
@@ -107,9 +117,11 @@ impl<'a> Placer<'a> {
         self.locs[v.index()] = Some(loc);
     }
 
-    fn new_buffer(&mut self, shape: Shape) -> Loc {
-        self.buffers.push(shape.len());
-        Loc { root: Root::Buffer(self.buffers.len() - 1), offset: 0, shape, stride: shape.c() }
+    /// A buffer of its own for a value.
+    fn new_buffer(&mut self, v: Value) -> Loc {
+        let (shape, element) = (self.tape().shape(v), self.storage.element(v));
+        self.buffers.push(element.floats(shape.len()));
+        Loc { root: Root::Buffer(self.buffers.len() - 1), offset: 0, shape, stride: shape.c(), element }
     }
 
     fn place_leaves(&mut self) {
@@ -131,7 +143,8 @@ impl<'a> Placer<'a> {
                 }
                 _ => continue,
             };
-            self.locs[i] = Some(Loc { root, offset: 0, shape: node.shape, stride: node.shape.c() });
+            let (shape, stride) = (node.shape, node.shape.c());
+            self.locs[i] = Some(Loc { root, offset: 0, shape, stride, element: Element::F32 });
         }
     }
 
@@ -146,7 +159,7 @@ impl<'a> Placer<'a> {
             let whole = match self.locs[i] {
                 Some(loc) => loc,
                 None => {
-                    let loc = self.new_buffer(tape.shape(v));
+                    let loc = self.new_buffer(v);
                     self.set(v, loc);
                     loc
                 }
@@ -196,7 +209,7 @@ impl<'a> Placer<'a> {
             ViewOf::Flat { offset } if base.contiguous() => {
                 Loc { offset: base.offset + offset, shape: node.shape, stride: node.shape.c(), ..base }
             }
-            ViewOf::Flat { .. } => self.new_buffer(node.shape),
+            ViewOf::Flat { .. } => self.new_buffer(v),
         };
         self.set(v, loc);
         Ok(loc)
@@ -232,6 +245,7 @@ impl<'a> Placer<'a> {
         let first = tape.node(group.members[0]);
         let op = op_of(tape, group.members[0]).ok_or_else(|| Error::Internal("a step without an op".into()))?;
         let inputs = first.inputs.iter().map(|v| self.loc(*v)).collect::<Result<Vec<Loc>>>()?;
+        let precision = self.storage.precision(group.members[0]);
         let mut stages = Vec::new();
         let mut scratch = 0;
         let base = match op.exec() {
@@ -265,7 +279,7 @@ impl<'a> Placer<'a> {
         }
         let path = tape.node(group.last()).path.clone();
         let macs = macs(tape, group);
-        let mut step = Step { path, base, stages, stores: vec![], scratch: (0, scratch), macs };
+        let mut step = Step { path, base, stages, stores: vec![], scratch: (0, scratch), macs, precision };
         self.place_stores(group, &mut step, at, reads);
         let output = step.stores[step.stores.len() - 1].1;
         step.stages.iter_mut().for_each(|s| s.operands[s.carrier] = output);
@@ -286,42 +300,14 @@ impl<'a> Placer<'a> {
                 None => {
                     let dying =
                         if is_last && step.stores.is_empty() { self.dying_operand(step, *m, at, reads) } else { None };
-                    let loc = dying.unwrap_or_else(|| self.new_buffer(self.tape().shape(*m)));
+                    let dying = dying.or_else(|| self.source_of_kernel(step, *m, at, reads));
+                    let loc = dying.unwrap_or_else(|| self.new_buffer(*m));
                     self.set(*m, loc);
                     loc
                 }
             };
             step.stores.push((i + usize::from(pointwise_base), loc));
         }
-    }
-
-    /// An operand of the step that has the output's extent and is read by nothing later, so that the output
-    /// can take its place.
-    fn dying_operand(&self, step: &Step, output: Value, at: usize, reads: &Reads) -> Option<Loc> {
-        if !self.options.share {
-            return None;
-        }
-        let shape = self.tape().shape(output);
-        let kernel_inputs: &[Loc] = if let Base::Kernel(_, inputs) = &step.base { inputs } else { &[] };
-        let all = step.reads();
-        let mut candidates: Vec<Loc> = if let Base::Carrier(loc) = &step.base { vec![*loc] } else { vec![] };
-        candidates.extend(
-            step.stages
-                .iter()
-                .flat_map(|s| s.operands.iter().enumerate().filter(|(k, _)| *k != s.carrier).map(|(_, l)| *l)),
-        );
-        candidates.into_iter().find(|c| {
-            let Root::Buffer(b) = c.root else { return false };
-            c.shape == shape
-                && !kernel_inputs.iter().any(|k| k.overlaps(c))
-                && all.iter().all(|r| r == c || !r.overlaps(c))
-                && self.residents.get(&b).is_none_or(|values| {
-                    values.iter().all(|v| {
-                        self.locs[v.index()].is_none_or(|l| !l.overlaps(c))
-                            || reads.get(v).is_none_or(|r| r.iter().all(|p| *p <= at))
-                    })
-                })
-        })
     }
 
     fn finish(mut self, steps: Vec<Step>) -> Result<Placed> {
@@ -355,7 +341,7 @@ impl<'a> Placer<'a> {
                 self.states.len() - 1
             }
         };
-        Ok(Loc { root: Root::State(at), offset: 0, shape, stride: shape.c() })
+        Ok(Loc { root: Root::State(at), offset: 0, shape, stride: shape.c(), element: Element::F32 })
     }
 }
 

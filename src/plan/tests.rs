@@ -84,10 +84,14 @@ fn run(program: &Program, given: &HashMap<String, Tensor64>, options: PlanOption
 #[test]
 fn fusion_and_sharing_change_no_bit() {
     let (program, given) = program();
-    let (plain, want) =
-        run(&program, &given, PlanOptions { fuse: false, share: false, target: Target::Cpu { threads: 1 } });
+    let (plain, want) = run(
+        &program,
+        &given,
+        PlanOptions { fuse: false, share: false, ..PlanOptions::new(Target::Cpu { threads: 1 }) },
+    );
     for (fuse, share, threads) in [(true, false, 1), (false, true, 1), (true, true, 1), (true, true, 3)] {
-        let (plan, got) = run(&program, &given, PlanOptions { fuse, share, target: Target::Cpu { threads } });
+        let (plan, got) =
+            run(&program, &given, PlanOptions { fuse, share, ..PlanOptions::new(Target::Cpu { threads }) });
         for (a, b) in got.iter().zip(&want) {
             let bits = |v: &Vec<f32>| v.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
             assert_eq!(bits(a), bits(b), "fuse {fuse} share {share} threads {threads}");
@@ -107,8 +111,7 @@ fn fusion_and_sharing_change_no_bit() {
 #[test]
 fn a_dense_block_copies_nothing() {
     let (program, _) = program();
-    let plan =
-        Plan::compile(&program, PlanOptions { fuse: true, share: true, target: Target::Cpu { threads: 1 } }).unwrap();
+    let plan = Plan::compile(&program, PlanOptions::new(Target::Cpu { threads: 1 })).unwrap();
     for step in &plan.steps {
         if let Base::Copy { copies, .. } = &step.base {
             assert!(copies.is_empty(), "{} copies {copies:?}", step.path);
@@ -123,7 +126,7 @@ fn a_dense_block_copies_nothing() {
 #[test]
 fn steps_alone_compute_what_the_plan_does() {
     let (program, given) = program();
-    let options = PlanOptions { fuse: true, share: true, target: Target::Cpu { threads: 2 } };
+    let options = PlanOptions::new(Target::Cpu { threads: 2 });
     let (plan, want) = run(&program, &given, options);
     let mut cpu = Cpu::new(2).unwrap();
     let mut ids = Vec::new();
@@ -154,8 +157,7 @@ fn bytes_count_each_location_once_with_its_element_type() {
         let product = tape.push(Mul, &[square, b]).unwrap();
         let outputs = vec![("square".into(), square), ("product".into(), product)];
         let program = Program { name: "test", tape, outputs, checks: vec![], commits: vec![] };
-        let plan = Plan::compile(&program, PlanOptions { fuse: true, share: true, target: Target::Cpu { threads: 1 } })
-            .unwrap();
+        let plan = Plan::compile(&program, PlanOptions::new(Target::Cpu { threads: 1 })).unwrap();
         assert_eq!(plan.steps.len(), 1);
         assert_eq!(plan.bytes(&plan.steps[0]), 120 * bytes + 8 * 4 + 2 * 120 * 4);
     }

@@ -75,7 +75,32 @@ impl fmt::Display for Shape {
     }
 }
 
-/// Element type of a program input. Everything that ops compute is f32.
+/// How the elements of a value that ops compute are stored. They are computed in f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Element {
+    /// 32-bit float.
+    #[default]
+    F32,
+    /// bfloat16: a float's upper half.
+    Bf16,
+}
+
+impl Element {
+    /// Bytes of one element.
+    pub const fn size(self) -> usize {
+        match self {
+            Element::F32 => 4,
+            Element::Bf16 => 2,
+        }
+    }
+
+    /// Floats of memory that `count` elements take.
+    pub const fn floats(self, count: usize) -> usize {
+        (count * self.size()).div_ceil(4)
+    }
+}
+
+/// Element type of a program input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
     /// Unsigned 8 bit.
@@ -134,6 +159,8 @@ pub struct Node {
     pub shape: Shape,
     /// Name of the place that wrote it, for errors and profiles: `generator.body.0.conv1`.
     pub path: Arc<str>,
+    /// Whether it keeps f32 where a program rounds to bf16 (see [`Tape::exactly`]).
+    pub exact: bool,
 }
 
 /// The append-only record of a program.
@@ -141,6 +168,7 @@ pub struct Node {
 pub struct Tape {
     nodes: Vec<Node>,
     scope: String,
+    exact: bool,
 }
 
 impl Tape {
@@ -204,6 +232,20 @@ impl Tape {
         result
     }
 
+    /// Runs `body`, whose nodes, and the gradients of these, are not rounded to bf16 in programs of that precision.
+    pub fn exactly<T>(&mut self, body: impl FnOnce(&mut Tape) -> Result<T>) -> Result<T> {
+        let outer = std::mem::replace(&mut self.exact, true);
+        let result = body(self);
+        self.exact = outer;
+        result
+    }
+
+    /// A node of another tape, with its operands on this one.
+    pub(crate) fn copy_node(&mut self, node: &Node, inputs: Vec<Value>) -> Value {
+        self.nodes.push(Node { inputs, ..node.clone() });
+        Value((self.nodes.len() - 1) as u32)
+    }
+
     /// Extent of a value.
     pub fn shape(&self, v: Value) -> Shape {
         self.nodes[v.index()].shape
@@ -224,7 +266,7 @@ impl Tape {
     }
 
     fn append(&mut self, source: Source, inputs: Vec<Value>, shape: Shape, path: Arc<str>) -> Value {
-        self.nodes.push(Node { source, inputs, shape, path });
+        self.nodes.push(Node { source, inputs, shape, path, exact: self.exact });
         Value((self.nodes.len() - 1) as u32)
     }
 }

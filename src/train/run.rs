@@ -12,7 +12,7 @@ use super::trainer::{Ended, RunParts, Trainer};
 use super::validate::DISC;
 use super::{data_settings, names, saving, step};
 use crate::checkpoint::{LAST, Meta, TensorFile};
-use crate::config::{Config, Precision, Resume};
+use crate::config::{Config, Resume};
 use crate::data::Dataset;
 use crate::device::Device;
 use crate::log::{Messages, MetricsLog, RunDir, RunLogFile, write_atomic};
@@ -42,9 +42,6 @@ enum Begin {
 pub fn run(cfg: &Config, warnings: &[String], options: &RunOptions) -> Result<()> {
     let messages = Messages::stderr();
     warnings.iter().for_each(|w| messages.warn(w));
-    if cfg.training.precision != Precision::F32 {
-        messages.warn("Training.precision: the cpu device computes in f32");
-    }
     let on_compile = Some(show_compiling(&messages));
     let device = || open_device_with(cfg, DeviceOptions { sync_kernels: options.sync_kernels, on_compile });
     run_on(device, cfg, options, &messages)
@@ -81,6 +78,7 @@ fn train(
         Begin::New => None,
     };
     let mut session = Session::new(cfg, open()?)?;
+    session.precision_note().into_iter().for_each(|note| messages.warn(&note));
     let meta = load(&mut session, cfg, &begin, messages)?;
     let dataset = Dataset::open(&data_settings(cfg))?;
     dataset.notes().iter().for_each(|n| messages.info(n));
@@ -135,7 +133,8 @@ fn open_logs(cfg: &Config, session: &Session, folder: &RunDir, meta: &Meta, mess
     write_atomic(&folder.join("config.yaml"), |out| out.write_all(yaml.as_bytes()))?;
     let (g, d) = (session.programs().generator().param_count(), session.programs().discriminator().param_count());
     messages.info(&format!("run folder {}", folder.path().display()));
-    messages.info(&format!("device {} · generator {g} parameters · discriminator {d}", session.device().describe()));
+    let (device, precision) = (session.device().describe(), session.precision());
+    messages.info(&format!("device {device}, {precision} · generator {g} parameters · discriminator {d}"));
     let mut metrics = step::metric_names(cfg, session.programs().objective());
     metrics.extend(["val_metrics/perceptual", DISC]);
     metrics.extend(names::VAL_COMPONENTS);

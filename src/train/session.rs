@@ -1,15 +1,17 @@
 //! A config's networks on a device: states, compiled plans, and their exchange with checkpoints.
 
 mod exchange;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 
 use super::names::{self, scalars};
 use super::programs::{BatchShape, EvaluateOptions, Programs};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::device::{Device, Outcome, PlanId, Run, bytes_of};
 use crate::nn::{Layout, Tensor};
-use crate::plan::{Plan, PlanOptions, Program};
+use crate::plan::{Plan, PlanOptions, Precision, Program, Target};
 use crate::tape::Shape;
 use crate::{Error, Result};
 
@@ -61,6 +63,7 @@ pub struct Session<'a> {
     cfg: &'a Config,
     programs: Programs<'a>,
     device: Box<dyn Device>,
+    precision: Precision,
     plans: HashMap<Key, PlanId>,
     /// Runs that were started and have not ended well.
     open_runs: usize,
@@ -73,6 +76,15 @@ pub struct StateBytes {
     pub weights: usize,
     /// Moments, and what gradient accumulation keeps.
     pub optimiser: usize,
+}
+
+/// The precision that a config means on a device.
+fn precision_on(device: &dyn Device, cfg: &Config) -> Precision {
+    match (device.target(), cfg.training.precision) {
+        (Target::Cpu { .. }, _) | (Target::Cuda, config::Precision::F32) => Precision::F32,
+        (Target::Cuda, config::Precision::Tf32) => Precision::Tf32,
+        (Target::Cuda, config::Precision::Auto | config::Precision::Bf16) => Precision::Bf16,
+    }
 }
 
 /// The flat states that have one value per parameter: name in checkpoints, network, state name.
@@ -98,7 +110,9 @@ impl<'a> Session<'a> {
     /// # Errors
     /// If the networks cannot be built or do not fit into the device's memory.
     pub fn new(cfg: &'a Config, device: Box<dyn Device>) -> Result<Self> {
-        let mut session = Session { cfg, programs: Programs::new(cfg)?, device, plans: HashMap::new(), open_runs: 0 };
+        let precision = precision_on(&*device, cfg);
+        let programs = Programs::new(cfg)?.aligned_to(precision.vector());
+        let mut session = Session { cfg, programs, device, precision, plans: HashMap::new(), open_runs: 0 };
         session.check_memory()?;
         session.initialise()?;
         Ok(session)
@@ -137,6 +151,19 @@ impl<'a> Session<'a> {
     /// The programs' source.
     pub fn programs(&self) -> &Programs<'a> {
         &self.programs
+    }
+
+    /// In which precision this session's programs compute.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// A warning where the config asks for another precision than the device has.
+    pub fn precision_note(&self) -> Option<String> {
+        let asked = self.cfg.training.precision;
+        let other = !matches!(asked, config::Precision::Auto | config::Precision::F32);
+        let cpu = matches!(self.device.target(), Target::Cpu { .. });
+        (cpu && other).then(|| format!("Training.precision is {}, but the cpu device computes in f32", asked.name()))
     }
 
     /// The device.
@@ -218,7 +245,8 @@ impl<'a> Session<'a> {
             Key::Forward(batch, height, width) => self.programs.forward(batch, (height, width))?,
             Key::Accumulate(part) => self.part(part)?,
         };
-        Plan::compile(&program, PlanOptions { fuse: true, share: true, target: self.device.target() })
+        let options = PlanOptions { precision: self.precision, ..PlanOptions::new(self.device.target()) };
+        Plan::compile(&program, options)
     }
 
     fn part(&self, part: Part) -> Result<Program> {

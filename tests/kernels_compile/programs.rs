@@ -24,7 +24,7 @@ pub fn all_modules() -> Vec<ModuleSource> {
     let mut all: Vec<ModuleSource> = peak_modules().into();
     let configs: Vec<Config> = files.iter().map(|path| Config::load(path, &[]).unwrap().0).collect();
     for program in configs.iter().flat_map(programs).chain([sum_over_images()]) {
-        let options = PlanOptions { fuse: true, share: true, target: Target::Cuda };
+        let options = PlanOptions::new(Target::Cuda);
         let plan = Plan::compile(&program, options).unwrap();
         all.extend(modules(&plan).unwrap().into_iter().filter(|m| seen.insert(m.clone())));
     }

@@ -26,6 +26,7 @@ const SHORT: [&str; 4] = [
 fn config(scratch: &Scratch, changes: &[&str]) -> Config {
     let mut changes: Vec<String> = changes.iter().map(|c| (*c).to_owned()).collect();
     changes.push(format!("Data.scenes=[{}]", scratch.path("scene.npy").display()));
+    changes.push("Training.precision=f32".to_owned());
     changes.push(format!("Data.store_dir={}", scratch.path("store").display()));
     Config::load(&scratch.path("cfg.yaml"), &changes).unwrap().0
 }

@@ -9,24 +9,39 @@ use std::fmt::Write as _;
 
 use super::driver::DevicePtr;
 use super::finish::Finish;
-use crate::tape::Shape;
+use crate::tape::{Element, Shape};
 
-/// An f32 NHWC tensor in device memory, or a channel slice of one.
+/// An NHWC tensor in device memory, or a channel slice of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceView {
     /// First element.
     pub ptr: DevicePtr,
     /// Extent.
     pub shape: Shape,
-    /// Floats from a pixel to the next.
+    /// Elements from a pixel to the next.
     pub stride: usize,
+    /// How elements are stored.
+    pub element: Element,
 }
 
 impl DeviceView {
+    /// A tensor of floats without gaps.
+    pub fn floats(ptr: DevicePtr, shape: Shape) -> DeviceView {
+        DeviceView { ptr, shape, stride: shape.c(), element: Element::F32 }
+    }
+
     /// Whether four channels from any multiple of 4 on are one aligned vector; extents of 1 are repeated.
     pub fn has_vectors(&self) -> bool {
-        let c = self.shape.c();
-        c == 1 || c.is_multiple_of(4) && self.stride.is_multiple_of(4) && self.ptr.0.is_multiple_of(16)
+        let (c, vector) = (self.shape.c(), 4 * self.element.size() as u64);
+        c == 1 || c.is_multiple_of(4) && self.stride.is_multiple_of(4) && self.ptr.0.is_multiple_of(vector)
+    }
+
+    /// The tensor's C++ element.
+    pub(super) fn cpp_element(&self) -> &'static str {
+        match self.element {
+            Element::F32 => "float",
+            Element::Bf16 => "bf16",
+        }
     }
 
     /// The same memory as one row of elements, if it has no gaps.
@@ -39,7 +54,7 @@ impl DeviceView {
 
 #[derive(Clone, Debug)]
 enum Field {
-    View { name: &'static str, view: DeviceView, element: &'static str },
+    View { name: &'static str, view: DeviceView, qualifier: &'static str },
     Pointer { name: &'static str, element: &'static str, ptr: DevicePtr },
     Size { name: &'static str, value: i32 },
     Fixed { name: &'static str, value: i32 },
@@ -61,17 +76,17 @@ impl Args {
         Args::default()
     }
 
-    /// A tensor that is read: `View<const float>`.
+    /// A tensor that is read: `View<const float>` or `View<const bf16>`.
     #[must_use]
     pub fn input(mut self, name: &'static str, view: DeviceView) -> Args {
-        self.fields.push(Field::View { name, view, element: "const float" });
+        self.fields.push(Field::View { name, view, qualifier: "const " });
         self
     }
 
-    /// A tensor that is written: `View<float>`.
+    /// A tensor that is written: `View<float>` or `View<bf16>`.
     #[must_use]
     pub fn output(mut self, name: &'static str, view: DeviceView) -> Args {
-        self.fields.push(Field::View { name, view, element: "float" });
+        self.fields.push(Field::View { name, view, qualifier: "" });
         self
     }
 
@@ -148,7 +163,7 @@ impl Args {
         let mut out = Rendered { members: String::new(), before: String::new(), bytes: Bytes::default(), specialise };
         for field in &self.fields {
             match field {
-                Field::View { name, view, element } => out.view(name, view, element),
+                Field::View { name, view, qualifier } => out.view(name, view, qualifier),
                 Field::Pointer { name, element, ptr } => {
                     let _ = writeln!(out.members, "  {element}* {name};");
                     out.bytes.push(&ptr.0.to_le_bytes());
@@ -184,8 +199,8 @@ pub(super) struct Rendered {
 
 impl Rendered {
     /// A tensor member.
-    pub fn view(&mut self, name: &str, view: &DeviceView, element: &str) {
-        let _ = writeln!(self.members, "  {} {name};", view_type(view, element, self.specialise));
+    pub fn view(&mut self, name: &str, view: &DeviceView, qualifier: &str) {
+        let _ = writeln!(self.members, "  {} {name};", view_type(view, qualifier, self.specialise));
         self.bytes.view(view, self.specialise);
     }
 
@@ -211,9 +226,10 @@ impl Rendered {
     }
 }
 
-/// The C++ type of a view.
-pub(super) fn view_type(view: &DeviceView, element: &str, specialise: bool) -> String {
+/// The C++ type of a view, its elements `const ` or not.
+pub(super) fn view_type(view: &DeviceView, qualifier: &str, specialise: bool) -> String {
     let [n, h, w, c] = view.shape.0;
+    let element = format!("{qualifier}{}", view.cpp_element());
     if specialise {
         format!("FixedView<{element}, {n}, {h}, {w}, {c}, {}>", view.stride)
     } else {
@@ -240,6 +256,13 @@ impl Bytes {
     /// Padding up to a multiple of `size`.
     pub fn align(&mut self, size: usize) {
         self.0.resize(self.0.len().next_multiple_of(size), 0);
+    }
+
+    /// An `AnyView`.
+    pub fn any_view(&mut self, view: &DeviceView) {
+        self.view(view, false);
+        self.push(&i32::from(view.element == Element::Bf16).to_le_bytes());
+        self.align(8);
     }
 
     /// A `View` or `FixedView`.

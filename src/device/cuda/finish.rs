@@ -100,7 +100,7 @@ impl Finish {
         let mut stores = self.stores.iter().enumerate().peekable();
         for done in 0..=self.stages.len() {
             while let Some((i, (_, to))) = stores.next_if(|(_, (after, _))| *after == done) {
-                let _ = writeln!(members, "  {} to{i};", view_type(to, "float", true));
+                let _ = writeln!(members, "  {} to{i};", view_type(to, "", true));
                 out.bytes.view(to, true);
                 let _ = writeln!(code, "    store<V>(to{i}, v, n, y, x, c);");
             }
@@ -112,7 +112,7 @@ impl Finish {
                     let _ = writeln!(code, "      carry<V>(in[{p}], v);");
                     continue;
                 }
-                let _ = writeln!(members, "  {} s{done}_{p};", view_type(view, "const float", true));
+                let _ = writeln!(members, "  {} s{done}_{p};", view_type(view, "const ", true));
                 out.bytes.view(view, true);
                 let _ = writeln!(code, "      load<V>(in[{p}], s{done}_{p}, n, y, x, c);");
             }
@@ -152,14 +152,14 @@ impl Finish {
             }
             bytes.align(8);
             for p in 0..MAX_PARTS {
-                bytes.view(stage.and_then(|s| s.inputs.get(p)).unwrap_or(&empty), false);
+                bytes.any_view(stage.and_then(|s| s.inputs.get(p)).unwrap_or(&empty));
             }
         }
         for i in 0..MAX_STORES {
             let (after, to) = self.stores.get(i).unwrap_or(&self.stores[0]);
             bytes.push(&int(*after));
             bytes.align(8);
-            bytes.view(to, false);
+            bytes.any_view(to);
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::args::{Args, DeviceView};
 use super::driver::DevicePtr;
 use super::finish::Finish;
+use crate::plan::Precision;
 
 /// Threads of a block where an op has no reason for another number.
 pub const THREADS: usize = 256;
@@ -59,6 +60,8 @@ pub struct CudaCall<'a> {
     pub scratch: DevicePtr,
     /// What becomes of finished values.
     pub finish: Finish,
+    /// In which precision products are computed.
+    pub precision: Precision,
 }
 
 /// Operands of one state change.

@@ -34,4 +34,5 @@ pub use gpus::{Gpu, gpus};
 pub use launch::{CudaCall, CudaCommit, KernelLaunch, THREADS};
 pub use peak::peak_modules;
 pub use ptxas::Usage;
+pub(crate) use resolve::copy;
 pub use resolve::modules;

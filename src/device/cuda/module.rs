@@ -8,6 +8,7 @@ use super::launch::KernelLaunch;
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
+const BF16: &str = include_str!("../../../kernels/include/bf16.cuh");
 const VIEW: &str = include_str!("../../../kernels/include/view.cuh");
 const POINTWISE_HEADER: &str = include_str!("../../../kernels/include/pointwise.cuh");
 const FINISH: &str = include_str!("../../../kernels/include/finish.cuh");
@@ -26,6 +27,7 @@ pub(super) fn module(launch: &KernelLaunch, specialise: bool) -> (ModuleSource, 
     let mut part = |name: &str, body: &str| {
         let _ = writeln!(text, "#line 1 \"kernels/{name}\"\n{body}");
     };
+    part("include/bf16.cuh", BF16);
     part("include/view.cuh", VIEW);
     part("include/reduce.cuh", REDUCE);
     part("include/columns.cuh", COLUMNS);

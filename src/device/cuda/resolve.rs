@@ -38,7 +38,8 @@ impl Addresses<'_> {
                 state.ok_or_else(|| Error::Internal(format!("there is no state {name}")))?.1
             }
         };
-        Ok(DeviceView { ptr: base.offset_by(loc.offset * 4), shape: loc.shape, stride: loc.stride })
+        let ptr = base.offset_by(loc.offset * loc.element.size());
+        Ok(DeviceView { ptr, shape: loc.shape, stride: loc.stride, element: loc.element })
     }
 
     fn views(&self, locs: &[Loc]) -> Result<Vec<DeviceView>> {
@@ -56,6 +57,7 @@ impl Addresses<'_> {
                     output: self.view(output)?,
                     scratch: self.arena.offset_by(step.scratch.0 * 4),
                     finish: self.finish(step)?,
+                    precision: step.precision,
                 };
                 Ok(kernel.cuda(&call))
             }
@@ -63,12 +65,12 @@ impl Addresses<'_> {
             Base::Copy { copies, zeros } => {
                 let mut launches = Vec::new();
                 for (from, to) in copies {
-                    launches.push(pointwise(self.view(from)?, &Finish::store(self.view(to)?)));
+                    launches.push(copy(self.view(from)?, self.view(to)?));
                 }
                 for to in zeros {
                     let to = self.view(to)?;
                     let count = to.shape.len();
-                    let args = Args::new().pointer("to", "float", to.ptr);
+                    let args = Args::new().pointer("to", to.cpp_element(), to.ptr);
                     launches.push(KernelLaunch::over("copy", "clear", count, args));
                 }
                 Ok(launches)
@@ -101,7 +103,7 @@ impl Addresses<'_> {
             let mut view = self.view(&operands[part.operand])?;
             if view.shape.c() != 1 || shape.c() == 1 {
                 let [n, h, w, _] = view.shape.0;
-                view.ptr = view.ptr.offset_by(part.channel * 4);
+                view.ptr = view.ptr.offset_by(part.channel * view.element.size());
                 view.shape = Shape([n, h, w, shape.c()]);
             }
             inputs.push(view);
@@ -128,13 +130,17 @@ impl Addresses<'_> {
         }
         let mut at = OK_FLOATS;
         for (name, loc) in &self.plan.outputs {
-            let stride = loc.shape.c();
-            let to = DeviceView { ptr: self.outbox.offset_by(at * 4), shape: loc.shape, stride };
-            launches.push((name.as_str().into(), pointwise(self.view(loc)?, &Finish::store(to))));
+            let to = DeviceView::floats(self.outbox.offset_by(at * 4), loc.shape);
+            launches.push((name.as_str().into(), copy(self.view(loc)?, to)));
             at += loc.shape.len();
         }
         Ok(launches)
     }
+}
+
+/// A copy of a tensor, rounded to the elements of `to`.
+pub(crate) fn copy(from: DeviceView, to: DeviceView) -> KernelLaunch {
+    pointwise(from, &Finish::store(to))
 }
 
 /// Stages on values that are in memory.

@@ -33,7 +33,7 @@ fn load(device: &mut dyn Device, adam: &Adam, weights: &[f32]) -> PlanId {
     device.set_state("m", flat, &vec![0.0; weights.len()]).unwrap();
     device.set_state("v", flat, &vec![0.0; weights.len()]).unwrap();
     device.set_state("t", Shape::SCALAR, &[0.0]).unwrap();
-    let options = PlanOptions { fuse: true, share: true, target: device.target() };
+    let options = PlanOptions::new(device.target());
     device.load(Plan::compile(&program(adam, weights.len()), options).unwrap()).unwrap()
 }
 

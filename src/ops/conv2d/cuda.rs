@@ -30,7 +30,7 @@ pub(super) fn correlate(call: &CudaCall, s: &ConvShape, pass: Pass) -> Vec<Kerne
     let [source, weight] = [call.inputs[0], call.inputs[1]];
     let args = geometry(s, transposed)
         .input("x", source)
-        .pointer("w", "const float", weight.ptr)
+        .input("w", weight)
         .size("images", s.batch)
         .size("rows", rows)
         .size("cols", cols)

@@ -1,7 +1,7 @@
 //! The normalised output, and the invstd of stored variances.
 
 use super::super::sum_to::sum_to;
-use super::super::{Application, Exec, Kernel, KernelCall, Op, Pointwise};
+use super::super::{Application, Exec, Kernel, KernelCall, Op, Pointwise, Rounding};
 use super::{CHUNK, EPS, GradSums, InputGrad, check_parts, chunks, part, row};
 use crate::device::cpu::{Ctx, Isa, Tile, View};
 use crate::device::cuda::{Args, CudaCall, KernelLaunch, Part, PointwiseCode};
@@ -51,6 +51,9 @@ impl Op for Apply {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Pointwise(self)
+    }
+    fn rounding(&self) -> Rounding {
+        Rounding::Follows
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::super::sum_to::cuda::{Columns, vector_of};
 use super::super::sum_to::{SumTo, sum_to};
-use super::super::{Application, Exec, Kernel, KernelCall, Op, Pointwise, same_shape};
+use super::super::{Application, Exec, Kernel, KernelCall, Op, Pointwise, Rounding, same_shape};
 use super::reduce::{Blocks, LANES};
 use super::{Apply, CHUNK, SecondGrad, check_parts, chunks, group_pixels, part, row};
 use crate::device::cpu::{Ctx, Isa, Tile, View};
@@ -52,6 +52,9 @@ impl Op for GradSums {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Kernel(self)
+    }
+    fn rounding(&self) -> Rounding {
+        Rounding::Operands
     }
 }
 
@@ -188,6 +191,9 @@ impl Op for InputGrad {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Pointwise(self)
+    }
+    fn rounding(&self) -> Rounding {
+        Rounding::Follows
     }
 }
 

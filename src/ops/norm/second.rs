@@ -1,6 +1,6 @@
 //! The gradient of the input gradient for x.
 
-use super::super::{Application, Exec, Op, Pointwise, same_shape};
+use super::super::{Application, Exec, Op, Pointwise, Rounding, same_shape};
 use super::{CHUNK, check_parts, chunks, group_pixels, row};
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::{Part, PointwiseCode};
@@ -47,6 +47,9 @@ impl Op for SecondGrad {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Pointwise(self)
+    }
+    fn rounding(&self) -> Rounding {
+        Rounding::Follows
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::super::sum_to::cuda::{Columns, vector_of};
-use super::super::{Application, Exec, Kernel, KernelCall, Op};
+use super::super::{Application, Exec, Kernel, KernelCall, Op, Rounding};
 use super::EPS;
 use super::reduce::{Blocks, LANES};
 use crate::device::cpu::{Ctx, View};
@@ -77,6 +77,9 @@ impl Op for Statistics {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Kernel(self)
+    }
+    fn rounding(&self) -> Rounding {
+        Rounding::Operands
     }
 }
 

@@ -179,8 +179,7 @@ fn third_derivatives_are_refused() {
 fn run_on_cpu(tape: Tape, given: &[(&str, Vec<f32>)], outputs: &[Value]) -> Vec<Vec<f32>> {
     let outputs = outputs.iter().enumerate().map(|(i, v)| (format!("y{i}"), *v)).collect();
     let program = Program { name: "case", tape, outputs, checks: vec![], commits: vec![] };
-    let plan =
-        Plan::compile(&program, PlanOptions { fuse: true, share: true, target: Target::Cpu { threads: 2 } }).unwrap();
+    let plan = Plan::compile(&program, PlanOptions::new(Target::Cpu { threads: 2 })).unwrap();
     let mut cpu = Cpu::new(2).unwrap();
     let id = cpu.load(plan).unwrap();
     for (name, data) in given {

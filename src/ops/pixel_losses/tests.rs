@@ -65,8 +65,7 @@ fn losses_and_gradient(shape: Shape, max_val: f32, d_output: [f32; 4]) -> (Tape,
 fn run(tape: Tape, outputs: &[Value], sr: &[f32], hr: &[f32]) -> Vec<Vec<f32>> {
     let outputs = outputs.iter().map(|v| (String::new(), *v)).collect();
     let program = Program { name: "losses", tape, outputs, checks: vec![], commits: vec![] };
-    let plan =
-        Plan::compile(&program, PlanOptions { fuse: true, share: true, target: Target::Cpu { threads: 2 } }).unwrap();
+    let plan = Plan::compile(&program, PlanOptions::new(Target::Cpu { threads: 2 })).unwrap();
     let mut cpu = Cpu::new(2).unwrap();
     let id = cpu.load(plan).unwrap();
     cpu.upload(id, "sr", bytes_of(sr)).unwrap();

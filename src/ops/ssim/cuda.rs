@@ -56,7 +56,7 @@ pub(in crate::ops) fn means(
     let floats = 2 * side * side + 4 * TILE * (side | 1) + taps;
     let [across, down] = tiles(x.shape);
     let launch = KernelLaunch::new("ssim", "ssim", 1, args).with_grid([across, down, x.shape.n()]);
-    let tile_sums = DeviceView { ptr: sums, shape: Shape([scratch(x.shape), 1, 1, 1]), stride: 1 };
+    let tile_sums = DeviceView::floats(sums, Shape([scratch(x.shape), 1, 1, 1]));
     let count = x.shape.len() / to.shape.n();
     vec![KernelLaunch { shared_bytes: floats * 4, ..launch }, sum_rows(tile_sums, count, to)]
 }

@@ -85,7 +85,7 @@ impl Columns {
         sums: usize,
     ) -> KernelLaunch {
         let shape = Shape([self.groups * self.parts * sums, 1, 1, self.channels]);
-        let args = args.output("to", DeviceView { ptr: scratch, shape, stride: self.channels });
+        let args = args.output("to", DeviceView::floats(scratch, shape));
         KernelLaunch::new(kernel.0, kernel.1, 1, args).with_grid(self.grid(vector))
     }
 
@@ -126,7 +126,7 @@ impl Columns {
             return vec![first(call.output, count)];
         }
         let shape = Shape([self.groups * rows, 1, 1, columns]);
-        let partial = DeviceView { ptr: call.scratch, shape, stride: columns };
+        let partial = DeviceView::floats(call.scratch, shape);
         vec![first(partial, 1), sum_rows(partial, count, call.output)]
     }
 }
