@@ -156,8 +156,11 @@ impl Scratch {
     fn rows(&self, run: &str) -> Vec<(u64, String)> {
         let text = fs::read_to_string(self.path(run).join("metrics.csv")).unwrap_or_default();
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        let rows = whole.lines().skip(1).filter_map(|l| Some((l.split(',').next()?.parse().ok()?, l.to_owned())));
-        rows.collect()
+        let cells = |line: &str| line.matches(',').count();
+        let expected = whole.lines().next().map_or(0, cells);
+        // While a row is written again, what is read may be parts of both.
+        let complete = whole.lines().skip(1).filter(|l| cells(l) == expected);
+        complete.filter_map(|l| Some((l.split(',').next()?.parse().ok()?, l.to_owned()))).collect()
     }
 
     pub fn metrics_text(&self, run: &str) -> String {
