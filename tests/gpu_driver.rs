@@ -145,7 +145,7 @@ fn reads() {
     let multiple = |factor: f32| ramp(count).iter().map(|v| v * factor).collect::<Vec<_>>();
     for round in 0..3 {
         let mut started = Vec::new();
-        for factor in [1.0, 2.0, 3.0] {
+        for factor in [1, 2, 3].map(|f| (f + 3 * round) as f32) {
             upload(&mut gpu, x, &multiple(factor));
             // SAFETY: kernels and memory as above.
             let read = unsafe { gpu.launch(&halve).and_then(|()| gpu.start_read(y, count * 4)) };
