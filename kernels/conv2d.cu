@@ -8,6 +8,18 @@ constexpr int DEPTH = 16;           // of the reduction that a block holds in sh
 constexpr int ROWS = 4, COLS = 4;   // results of a thread
 constexpr int PAD = 4;              // floats that spread rows of shared memory over the banks
 
+// The source row (or column) of result r under tap k, or -1.
+template <class Args>
+__device__ __forceinline__ int source_index(const Args& a, int r, int k, int extent) {
+  if constexpr (Args::TRANSPOSED) {
+    const int s = r + a.pad - k * a.dilation;
+    return s >= 0 && s % a.stride == 0 && s / a.stride < extent ? s / a.stride : -1;
+  } else {
+    const int s = r * a.stride + k * a.dilation - a.pad;
+    return s >= 0 && s < extent ? s : -1;
+  }
+}
+
 // The source's value for tap (ky, kx), channel c; 0 in the padding.
 template <class Args>
 __device__ __forceinline__ float source_value(const Args& a, int n, int y, int x, int ky, int kx, int c) {

@@ -28,36 +28,79 @@ struct ResultClass {
   // How many of `extent` there are from `first` on in steps of `split`.
   __device__ __forceinline__ int every(int extent, int first) const { return (extent - first + a.split - 1) / a.split; }
   __device__ __forceinline__ int count() const { return a.images * rows * cols; }
-  __device__ __forceinline__ int taps() const { return tap_rows * tap_cols; }
   __device__ __forceinline__ int x(int p) const { return x0 + p % cols * a.split; }
   __device__ __forceinline__ int y(int p) const { return y0 + p / cols % rows * a.split; }
   __device__ __forceinline__ int image(int p) const { return p / cols / rows; }
-  __device__ __forceinline__ int tap_x(int tap) const { return tap_x0 + tap % tap_cols * a.split; }
-  __device__ __forceinline__ int tap_y(int tap) const { return tap_y0 + tap / tap_cols * a.split; }
+
+  // Row and column of the source of a result under the class's first tap. Those of tap (row, col) are `tap_step` times
+  // as far from there.
+  __device__ __forceinline__ int source(int result, int first_tap) const {
+    return Args::TRANSPOSED ? (result + a.pad - first_tap) / a.split : result * a.stride - a.pad;
+  }
+  __device__ __forceinline__ int tap_step() const { return Args::TRANSPOSED ? -a.dilation : a.dilation; }
 };
 
-// A of the forward pass and the input gradient: sources of the results from `first` on, by (tap, channel).
-template <class E, class Args, class Own>
-struct Sources {
+// K = (tap, channel), step by step. Where channels are whole steps, all taps of a few channels follow each other: they
+// read nearly the same sources, which the first-level cache still holds. Otherwise steps straddle taps.
+template <class E, class Args>
+struct TapDepth {
   const Args& a;
-  const ResultClass<Args>& of;
-  int image[Own::COUNT], y[Own::COUNT], x[Own::COUNT];
+  int tap_rows, tap_cols, steps;
+  // The step's tap, and its first channel; where steps straddle taps the first element of K.
+  int row = 0, col = 0, first = 0;
 
-  __device__ __forceinline__ Sources(const Args& a, const ResultClass<Args>& of, int first) : a(a), of(of) {
-#pragma unroll
-    for (int i = 0; i < Own::COUNT; ++i) {
-      const int p = first + Own::row(i);
-      image[i] = p < of.count() ? of.image(p) : -1, y[i] = of.y(p), x[i] = of.x(p);
+  // An element of K.
+  struct Place {
+    int row, col, channel, index;
+    bool valid;
+  };
+
+  __device__ __forceinline__ TapDepth(const Args& a, int tap_rows, int tap_cols)
+      : a(a), tap_rows(tap_rows), tap_cols(tap_cols), steps((tap_rows * tap_cols * a.x.c + E::STEP - 1) / E::STEP) {}
+
+  __device__ __forceinline__ void advance() {
+    if (a.x.c % E::STEP != 0) {
+      first += E::STEP;
+    } else if (++col == tap_cols) {
+      col = 0;
+      if (++row == tap_rows) row = 0, first += E::STEP;
     }
   }
 
-  __device__ __forceinline__ auto base() const { return a.x.ptr; }
+  // Element `i` of the step.
+  __device__ __forceinline__ Place at(int i) const {
+    if (a.x.c % E::STEP == 0) return {row, col, first + i, (row * tap_cols + col) * a.x.c + first + i, true};
+    const int tap = (first + i) / a.x.c;
+    return {tap / tap_cols, tap % tap_cols, (first + i) % a.x.c, first + i, tap < tap_rows * tap_cols};
+  }
+};
 
-  __device__ __forceinline__ auto from(int k, int i, int e) const -> decltype(a.x.ptr) {
-    const int at = k + Own::chunk() * E::CHUNK + e, tap = at / a.x.c, c = at % a.x.c;
-    if (image[i] < 0 || tap >= of.taps()) return nullptr;
-    const int sy = source_index(a, y[i], of.tap_y(tap), a.x.h), sx = source_index(a, x[i], of.tap_x(tap), a.x.w);
-    return sy >= 0 && sx >= 0 ? pixel(a.x, image[i], sy, sx) + c : nullptr;
+// A of the forward pass and the input gradient: sources of the results from `first` on.
+template <class E, class Args, class Own>
+struct Sources {
+  const Args& a;
+  int tap_step;
+  // Under the first tap, perhaps outside of the image: row, column, and number of the pixel. Rows of results that do
+  // not exist are far outside.
+  int y[Own::COUNT], x[Own::COUNT], number[Own::COUNT];
+
+  __device__ __forceinline__ Sources(const Args& a, const ResultClass<Args>& of, int first)
+      : a(a), tap_step(of.tap_step()) {
+    constexpr int NOWHERE = -(1 << 30);
+#pragma unroll
+    for (int i = 0; i < Own::COUNT; ++i) {
+      const int p = first + Own::row(i), row = of.source(of.y(p), of.tap_y0);
+      y[i] = p < of.count() ? row : NOWHERE, x[i] = of.source(of.x(p), of.tap_x0);
+      number[i] = (of.image(p) * a.x.h + row) * a.x.w + x[i];
+    }
+  }
+
+  __device__ __forceinline__ auto find(const TapDepth<E, Args>& k, int i, int e) const {
+    const auto place = k.at(Own::chunk() * E::CHUNK + e);
+    const int dy = place.row * tap_step, dx = place.col * tap_step;
+    const bool inside = unsigned(y[i] + dy) < unsigned(a.x.h) && unsigned(x[i] + dx) < unsigned(a.x.w);
+    const auto at = a.x.ptr + place.channel + ptrdiff_t(number[i] + dy * a.x.w + dx) * a.x.stride;
+    return Found{at, place.valid && inside};
   }
 };
 
@@ -67,11 +110,11 @@ struct Weights {
   const Args& a;
   int first;
 
-  __device__ __forceinline__ auto base() const { return a.w.ptr; }
-
-  __device__ __forceinline__ auto from(int k, int i, int e) const -> decltype(a.w.ptr) {
-    const int depth = a.kh * a.kw * a.x.c, at = k + Own::chunk() * E::CHUNK + e, channel = first + Own::row(i);
-    return at < depth && channel < a.channels ? a.w.ptr + size_t(channel) * depth + at : nullptr;
+  __device__ __forceinline__ auto find(const TapDepth<E, Args>& k, int i, int e) const {
+    const auto place = k.at(Own::chunk() * E::CHUNK + e);
+    const int channel = first + Own::row(i);
+    const auto row = a.w.ptr + size_t(channel) * (a.kh * a.kw * a.x.c);
+    return Found{row + place.index, place.valid && channel < a.channels};
   }
 };
 
@@ -82,26 +125,12 @@ struct TransposedWeights {
   const ResultClass<Args>& of;
   int first;
 
-  __device__ __forceinline__ auto base() const { return a.w.ptr; }
-
-  __device__ __forceinline__ auto from(int k, int i, int e) const -> decltype(a.w.ptr) {
-    const int at = k + Own::row(i), tap = at / a.x.c, o = at % a.x.c, channel = first + Own::chunk() * E::CHUNK + e;
-    if (tap >= of.taps() || channel >= a.channels) return nullptr;
-    return a.w.ptr + (size_t(o * a.kh + of.tap_y(tap)) * a.kw + of.tap_x(tap)) * a.channels + channel;
-  }
-};
-
-// Steps along (tap, channel). Where a step lies in one tap, all taps of a few channels follow each other: they read
-// nearly the same sources, which the first-level cache still holds.
-template <class E>
-struct TapDepth {
-  int channels, taps, steps;
-
-  __device__ __forceinline__ TapDepth(int channels, int taps)
-      : channels(channels), taps(taps), steps((channels * taps + E::STEP - 1) / E::STEP) {}
-
-  __device__ __forceinline__ int first(int step) const {
-    return channels % E::STEP == 0 ? step % taps * channels + step / taps * E::STEP : step * E::STEP;
+  __device__ __forceinline__ auto find(const TapDepth<E, Args>& k, int i, int e) const {
+    const auto place = k.at(Own::row(i));
+    const int ky = of.tap_y0 + place.row * a.split, kx = of.tap_x0 + place.col * a.split;
+    const int channel = first + Own::chunk() * E::CHUNK + e;
+    const auto tap = a.w.ptr + (place.channel * (a.kh * a.kw) + ky * a.kw + kx) * a.channels;
+    return Found{tap + channel, place.valid && channel < a.channels};
   }
 };
 
@@ -161,7 +190,7 @@ __device__ void conv2d_mma(const Args& a) {
   using TileA = KMajor<E, BLOCK_PIXELS>;
   using SourceA = Sources<E, Args, Share<TileA, Args::THREADS>>;
   Loader<E, TileA, Args::FETCH_A, Args::THREADS, SourceA> left(SourceA(a, of, first_pixel));
-  const TapDepth<E> depth(a.x.c, of.taps());
+  const TapDepth<E, Args> depth(a, of.tap_rows, of.tap_cols);
   float c[Split::M_TILES][Split::N_TILES][4] = {};
   if constexpr (Args::TRANSPOSED) {
     using TileB = MnMajor<E, Args::WIDTH>;
@@ -177,46 +206,45 @@ __device__ void conv2d_mma(const Args& a) {
   finish_block<Split>(a, of, c, reinterpret_cast<float*>(shared), first_pixel, first_channel);
 }
 
-// A of the weight gradient: d_output at pixels, output channels from `first` on.
+// K = pixels, step by step.
+template <class E>
+struct PixelDepth {
+  int first, end, steps;
+
+  __device__ __forceinline__ PixelDepth(int first, int end)
+      : first(first), end(end), steps((end - first + E::STEP - 1) / E::STEP) {}
+
+  __device__ __forceinline__ void advance() { first += E::STEP; }
+};
+
+// A of the weight gradient: d_output of the output channels from `first` on.
 template <class E, class Args, class Own>
 struct OutputGradients {
   const Args& a;
-  int first, end;
+  int first;
 
-  __device__ __forceinline__ auto base() const { return a.d.ptr; }
-
-  __device__ __forceinline__ auto from(int k, int i, int e) const -> decltype(a.d.ptr) {
-    const int p = k + Own::row(i), channel = first + Own::chunk() * E::CHUNK + e;
-    return p < end && channel < a.d.c ? pixel(a.d, p) + channel : nullptr;
+  __device__ __forceinline__ auto find(const PixelDepth<E>& k, int i, int e) const {
+    const int p = k.first + Own::row(i), channel = first + Own::chunk() * E::CHUNK + e;
+    return Found{pixel(a.d, p) + channel, p < k.end && channel < a.d.c};
   }
 };
 
-// B of the weight gradient: what the weights from `first` on multiply at pixels.
+// B of the weight gradient: the inputs that weights from `first` on multiply.
 template <class E, class Args, class Own>
 struct Inputs {
   const Args& a;
-  int first, end;
+  int first;
 
-  __device__ __forceinline__ auto base() const { return a.x.ptr; }
-
-  __device__ __forceinline__ auto from(int k, int i, int e) const -> decltype(a.x.ptr) {
-    const int p = k + Own::row(i), weight = first + Own::chunk() * E::CHUNK + e;
-    const int tap = weight / a.x.c, c = weight % a.x.c;
-    if (p >= end || tap >= a.kh * a.kw) return nullptr;
-    const int sy = source_index(a, p / a.d.w % a.d.h, tap / a.kw, a.x.h);
-    const int sx = source_index(a, p % a.d.w, tap % a.kw, a.x.w);
-    return sy >= 0 && sx >= 0 ? pixel(a.x, p / a.d.w / a.d.h, sy, sx) + c : nullptr;
+  __device__ __forceinline__ auto find(const PixelDepth<E>& k, int i, int e) const {
+    const int weight = first + Own::chunk() * E::CHUNK + e, tap = weight / a.x.c;
+    const unsigned p = k.first + Own::row(i), row = p / unsigned(a.d.w);
+    const int image = row / unsigned(a.d.h);
+    const int y = row % unsigned(a.d.h) * a.stride + (tap / a.kw * a.dilation - a.pad);
+    const int x = p % unsigned(a.d.w) * a.stride + (tap % a.kw * a.dilation - a.pad);
+    const bool inside = unsigned(y) < unsigned(a.x.h) && unsigned(x) < unsigned(a.x.w);
+    const auto at = a.x.ptr + weight % a.x.c + ptrdiff_t((image * a.x.h + y) * a.x.w + x) * a.x.stride;
+    return Found{at, inside && int(p) < k.end && tap < a.kh * a.kw};
   }
-};
-
-// Steps along pixels.
-template <class E>
-struct PixelDepth {
-  int begin, steps;
-
-  __device__ __forceinline__ PixelDepth(int begin, int end) : begin(begin), steps((end - begin + E::STEP - 1) / E::STEP) {}
-
-  __device__ __forceinline__ int first(int step) const { return begin + step * E::STEP; }
 };
 
 // Weight gradient: blocks of HEIGHT output channels by weights, over the pixels of one part. The sums go to a.sums,
@@ -233,8 +261,8 @@ __device__ void conv2d_weight_grad_mma(const Args& a) {
   using SourceA = OutputGradients<E, Args, Share<TileA, Args::THREADS>>;
   using TileB = MnMajor<E, BLOCK_WEIGHTS>;
   using SourceB = Inputs<E, Args, Share<TileB, Args::THREADS>>;
-  Loader<E, TileA, Args::FETCH_A, Args::THREADS, SourceA> left(SourceA{a, first_channel, end});
-  Loader<E, TileB, Args::FETCH_B, Args::THREADS, SourceB> right(SourceB{a, first_weight, end});
+  Loader<E, TileA, Args::FETCH_A, Args::THREADS, SourceA> left(SourceA{a, first_channel});
+  Loader<E, TileB, Args::FETCH_B, Args::THREADS, SourceB> right(SourceB{a, first_weight});
   float c[Split::M_TILES][Split::N_TILES][4] = {};
   multiply<Args::STAGES, E>(c, left, right, PixelDepth<E>(begin, end), shared, Split::row(), Split::col());
 

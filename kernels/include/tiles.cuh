@@ -68,7 +68,7 @@ struct KMajor {
 
   __device__ __forceinline__ static int at(int row, int chunk) { return swizzled<CHUNKS>(row, chunk); }
 
-  // Rows of A from `first` on (a multiple of 16), product k of the step.
+  // Rows of A from `first` on (a multiple of 32), product k of the step.
   template <int TILES>
   __device__ __forceinline__ static void load_a(unsigned (&a)[TILES][4], const unsigned char* tile, int first, int k) {
     const int lane = lane_index();
@@ -80,7 +80,7 @@ struct KMajor {
     }
   }
 
-  // Columns of B from `first` on (a multiple of 8).
+  // Columns of B from `first` on (a multiple of 32).
   template <int TILES>
   __device__ __forceinline__ static void load_b(unsigned (&b)[TILES][2], const unsigned char* tile, int first, int k) {
     const int lane = lane_index();
@@ -137,36 +137,37 @@ struct MnMajor<Bf16Element, EXTENT> {
 // Only elements of 16 bits can be transposed by a load, so these are read one by one.
 template <int EXTENT>
 struct MnMajor<Tf32Element, EXTENT> {
-  static constexpr int ROWS = Tf32Element::STEP, CHUNKS = EXTENT / Tf32Element::CHUNK;
+  static constexpr int ROWS = Tf32Element::STEP, CHUNKS = EXTENT / Tf32Element::CHUNK, ROW_BYTES = CHUNKS * CHUNK_BYTES;
 
   __device__ __forceinline__ static int at(int row, int chunk) { return swizzled<CHUNKS, 2>(row, chunk); }
 
   template <int TILES>
   __device__ __forceinline__ static void load_a(unsigned (&a)[TILES][4], const unsigned char* tile, int first, int k) {
-    const int g = lane_index() / 4, t = lane_index() % 4;
 #pragma unroll
     for (int i = 0; i < TILES; ++i) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) a[i][j] = element(tile, 8 * k + j / 2 * 4 + t, first + 16 * i + j % 2 * 8 + g);
+      for (int j = 0; j < 4; ++j) a[i][j] = element(tile, first, 8 * k + j / 2 * 4, 16 * i + j % 2 * 8);
       Tf32Element::round(a[i]);
     }
   }
 
   template <int TILES>
   __device__ __forceinline__ static void load_b(unsigned (&b)[TILES][2], const unsigned char* tile, int first, int k) {
-    const int g = lane_index() / 4, t = lane_index() % 4;
 #pragma unroll
     for (int i = 0; i < TILES; ++i) {
 #pragma unroll
-      for (int j = 0; j < 2; ++j) b[i][j] = element(tile, 8 * k + 4 * j + t, first + 8 * i + g);
+      for (int j = 0; j < 2; ++j) b[i][j] = element(tile, first, 8 * k + 4 * j, 8 * i);
       Tf32Element::round(b[i]);
     }
   }
 
  private:
-  __device__ __forceinline__ static unsigned element(const unsigned char* tile, int row, int column) {
-    constexpr int CHUNK = Tf32Element::CHUNK;
-    return reinterpret_cast<const unsigned*>(tile + at(row, column / CHUNK))[column % CHUNK];
+  // Row `row` + t, column `first` + `col` + g, as `at` has it: written so that only the lane's part and three bits of
+  // `col` are not constants of the unrolled loops. `row` is a multiple of 4, `col` of 8, `first` of 32.
+  __device__ __forceinline__ static unsigned element(const unsigned char* tile, int first, int row, int col) {
+    const int g = lane_index() / 4, t = lane_index() % 4, chunk = col / Tf32Element::CHUNK;
+    const unsigned char* from = tile + first * 4 + at(t, chunk % 8) + g * 4;
+    return *reinterpret_cast<const unsigned*>(from + row * ROW_BYTES + chunk / 8 * 8 * CHUNK_BYTES);
   }
 };
 

@@ -2,7 +2,7 @@
 //! CPU code computes its reference, through strided operands, over poisoned memory, with any threads.
 
 mod bf16;
-mod cuda;
+pub(super) mod cuda;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -27,14 +27,16 @@ pub(super) fn geometry(s: &ConvShape, transposed: bool) -> Args {
         .fixed("TRANSPOSED", usize::from(transposed))
 }
 
-/// Whether products run on tensor cores.
-fn on_tensor_cores(call: &CudaCall, s: &ConvShape) -> bool {
-    call.precision != Precision::F32 && !s.depthwise
+/// Whether products run on tensor cores. Gradients of strided and dilated convolutions, which no network has, do not:
+/// their taps have no sources at equal distances.
+fn on_tensor_cores(call: &CudaCall, s: &ConvShape, pass: Pass) -> bool {
+    let regular = pass != Pass::InputGrad || s.stride == 1 || s.dilation == 1;
+    call.precision != Precision::F32 && !s.depthwise && regular
 }
 
 /// Forward and input gradient: operands are the source and the weight.
 pub(super) fn correlate(call: &CudaCall, s: &ConvShape, pass: Pass) -> Vec<KernelLaunch> {
-    if on_tensor_cores(call, s) {
+    if on_tensor_cores(call, s, pass) {
         return mma::correlate(call, s, pass);
     }
     let transposed = pass == Pass::InputGrad;
@@ -104,7 +106,7 @@ pub(super) fn weight_grad_scratch(s: &ConvShape) -> usize {
 
 /// Weight gradient: operands are the input and d_output.
 pub(super) fn weight_grad(call: &CudaCall, s: &ConvShape) -> Vec<KernelLaunch> {
-    if on_tensor_cores(call, s) {
+    if on_tensor_cores(call, s, Pass::WeightGrad) {
         return mma::weight_grad(call, s);
     }
     let parts = parts(s);

@@ -56,8 +56,7 @@ pub(super) fn correlate(call: &CudaCall, s: &ConvShape, pass: Pass) -> Vec<Kerne
     let transposed = pass == Pass::InputGrad;
     let (rows, cols, channels) = if transposed { (s.in_h, s.in_w, s.in_ch) } else { (s.out_h, s.out_w, s.out_ch) };
     let run = if transposed { s.in_ch } else { s.taps() * s.in_ch };
-    // With another dilation, neighbours of one class do not have neighbouring taps.
-    let split = if transposed && s.dilation == 1 { s.stride } else { 1 };
+    let split = if transposed { s.stride } else { 1 };
     let class_pixels = s.batch * rows.div_ceil(split) * cols.div_ceil(split);
     let width = block_channels(channels, class_pixels * split * split);
     let args = geometry(s, transposed)

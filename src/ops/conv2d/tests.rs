@@ -1,13 +1,14 @@
 //! Convolutions on tensor cores, on the host driver, against the f64 reference of operands that are rounded first:
 //! what is left is the rounding of sums in f32, and of the result where that is stored in bf16.
 
-use std::process::Command;
+use std::path::PathBuf;
 
 use super::{Geometry, Pass, cuda};
 use crate::device::cpu::reference::{reference_conv2d, reference_conv2d_input_grad, reference_conv2d_weight_grad};
 use crate::device::cuda::driver::{DevicePtr, Driver};
-use crate::device::cuda::host::{HostDriver, HostOptions, ThreadOrder, sanitizer_library};
+use crate::device::cuda::host::{HostDriver, HostOptions, ThreadOrder};
 use crate::device::cuda::{CudaCall, DeviceView, Finish, prepare};
+use crate::ops::tests::cuda::run_sanitized;
 use crate::ops::tests::{assert_close, random};
 use crate::plan::Precision;
 use crate::tape::{Element, Shape};
@@ -92,7 +93,11 @@ fn stored(values: &[f64], element: Element) -> Vec<f64> {
 }
 
 fn in_products(values: &[f64], precision: Precision) -> Vec<f64> {
-    if precision == Precision::Bf16 { rounded(values, 16, true) } else { rounded(values, 19, false) }
+    match precision {
+        Precision::F32 => values.to_vec(),
+        Precision::Tf32 => rounded(values, 19, false),
+        Precision::Bf16 => rounded(values, 16, true),
+    }
 }
 
 /// The result of a pass, and the reference's.
@@ -149,9 +154,12 @@ fn layouts(pass: Pass, precision: Precision, number: usize) -> [Layout; 3] {
     }
 }
 
+fn cache() -> PathBuf {
+    std::env::temp_dir().join("srgan_host_kernels")
+}
+
 fn check(cases: &[Case], layout: impl Fn(usize) -> usize, options: HostOptions) {
-    let cache = std::env::temp_dir().join("srgan_host_kernels");
-    let mut driver = HostDriver::new(&cache, options).unwrap();
+    let mut driver = HostDriver::new(&cache(), options).unwrap();
     for (i, case) in cases.iter().enumerate() {
         for (precision, pass) in [Precision::Tf32, Precision::Bf16].iter().flat_map(|p| PASSES.map(|pass| (*p, pass))) {
             let layouts = layouts(pass, precision, layout(i));
@@ -181,7 +189,7 @@ fn cases() -> Vec<Case> {
         case(4, 2, 1, [2, 12, 10, 13], 24),
         case(1, 1, 1, [3, 8, 9, 40], 70),
         case(3, 1, 3, [1, 14, 15, 24], 8),
-        case(3, 2, 2, [1, 13, 16, 8], 16),
+        case(5, 3, 1, [1, 13, 16, 8], 16),
         case(1, 2, 1, [2, 5, 7, 3], 3),
     ]
 }
@@ -200,6 +208,18 @@ fn tensor_core_products_do_not_depend_on_the_order_of_threads() {
     }
 }
 
+/// Input gradients of strided and dilated convolutions stay in f32.
+#[test]
+fn gradients_without_a_regular_source_are_not_rounded() {
+    let case = case(3, 2, 2, [1, 13, 16, 8], 16);
+    let mut driver = HostDriver::new(&cache(), HostOptions::default()).unwrap();
+    let layouts = [Layout { element: Element::F32, before: 0, behind: 0 }; 3];
+    let [got, want] = run(&mut driver, &case, Pass::InputGrad, Precision::F32, layouts);
+    assert_close(&got, &want, 3e-6, "in f32");
+    let [in_tf32, _] = run(&mut driver, &case, Pass::InputGrad, Precision::Tf32, layouts);
+    assert_eq!(got, in_tf32);
+}
+
 /// Blocks of 64 and 128 channels are for results that fill a GPU with them.
 #[test]
 fn wide_blocks_compute_the_reference() {
@@ -208,18 +228,9 @@ fn wide_blocks_compute_the_reference() {
     }
 }
 
-/// The sanitizer must be there when a process starts, so this test starts itself again with it.
 #[test]
 fn tensor_core_kernels_touch_only_their_memory() {
-    let (_, module) = module_path!().split_once("::").expect("inside the crate");
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", &format!("{module}::under_the_sanitizer")])
-        .env("LD_PRELOAD", sanitizer_library().expect("the compiler has AddressSanitizer"))
-        .env("ASAN_OPTIONS", "detect_leaks=0")
-        .output()
-        .unwrap();
-    let log = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && log.contains("1 passed"), "{log}\n{}", String::from_utf8_lossy(&output.stderr));
+    run_sanitized(module_path!(), "under_the_sanitizer");
 }
 
 #[test]
