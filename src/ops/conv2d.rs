@@ -4,6 +4,9 @@
 //! gradient (R1 penalty) needs nothing more.
 
 mod cuda;
+mod mma;
+#[cfg(test)]
+mod tests;
 
 use super::{Application, Exec, Kernel, KernelCall, Op, Rounding};
 use crate::Result;

@@ -173,7 +173,17 @@ impl Cuda {
     }
 }
 
-pub(super) fn geometry(kernel: &KernelLaunch) -> Geometry {
+/// One kernel, compiled. `path` is for messages.
+///
+/// # Errors
+/// The compiler's log.
+pub(crate) fn prepare(driver: &mut dyn Driver, kernel: &KernelLaunch, path: &str) -> Result<Launch> {
+    let (source, args) = module(kernel, driver.specialises());
+    let function = driver.compile(&[source], &mut |_| ())?[0][0];
+    Ok(Launch { function, geometry: geometry(kernel), args, path: path.into() })
+}
+
+fn geometry(kernel: &KernelLaunch) -> Geometry {
     let grid = kernel.grid.map(|blocks| blocks as u32);
     Geometry { grid, block: [kernel.threads as u32, 1, 1], shared_bytes: kernel.shared_bytes as u32 }
 }

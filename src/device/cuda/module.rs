@@ -12,6 +12,8 @@ const BF16: &str = include_str!("../../../kernels/include/bf16.cuh");
 const VIEW: &str = include_str!("../../../kernels/include/view.cuh");
 const POINTWISE_HEADER: &str = include_str!("../../../kernels/include/pointwise.cuh");
 const FINISH: &str = include_str!("../../../kernels/include/finish.cuh");
+const TILES: &str = include_str!("../../../kernels/include/tiles.cuh");
+const PIPELINE: &str = include_str!("../../../kernels/include/pipeline.cuh");
 const REDUCE: &str = include_str!("../../../kernels/include/reduce.cuh");
 const COLUMNS: &str = include_str!("../../../kernels/include/columns.cuh");
 
@@ -29,6 +31,8 @@ pub(super) fn module(launch: &KernelLaunch, specialise: bool) -> (ModuleSource, 
     };
     part("include/bf16.cuh", BF16);
     part("include/view.cuh", VIEW);
+    part("include/tiles.cuh", TILES);
+    part("include/pipeline.cuh", PIPELINE);
     part("include/reduce.cuh", REDUCE);
     part("include/columns.cuh", COLUMNS);
     part("include/pointwise.cuh", POINTWISE_HEADER);
