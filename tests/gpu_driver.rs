@@ -173,7 +173,7 @@ fn launches() {
     turn.geometry.shared_bytes = 64 << 10;
     let backwards = |factor: f32| ramp(count).iter().rev().map(|v| v * factor).collect::<Vec<f32>>();
     // Recorded before it ever ran.
-    let graph = unsafe { gpu.record(&[halve(x, y), turn.clone()]).unwrap() };
+    let graph = unsafe { gpu.record(&[halve(x, y).into(), turn.clone().into()]).unwrap() };
     let nothing = unsafe { gpu.record(&[]).unwrap() };
     for factor in [1.0, 3.0] {
         upload(&mut gpu, x, &ramp(count).iter().map(|v| v * factor).collect::<Vec<_>>());
@@ -191,7 +191,7 @@ fn launches() {
     let [scale, ..] = compile(&mut careful)[..] else { panic!("three kernels") };
     let [x, y] = [(); 2].map(|()| careful.alloc(count * 4).unwrap());
     upload(&mut careful, x, &ramp(count));
-    let graph = unsafe { careful.record(&[launch(scale, 64, 256, x, y, count)]).unwrap() };
+    let graph = unsafe { careful.record(&[launch(scale, 64, 256, x, y, count).into()]).unwrap() };
     unsafe { careful.replay(graph).unwrap() };
     assert_eq!(download(&mut careful, y, count), halves);
 }
@@ -209,14 +209,15 @@ fn refusals() {
     empty.geometry.grid = [0, 1, 1];
     for bad in [greedy, empty] {
         // SAFETY: refused before anything runs.
-        let errors = unsafe { [gpu.launch(&bad).unwrap_err(), gpu.record(&[good.clone(), bad]).unwrap_err()] };
+        let errors =
+            unsafe { [gpu.launch(&bad).unwrap_err(), gpu.record(&[good.clone().into(), bad.into()]).unwrap_err()] };
         for error in errors {
             let text = error.to_string();
             assert!(matches!(error, Error::Device { .. }), "{text}");
             assert!(text.contains("kernel scale of generator.head") && text.contains("INVALID_VALUE"), "{text}");
         }
         // SAFETY: kernels and memory as above.
-        let graph = unsafe { gpu.record(std::slice::from_ref(&good)).unwrap() };
+        let graph = unsafe { gpu.record(&[good.clone().into()]).unwrap() };
         unsafe { gpu.replay(graph).unwrap() };
         assert_eq!(download(&mut gpu, y, 2), [0.5, 1.0]);
     }
@@ -266,7 +267,7 @@ fn fault_with_sync_kernels() {
     let mut gpu = open(true);
     let bad = write_nowhere(&mut gpu);
     // SAFETY: as above.
-    let graph = unsafe { gpu.record(&[bad]).unwrap() };
+    let graph = unsafe { gpu.record(&[bad.into()]).unwrap() };
     let error = unsafe { gpu.replay(graph).unwrap_err() };
     assert!(matches!(error, Error::DeviceLost { .. }), "{error}");
     assert!(error.to_string().contains("kernel write_nowhere of generator.head"), "{error}");

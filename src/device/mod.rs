@@ -1,11 +1,14 @@
 //! Devices: memory, execution of plans, and the state that outlives them.
 
+pub mod choices;
 pub mod cpu;
 pub mod cuda;
 
 use std::time::Duration;
 
 use serde::Serialize;
+
+pub use choices::{Choice, Choices};
 
 use crate::Result;
 use crate::plan::{Plan, Target};
@@ -78,6 +81,15 @@ pub trait Device {
     /// # Errors
     /// If there is none of that name.
     fn state(&self, name: &str) -> Result<Vec<f32>>;
+
+    /// The algorithms that loaded plans use, where the device had a choice; `None` where it never has one.
+    fn choices(&self) -> Option<&Choices> {
+        None
+    }
+
+    /// Takes algorithms of an earlier run on the same device and libraries for plans that are loaded later. What they
+    /// do not name is timed.
+    fn reuse(&mut self, _choices: Choices) {}
 
     /// Fills working memory with NaN, so that a step that reads what none wrote becomes visible.
     ///

@@ -4,12 +4,13 @@
 //! gradient (R1 penalty) needs nothing more.
 
 mod cuda;
+mod library;
 
 use super::{Application, Exec, Kernel, KernelCall, Op, Rounding};
 use crate::Result;
 use crate::device::cpu::reference::{reference_conv2d, reference_conv2d_input_grad, reference_conv2d_weight_grad};
 use crate::device::cpu::{self, ConvShape, Ctx, Pass, StoreTo, TileSink};
-use crate::device::cuda::{CudaCall, KernelLaunch};
+use crate::device::cuda::{CudaCall, KernelLaunch, LibraryCall};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 
 /// What a convolution and its gradients have in common.
@@ -132,6 +133,10 @@ impl Kernel for Conv2d {
         let s = self.0.conv_shape(call.inputs[0].shape, call.inputs[1].shape, call.output.shape);
         cuda::correlate(call, &s, Pass::Forward)
     }
+    fn cuda_library(&self, call: &CudaCall) -> Option<LibraryCall> {
+        let s = self.0.conv_shape(call.inputs[0].shape, call.inputs[1].shape, call.output.shape);
+        library::forward(call, s)
+    }
 }
 
 /// The gradient with respect to the input: operands d_output and weight.
@@ -201,6 +206,10 @@ impl Kernel for Conv2dInputGrad {
         let s = self.geometry.conv_shape(self.input, call.inputs[1].shape, call.inputs[0].shape);
         cuda::correlate(call, &s, Pass::InputGrad)
     }
+    fn cuda_library(&self, call: &CudaCall) -> Option<LibraryCall> {
+        let s = self.geometry.conv_shape(self.input, call.inputs[1].shape, call.inputs[0].shape);
+        library::input_grad(call, s)
+    }
 }
 
 /// The gradient with respect to the weight: operands input and d_output.
@@ -262,6 +271,10 @@ impl Kernel for Conv2dWeightGrad {
     fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let s = self.geometry.conv_shape(call.inputs[0].shape, self.weight, call.inputs[1].shape);
         cuda::weight_grad(call, &s)
+    }
+    fn cuda_library(&self, call: &CudaCall) -> Option<LibraryCall> {
+        let s = self.geometry.conv_shape(call.inputs[0].shape, self.weight, call.inputs[1].shape);
+        library::weight_grad(call, s)
     }
 }
 

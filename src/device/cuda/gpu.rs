@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 use std::ffi::c_void;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cudarc::driver::result::{free_sync, launch_kernel, malloc_sync, memcpy_dtoh_async, memcpy_htod_async};
 use cudarc::driver::sys::{CUfunction_attribute as Attribute, CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
@@ -16,9 +18,13 @@ use super::driver::{DevicePtr, Driver, FunctionId, GraphId, Launch, ModuleSource
 use super::failure::failure;
 use super::gpus::gpus;
 use super::libraries::{Library, Version};
+use super::library_call::{LibraryLaunch, LibraryOp, Work};
+use super::math::{Math, WORKSPACE_BYTES};
+use super::module::kernels_checksum;
 use super::nvrtc::{Arch, Nvrtc};
 use super::search::{Env, SearchPath};
 use super::staging::Staging;
+use super::timing;
 use crate::{Error, Result};
 
 /// The oldest driver's CUDA version that has all that is called here.
@@ -56,6 +62,8 @@ pub struct GpuDriver {
     allocations: HashSet<u64>,
     /// None where the system gives no page-locked memory.
     staging: Option<Staging>,
+    math: Math,
+    driver: Version,
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
 }
@@ -70,8 +78,8 @@ struct Function {
 struct Recorded {
     /// None for no launches.
     graph: Option<CudaGraph>,
-    /// What the graph was made of, to be launched one by one with `sync_kernels`.
-    launches: Vec<Launch>,
+    /// What the graph was made of, to be started one by one with `sync_kernels`.
+    work: Vec<Work>,
 }
 
 impl GpuDriver {
@@ -96,9 +104,11 @@ impl GpuDriver {
         nvrtc.supports(&arch)?;
         let (context, stream) = open(ordinal).map_err(|e| failure(&format!("GPU {ordinal} does not open"), e))?;
         let staging = Staging::new(&context).ok();
+        // SAFETY: the context that was just opened is current, and its stream is held beside the libraries.
+        let math = unsafe { Math::open(&search, driver, stream.cu_stream().cast()) };
         let name = gpu.name.clone();
         let (graphs, functions, allocations) = (Vec::new(), Vec::new(), HashSet::new());
-        Ok(GpuDriver {
+        let mut this = GpuDriver {
             name,
             arch,
             nvrtc,
@@ -108,9 +118,16 @@ impl GpuDriver {
             functions,
             allocations,
             staging,
+            math,
+            driver,
             stream,
             context,
-        })
+        };
+        if !this.math.is_empty() {
+            let workspace = this.alloc(WORKSPACE_BYTES)?;
+            this.math.use_workspace(workspace);
+        }
+        Ok(this)
     }
 
     /// Loads a module's machine code and finds its kernels.
@@ -163,6 +180,45 @@ impl GpuDriver {
             )
         }
         .map_err(|e| failure(&title(&function.name, launch), e))
+    }
+
+    /// Makes a graph of work; none of no work. Whatever allocates or compiles is done before the capture.
+    ///
+    /// # Safety
+    /// As for [`Driver::record`].
+    unsafe fn capture(&mut self, work: &[Work]) -> Result<Option<CudaGraph>> {
+        self.bind()?;
+        for entry in work {
+            match entry {
+                Work::Kernel(launch) => self.allow_shared(launch)?,
+                Work::Library(launch) => self.prepare(&launch.call.op, &launch.algorithm)?,
+            }
+        }
+        if work.is_empty() {
+            return Ok(None);
+        }
+        let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        self.stream.begin_capture(mode).map_err(|e| failure("recording work", e))?;
+        // SAFETY: the caller's.
+        let queued = work.iter().try_for_each(|entry| unsafe { self.enqueue_any(entry) });
+        // The capture ends also after a failure, whose message says more than that of the unfinished graph.
+        let ended = self.stream.end_capture(CUgraphInstantiate_flags(0));
+        queued?;
+        ended.map_err(|e| failure("making a graph of work", e))
+    }
+
+    /// Puts a kernel or a library's call into the stream.
+    ///
+    /// # Safety
+    /// As for [`Driver::start`].
+    unsafe fn enqueue_any(&mut self, work: &Work) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe {
+            match work {
+                Work::Kernel(launch) => self.enqueue(launch),
+                Work::Library(launch) => self.math.call(launch),
+            }
+        }
     }
 
     fn bind(&self) -> Result<()> {
@@ -268,32 +324,63 @@ impl Driver for GpuDriver {
         Ok(())
     }
 
-    unsafe fn record(&mut self, launches: &[Launch]) -> Result<GraphId> {
-        self.bind()?;
-        launches.iter().try_for_each(|launch| self.allow_shared(launch))?;
-        let mut graph = None;
-        if !launches.is_empty() {
-            let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-            self.stream.begin_capture(mode).map_err(|e| failure("recording launches", e))?;
-            // SAFETY: the caller's.
-            let queued = launches.iter().try_for_each(|launch| unsafe { self.enqueue(launch) });
-            // The capture ends also after a failure, whose message says more than that of the unfinished graph.
-            let ended = self.stream.end_capture(CUgraphInstantiate_flags(0));
-            queued?;
-            graph = ended.map_err(|e| failure("making a graph of launches", e))?;
+    fn timed_on(&self) -> String {
+        let kernels = kernels_checksum();
+        format!("{}, CUDA {}{}, kernels {kernels:08x}", self.describe(), self.driver, self.math)
+    }
+
+    fn choices_file(&self) -> Option<PathBuf> {
+        self.cache.companion(&self.timed_on(), "json")
+    }
+
+    fn algorithms(&mut self, op: &LibraryOp) -> Vec<String> {
+        match self.bind() {
+            Ok(()) => self.math.algorithms(op),
+            Err(_) => Vec::new(),
         }
-        let launches = if self.sync_kernels { launches.to_vec() } else { Vec::new() };
-        self.graphs.push(Recorded { graph, launches });
+    }
+
+    fn prepare(&mut self, op: &LibraryOp, algorithm: &str) -> Result<()> {
+        self.bind()?;
+        self.math.prepare(op, algorithm)
+    }
+
+    unsafe fn call(&mut self, launch: &LibraryLaunch) -> Result<()> {
+        self.prepare(&launch.call.op, &launch.algorithm)?;
+        // SAFETY: the caller's.
+        unsafe { self.math.call(launch)? };
+        if self.sync_kernels {
+            let what = format!("{} of {}", launch.algorithm, launch.path);
+            self.stream.synchronize().map_err(|e| failure(&what, e))?;
+        }
+        Ok(())
+    }
+
+    unsafe fn time(&mut self, work: &[Work]) -> Result<Duration> {
+        let repeated = vec![work; timing::REPEATS].concat();
+        // SAFETY: the caller's.
+        let graph = unsafe { self.capture(&repeated)? };
+        match graph {
+            Some(graph) => timing::best(&self.context, &self.stream, &graph).map_err(|e| failure("timing a step", e)),
+            None => Ok(Duration::ZERO),
+        }
+    }
+
+    unsafe fn record(&mut self, work: &[Work]) -> Result<GraphId> {
+        // SAFETY: the caller's.
+        let graph = unsafe { self.capture(work)? };
+        let work = if self.sync_kernels { work.to_vec() } else { Vec::new() };
+        self.graphs.push(Recorded { graph, work });
         Ok(GraphId(self.graphs.len() - 1))
     }
 
     unsafe fn replay(&mut self, graph: GraphId) -> Result<()> {
         let recorded = self.graphs.get_mut(graph.0).ok_or_else(|| unknown("graph", graph.0))?;
         if self.sync_kernels {
-            let launches = std::mem::take(&mut recorded.launches);
+            let work = std::mem::take(&mut recorded.work);
             // SAFETY: as recorded.
-            let done = launches.iter().try_for_each(|launch| unsafe { self.launch(launch) });
-            self.graphs[graph.0].launches = launches;
+            let done = work.iter().try_for_each(|entry| unsafe { self.start(entry) });
+            self.graphs[graph.0].work = work;
             return done;
         }
         match &recorded.graph {

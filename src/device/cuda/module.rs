@@ -20,6 +20,13 @@ pub(super) fn pointwise_index(name: &str) -> Option<usize> {
     POINTWISE.iter().position(|(function, _)| *function == name)
 }
 
+/// Of the text of all kernels: times of other ones say nothing.
+pub(super) fn kernels_checksum() -> u32 {
+    let headers = [BF16, VIEW, REDUCE, COLUMNS, POINTWISE_HEADER, FINISH];
+    let texts = headers.into_iter().chain(FILES.iter().map(|(_, body)| *body));
+    texts.fold(0, |crc, text| crc32c::crc32c_append(crc, text.as_bytes()))
+}
+
 /// The module of a launch, and the bytes of its argument struct.
 pub(super) fn module(launch: &KernelLaunch, specialise: bool) -> (ModuleSource, Vec<u8>) {
     let (args, bytes) = launch.args.clone().fixed("THREADS", launch.threads).render(specialise);

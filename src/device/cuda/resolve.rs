@@ -7,6 +7,7 @@ use super::args::{Args, DeviceView};
 use super::driver::{DevicePtr, ModuleSource};
 use super::finish::{Finish, FinishStage, MAX_PARTS, PointwiseCode};
 use super::launch::{CudaCall, CudaCommit, KernelLaunch};
+use super::library_call::Alternative;
 use super::module::{module, pointwise_index};
 use crate::ops::{Exec, Op};
 use crate::plan::{Base, Loc, Plan, Root, Step};
@@ -52,14 +53,7 @@ impl Addresses<'_> {
             Base::Kernel(op, inputs) => {
                 let Exec::Kernel(kernel) = op.exec() else { return Ok(vec![]) };
                 let Some((_, output)) = step.stores.last() else { return Ok(vec![]) };
-                let call = CudaCall {
-                    inputs: &self.views(inputs)?,
-                    output: self.view(output)?,
-                    scratch: self.arena.offset_by(step.scratch.0 * 4),
-                    finish: self.finish(step)?,
-                    precision: step.precision,
-                };
-                Ok(kernel.cuda(&call))
+                Ok(kernel.cuda(&self.call(step, &self.views(inputs)?, output)?))
             }
             Base::Carrier(from) => Ok(vec![pointwise(self.view(from)?, &self.finish(step)?)]),
             Base::Copy { copies, zeros } => {
@@ -76,6 +70,33 @@ impl Addresses<'_> {
                 Ok(launches)
             }
         }
+    }
+
+    fn call<'v>(&self, step: &Step, inputs: &'v [DeviceView], output: &Loc) -> Result<CudaCall<'v>> {
+        Ok(CudaCall {
+            inputs,
+            output: self.view(output)?,
+            scratch: self.arena.offset_by(step.scratch.0 * 4),
+            finish: self.finish(step)?,
+            precision: step.precision,
+        })
+    }
+
+    /// The same step by a library, where one can do it. The library's result goes where the step's goes, so that it
+    /// needs no memory of its own; where that is memory that the step still reads, there is no such way.
+    pub fn alternative(&self, step: &Step) -> Result<Option<Alternative>> {
+        let Base::Kernel(op, inputs) = &step.base else { return Ok(None) };
+        let (Exec::Kernel(kernel), Some((_, to))) = (op.exec(), step.stores.last()) else { return Ok(None) };
+        if step.reads().iter().any(|read| read.overlaps(to)) {
+            return Ok(None);
+        }
+        let views = self.views(inputs)?;
+        let call = self.call(step, &views, to)?;
+        let Some(library) = kernel.cuda_library(&call) else { return Ok(None) };
+        let finish = &call.finish;
+        let is_done = finish.stages.is_empty() && finish.stores.len() == 1;
+        let then = (!is_done).then(|| pointwise(call.output, finish));
+        Ok(Some(Alternative { call: library, then, signature: format!("{}{}", library.op, finish.signature()) }))
     }
 
     fn finish(&self, step: &Step) -> Result<Finish> {
