@@ -8,6 +8,7 @@ use crate::ops::concat::ConcatChannels;
 use crate::ops::conv2d::Geometry;
 use crate::ops::leaky_relu::LeakyRelu;
 use crate::ops::mul::Mul;
+use crate::ops::pad_channels::Segments;
 use crate::ops::sigmoid::Sigmoid;
 use crate::tape::Value;
 
@@ -64,16 +65,22 @@ pub fn rcab(net: &mut Net, x: Value, ksize: usize) -> Result<Value> {
 }
 
 /// Five convolutions, each reading everything before it. Prefixes are nested, so that the plan lays them out
-/// in one buffer.
+/// in one buffer; where the device reads only aligned parts fast, each is padded with channels that stay zero.
 fn dense(net: &mut Net, x: Value, growth: usize, init: Option<fn(usize) -> Init>) -> Result<Value> {
     let channels = net.shape(x).c();
+    let align = if channels.is_multiple_of(net.align()) { net.align() } else { 1 };
+    let is_padded = !growth.is_multiple_of(align);
+    let segments = |parts: usize| Segments::aligned([channels].into_iter().chain(vec![growth; parts]), align);
     let mut prefix = x;
     for i in 1..=4 {
-        let y = net.conv(format_args!("c{i}"), prefix, ConvSpec { init, ..ConvSpec::same(growth, 3) })?;
+        let (spec, inputs) = (ConvSpec { init, ..ConvSpec::same(growth, 3) }, segments(i - 1));
+        let padding = is_padded.then_some((&inputs, growth.next_multiple_of(align)));
+        let y = net.padded_conv(format_args!("c{i}"), prefix, spec, padding)?;
         let y = net.leaky_relu(y)?;
         prefix = net.push(ConcatChannels, &[prefix, y])?;
     }
-    net.conv("c5", prefix, ConvSpec { init, ..ConvSpec::same(channels, 3) })
+    let (spec, inputs) = (ConvSpec { init, ..ConvSpec::same(channels, 3) }, segments(4));
+    net.padded_conv("c5", prefix, spec, is_padded.then_some((&inputs, channels)))
 }
 
 /// Residual in residual dense block (ESRGAN; Wang et al., 2018), as opensr-srgan writes it: one residual

@@ -8,6 +8,7 @@ use crate::ops::add::Add;
 use crate::ops::conv2d::{Conv2d, Geometry};
 use crate::ops::leaky_relu::LeakyRelu;
 use crate::ops::linear::Linear;
+use crate::ops::pad_channels::{PadChannels, Segments};
 use crate::ops::pixel_shuffle::PixelShuffle;
 use crate::ops::prelu::Prelu;
 use crate::ops::slice::SliceFlat;
@@ -41,6 +42,7 @@ pub struct Net<'a> {
     pub vars: Vars<'a>,
     /// Batch statistics and power iterations (true) or stored ones.
     pub train: bool,
+    align: usize,
     path: String,
 }
 
@@ -75,7 +77,18 @@ impl<'a> Net<'a> {
             Vars::Declare(layout) => layout.prefix.clone(),
             Vars::Bound { layout, .. } => layout.prefix.clone(),
         };
-        Net { tape, vars, train, path }
+        Net { tape, vars, train, align: 1, path }
+    }
+
+    /// The same network where tensors side by side start at multiples of `align` channels, if need be behind zeros.
+    #[must_use]
+    pub fn aligned_to(self, align: usize) -> Self {
+        Net { align, ..self }
+    }
+
+    /// Channels between which parts of a feature map start, as [`Net::aligned_to`] set it.
+    pub fn align(&self) -> usize {
+        self.align
     }
 
     /// Runs `body` with `name` appended to the path.
@@ -177,22 +190,44 @@ impl<'a> Net<'a> {
         Ok(normalised)
     }
 
+    /// Adds a bias of `channels` elements, and of zeros for the channels of `y` beyond.
     fn bias(&mut self, y: Value, channels: usize, init: Init) -> Result<Value> {
         let tensor = self.tensor("bias", Shape::vector(channels), FileLayout::Vector, init);
-        let bias = self.param(tensor)?;
+        let mut bias = self.param(tensor)?;
+        let all = self.shape(y).c();
+        if all > channels {
+            let segments = Segments::new(&[(channels, all)]);
+            bias = self.push(PadChannels { segments, images: 1 }, &[bias])?;
+        }
         self.push(Add::SUM, &[y, bias])
     }
 
     /// A convolution layer `name`.
     pub fn conv(&mut self, name: impl std::fmt::Display, x: Value, spec: ConvSpec) -> Result<Value> {
+        self.padded_conv(name, x, spec, None)
+    }
+
+    /// A convolution layer of channels with padding in between: that of its input by segments, and the number of
+    /// its output's channels.
+    pub fn padded_conv(
+        &mut self,
+        name: impl std::fmt::Display,
+        x: Value,
+        spec: ConvSpec,
+        padding: Option<(&Segments, usize)>,
+    ) -> Result<Value> {
         self.at(name, |net| {
-            let per_filter = if spec.geometry.depthwise { 1 } else { net.shape(x).c() };
+            let channels = padding.map_or_else(|| net.shape(x).c(), |(segments, _)| segments.channels());
+            let per_filter = if spec.geometry.depthwise { 1 } else { channels };
             let fan_in = per_filter * spec.ksize * spec.ksize;
             let bound = Init::Uniform(1.0 / (fan_in as f32).sqrt());
             let shape = Shape([spec.out_ch, spec.ksize, spec.ksize, per_filter]);
             let init = spec.init.map_or(bound, |f| f(fan_in));
             let matrix = spec.spectral.then_some((spec.ksize * spec.ksize, per_filter));
-            let weight = net.weight(shape, FileLayout::Conv, init, matrix)?;
+            let mut weight = net.weight(shape, FileLayout::Conv, init, matrix)?;
+            if let Some((segments, images)) = padding {
+                weight = net.push(PadChannels { segments: segments.clone(), images }, &[weight])?;
+            }
             let y = net.push(Conv2d(spec.geometry), &[x, weight])?;
             let zero_or_bound = if spec.init.is_some() { Init::Constant(0.0) } else { bound };
             if spec.bias { net.bias(y, spec.out_ch, zero_or_bound) } else { Ok(y) }

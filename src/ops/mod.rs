@@ -27,6 +27,7 @@ pub mod linear;
 pub mod math;
 pub mod mul;
 pub mod norm;
+pub mod pad_channels;
 pub mod pixel_losses;
 pub mod pixel_shuffle;
 pub mod pointwise;
@@ -108,7 +109,7 @@ pub enum Rounding {
     Maps,
     /// Its operands, and its output where an operand is a feature map.
     Follows,
-    /// Its output: weights of products.
+    /// Its output, which products read as weights.
     Weights,
 }
 
@@ -182,6 +183,11 @@ pub trait Kernel: Send + Sync {
     /// Whether [`Kernel::run_into`] exists: the output is handed out in tiles and pointwise ops can be fused
     /// behind it.
     fn hosts_epilogue(&self) -> bool {
+        false
+    }
+    /// Whether on the CPU the output may lie where operand 0 does, both contiguous and of one length: each item of
+    /// work has read all that lies where it writes.
+    fn works_in_place(&self, _inputs: &[Shape], _output: Shape) -> bool {
         false
     }
     /// Computes the output and hands each element to `sink` exactly once.

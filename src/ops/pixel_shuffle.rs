@@ -3,7 +3,7 @@
 //! ops is the other's derivative.
 
 use super::{Application, Exec, Kernel, KernelCall, Op, Rounding};
-use crate::device::cpu::{Ctx, Tile, TileSink};
+use crate::device::cpu::{Ctx, StoreTo, Tile, TileSink};
 use crate::device::cuda::{Args, CudaCall, DeviceView, KernelLaunch};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 use crate::{Result, simd_fn};
@@ -59,10 +59,21 @@ impl Op for PixelShuffle {
     }
 }
 
+/// Floats of a row that is moved as a whole, which allows it to stay where it is: a row of the small image and its rows
+/// of the large one are the same range of memory. Longer ones go in parts, to stay in cache.
+const WHOLE_ROW: usize = 1 << 15;
+/// Floats of a part.
+const PART: usize = 1 << 12;
+
+/// Whether rows of the small image, (N,H,W,C·r²), are moved as wholes.
+fn is_whole(small: Shape) -> bool {
+    small.w() * small.c() <= WHOLE_ROW
+}
+
 impl PixelShuffle {
     /// Input pixels of a tile.
     fn tile_pixels(&self, input: Shape) -> usize {
-        (4096 / input.c()).clamp(1, input.w())
+        if is_whole(input) { input.w() } else { (PART / input.c()).clamp(1, input.w()) }
     }
 }
 
@@ -73,6 +84,9 @@ impl Kernel for PixelShuffle {
 
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let (x, out, r) = (call.inputs[0], call.output, self.factor);
+        if x.ptr == out.ptr.cast_const() {
+            return self.run_into(ctx, call, &StoreTo(out));
+        }
         ctx.pool.run(x.n * x.h, &|line, _| {
             for p in 0..x.w {
                 let ptr = out.at(line / x.h, line % x.h * r, p * r);
@@ -81,6 +95,9 @@ impl Kernel for PixelShuffle {
                 unsafe { scatter(ctx.isa, x.pixel(line * x.w + p), to) };
             }
         });
+    }
+    fn works_in_place(&self, inputs: &[Shape], _output: Shape) -> bool {
+        is_whole(inputs[0])
     }
     fn hosts_epilogue(&self) -> bool {
         true
@@ -167,14 +184,29 @@ impl Op for PixelUnshuffle {
 }
 
 impl Kernel for PixelUnshuffle {
+    fn scratch(&self, _inputs: &[Shape], output: Shape, threads: usize) -> usize {
+        if is_whole(output) { threads * output.w() * output.c() } else { 0 }
+    }
+    fn works_in_place(&self, _inputs: &[Shape], output: Shape) -> bool {
+        is_whole(output)
+    }
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let (x, out, r) = (call.inputs[0], call.output, self.factor);
-        ctx.pool.run(out.n * out.h, &|line, _| {
+        let in_place = x.ptr == out.ptr.cast_const();
+        let (base, floats) = (call.scratch.as_mut_ptr() as usize, out.w * out.c);
+        ctx.pool.run(out.n * out.h, &|line, worker| {
+            let mut first = x.at(line / out.h, line % out.h * r, 0).cast_mut();
+            if in_place {
+                let copy = (base as *mut f32).wrapping_add(worker * floats);
+                // SAFETY: in place the input is contiguous, so its r rows are as long as the output's; the copy is
+                // this worker's.
+                unsafe { std::ptr::copy_nonoverlapping(first, copy, floats) };
+                first = copy;
+            }
             for p in 0..out.w {
-                let ptr = x.at(line / out.h, line % out.h * r, p * r).cast_mut();
+                let ptr = first.wrapping_add(p * r * x.stride);
                 let from = Squares { ptr, row: x.w * x.stride, pixel: x.stride, factor: r };
-                // SAFETY: the pixel's square lies inside the input, which is only read; the pixel belongs to
-                // this item.
+                // SAFETY: the pixel's square lies inside the input or its copy; the pixel belongs to this item.
                 unsafe { gather(ctx.isa, from, out.pixel(line * out.w + p)) };
             }
         });
@@ -305,8 +337,8 @@ mod tests {
     fn the_order_is_that_of_pytorch_also_with_an_epilogue() {
         for fuse in [false, true] {
             let mut tape = Tape::new();
-            // Wide enough in channels that a row is cut into several tiles of 4096 / 2000 pixels.
-            let (shape, input) = (Shape([2, 2, 5, 2000]), "x");
+            // Rows that are too long to be moved as wholes.
+            let (shape, input) = (Shape([2, 2, 17, 2000]), "x");
             let x = tape.input(input, shape, DType::F32);
             let y = tape.push(PixelShuffle { factor: 2 }, &[x]).unwrap();
             let y = tape.push(Scale::by(2.0), &[y]).unwrap();
@@ -321,9 +353,32 @@ mod tests {
             cpu.upload(id, input, bytes_of(&data)).unwrap();
             let got = cpu.run(id).unwrap().outputs.remove(0);
             for (n, y, x, c) in [(0, 0, 0, 0), (0, 1, 0, 3), (0, 2, 9, 7), (1, 3, 5, 499)] {
-                let from = ((n * 2 + y / 2) * 5 + x / 2) * 2000 + c * 4 + y % 2 * 2 + x % 2;
-                assert_eq!(got[((n * 4 + y) * 10 + x) * 500 + c], 2.0 * from as f32);
+                let from = ((n * 2 + y / 2) * 17 + x / 2) * 2000 + c * 4 + y % 2 * 2 + x % 2;
+                assert_eq!(got[((n * 4 + y) * 34 + x) * 500 + c], 2.0 * from as f32);
             }
         }
+    }
+
+    #[test]
+    fn pixels_are_moved_within_their_memory_where_it_is_free() {
+        let (mut tape, shape) = (Tape::new(), Shape([2, 3, 5, 36]));
+        let x = tape.input("x", shape, DType::F32);
+        let first = tape.push(Scale::by(0.5), &[x]).unwrap();
+        let large = tape.push(PixelShuffle { factor: 3 }, &[first]).unwrap();
+        let scaled = tape.push(Scale::by(2.0), &[large]).unwrap();
+        let small = tape.push(PixelUnshuffle { factor: 3 }, &[scaled]).unwrap();
+        let back = tape.push(PixelShuffle { factor: 3 }, &[small]).unwrap();
+        let (outputs, want) = (vec![("y".into(), back)], PixelShuffle { factor: 3 });
+        let program = Program { name: "case", tape, outputs, checks: vec![], commits: vec![] };
+        let plan = Plan::compile(&program, PlanOptions::new(Target::Cpu { threads: 2 })).unwrap();
+        assert!(plan.arena_len - plan.scratch_len < shape.len() + 16, "one buffer");
+        let mut cpu = Cpu::new(2).unwrap();
+        let id = cpu.load(plan).unwrap();
+        let data: Vec<f32> = (0..shape.len()).map(|i| i as f32).collect();
+        cpu.upload(id, "x", bytes_of(&data)).unwrap();
+        let got: Vec<f64> = cpu.run(id).unwrap().outputs.remove(0).into_iter().map(f64::from).collect();
+        let input = Tensor64::new(shape, data.into_iter().map(f64::from).collect());
+        let output = want.shape(&[shape]).unwrap();
+        assert_eq!(got, want.reference(&[&input], output).data);
     }
 }

@@ -1,6 +1,7 @@
 //! What holds for every op: its derivative is that of its reference (central differences in f64), and its
 //! CPU code computes its reference, through strided operands, over poisoned memory, with any threads.
 
+mod bf16;
 mod cuda;
 
 use std::collections::HashMap;
@@ -29,6 +30,7 @@ fn all_cases() -> Vec<Case> {
         super::linear::cases(),
         super::mul::cases(),
         super::norm::cases(),
+        super::pad_channels::cases(),
         super::pixel_losses::cases(),
         super::pixel_shuffle::cases(),
         super::prelu::cases(),

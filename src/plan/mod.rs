@@ -11,6 +11,7 @@ mod gather;
 mod memory;
 mod place;
 mod precision;
+mod reuse;
 #[cfg(test)]
 mod tests;
 
@@ -77,6 +78,17 @@ pub enum Precision {
     Tf32,
     /// Factors and activations in bf16, sums in f32; weights, statistics, reductions and losses in f32.
     Bf16,
+}
+
+impl Precision {
+    /// Channels of 16 bytes, the unit in which matrix units are fed; 1 where none are used.
+    pub const fn vector(self) -> usize {
+        match self {
+            Precision::F32 => 1,
+            Precision::Tf32 => 4,
+            Precision::Bf16 => 8,
+        }
+    }
 }
 
 impl fmt::Display for Precision {

@@ -74,20 +74,20 @@ const IN_TILE: Loc =
     Loc { root: Root::Const(usize::MAX), offset: 0, shape: Shape::SCALAR, stride: 1, element: Element::F32 };
 
 /// For each value, the item positions at which it is read, directly; the end is `usize::MAX`.
-type Reads = HashMap<Value, Vec<usize>>;
+pub(super) type Reads = HashMap<Value, Vec<usize>>;
 
 pub(super) struct Placer<'a> {
     program: &'a Program,
     live: &'a [bool],
-    storage: &'a Storage,
-    options: PlanOptions,
-    locs: Vec<Option<Loc>>,
+    pub(super) storage: &'a Storage,
+    pub(super) options: PlanOptions,
+    pub(super) locs: Vec<Option<Loc>>,
     buffers: Vec<usize>,
     inputs: Vec<Slot>,
     states: Vec<(Arc<str>, Shape)>,
     constants: Vec<Arc<[f32]>>,
     /// Values with a location inside each buffer, to know what still reads it.
-    residents: HashMap<usize, Vec<Value>>,
+    pub(super) residents: HashMap<usize, Vec<Value>>,
 }
 
 impl<'a> Placer<'a> {
@@ -300,6 +300,7 @@ impl<'a> Placer<'a> {
                 None => {
                     let dying =
                         if is_last && step.stores.is_empty() { self.dying_operand(step, *m, at, reads) } else { None };
+                    let dying = dying.or_else(|| self.source_of_kernel(step, *m, at, reads));
                     let loc = dying.unwrap_or_else(|| self.new_buffer(*m));
                     self.set(*m, loc);
                     loc
@@ -307,36 +308,6 @@ impl<'a> Placer<'a> {
             };
             step.stores.push((i + usize::from(pointwise_base), loc));
         }
-    }
-
-    /// An operand of the step that has the output's extent and is read by nothing later, so that the output
-    /// can take its place.
-    fn dying_operand(&self, step: &Step, output: Value, at: usize, reads: &Reads) -> Option<Loc> {
-        if !self.options.share {
-            return None;
-        }
-        let (shape, element) = (self.tape().shape(output), self.storage.element(output));
-        let kernel_inputs: &[Loc] = if let Base::Kernel(_, inputs) = &step.base { inputs } else { &[] };
-        let all = step.reads();
-        let mut candidates: Vec<Loc> = if let Base::Carrier(loc) = &step.base { vec![*loc] } else { vec![] };
-        candidates.extend(
-            step.stages
-                .iter()
-                .flat_map(|s| s.operands.iter().enumerate().filter(|(k, _)| *k != s.carrier).map(|(_, l)| *l)),
-        );
-        candidates.into_iter().find(|c| {
-            let Root::Buffer(b) = c.root else { return false };
-            c.shape == shape
-                && c.element == element
-                && !kernel_inputs.iter().any(|k| k.overlaps(c))
-                && all.iter().all(|r| r == c || !r.overlaps(c))
-                && self.residents.get(&b).is_none_or(|values| {
-                    values.iter().all(|v| {
-                        self.locs[v.index()].is_none_or(|l| !l.overlaps(c))
-                            || reads.get(v).is_none_or(|r| r.iter().all(|p| *p <= at))
-                    })
-                })
-        })
     }
 
     fn finish(mut self, steps: Vec<Step>) -> Result<Placed> {

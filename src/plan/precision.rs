@@ -179,6 +179,9 @@ fn weights(tape: &Tape, exact: &[bool]) -> BTreeMap<Value, Vec<(Value, SliceFlat
     for (i, node) in tape.nodes().iter().enumerate().filter(|(i, _)| !exact[*i]) {
         let weight = op_of(tape, Value(i as u32)).and_then(|op| op.weight_operand());
         let Some(weight) = weight.map(|k| node.inputs[k]) else { continue };
+        if op_of(tape, weight).is_some_and(|op| op.rounding() == Rounding::Weights) {
+            continue;
+        }
         let (whole, offset) = match op_of(tape, weight).map(|op| op.exec()) {
             Some(Exec::View(ViewOf::Flat { offset })) => (tape.node(weight).inputs[0], offset),
             _ => (weight, 0),
@@ -187,4 +190,96 @@ fn weights(tape: &Tape, exact: &[bool]) -> BTreeMap<Value, Vec<(Value, SliceFlat
         found.entry(whole).or_default().insert(offset, (weight, slice));
     }
     found.into_iter().map(|(flat, slices)| (flat, slices.into_values().collect())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Plan, PlanOptions, Step, Target};
+    use super::*;
+    use crate::config::Config;
+    use crate::tape::DType;
+    use crate::train::programs::{BatchShape, Programs};
+
+    const DENSE_AND_PATCHES: &str = "Model: {in_bands: 4}\n\
+        Generator: {model_type: esrgan, n_channels: 16, n_blocks: 1, growth_channels: 8, scaling_factor: 2}\n\
+        Discriminator: {model_type: patchgan, n_blocks: 2}\n";
+
+    /// The plan of an adversarial step.
+    fn plan(overrides: &[&str], precision: Precision) -> Plan {
+        plan_of(32, overrides, precision)
+    }
+
+    fn plan_of(side: usize, overrides: &[&str], precision: Precision) -> Plan {
+        let overrides: Vec<String> = overrides.iter().map(|o| (*o).to_owned()).collect();
+        let (cfg, _) = Config::from_yaml(DENSE_AND_PATCHES, None, &overrides).unwrap();
+        let shape = BatchShape { batch: 2, hr: (side, side), hr_type: DType::F32, lr_type: None };
+        let program = Programs::new(&cfg).unwrap().adversarial(shape).unwrap();
+        Plan::compile(&program, PlanOptions { precision, ..PlanOptions::new(Target::Cuda) }).unwrap()
+    }
+
+    fn elements(locs: &[super::super::Loc]) -> Vec<Element> {
+        locs.iter().map(|loc| loc.element).collect()
+    }
+
+    fn convolutions(plan: &Plan) -> impl Iterator<Item = &Step> {
+        plan.steps.iter().filter(|step| step.label().starts_with("conv2d"))
+    }
+
+    #[test]
+    fn feature_maps_are_bf16_and_what_much_depends_on_is_not() {
+        let plan = plan(&[], Precision::Bf16);
+        let inner = |step: &&Step| step.path.contains("generator.body.0") && !step.label().contains("weight_grad");
+        let dense: Vec<&Step> = convolutions(&plan).filter(inner).collect();
+        assert!(dense.len() >= 30, "15 forward, 15 backward: {}", dense.len());
+        for step in dense {
+            assert!(elements(&step.reads()[..2]).iter().all(|e| *e == Element::Bf16), "{}", step.path);
+            assert!(elements(&step.writes()).iter().all(|e| *e == Element::Bf16), "{}", step.path);
+        }
+        for step in convolutions(&plan).filter(|step| step.label().starts_with("conv2d_weight_grad")) {
+            assert_eq!(elements(&step.writes()), [Element::F32], "{}", step.path);
+        }
+        for name in ["norm_statistics", "pixel_losses", "ssim", "grad_norm", "resize", "prepare"] {
+            let mut steps = plan.steps.iter().filter(|step| step.label().starts_with(name)).peekable();
+            assert!(steps.peek().is_some(), "{name}");
+            assert!(steps.all(|step| elements(&step.writes()).iter().all(|e| *e == Element::F32)), "{name}");
+        }
+        let losses = plan.steps.iter().find(|step| step.label().starts_with("pixel_losses")).unwrap();
+        assert!(elements(&losses.reads()).iter().all(|e| *e == Element::F32), "SR and HR");
+        let ends = plan.outputs.iter().map(|(_, loc)| loc).chain(&plan.checks);
+        assert!(ends.chain(plan.commits.iter().flat_map(|c| &c.inputs)).all(|loc| loc.element == Element::F32));
+    }
+
+    #[test]
+    fn weights_are_rounded_once_for_each_update_of_them() {
+        let of = |plan: &Plan| plan.steps.iter().filter(|step| step.label() == "round_weights").count();
+        // The generator's, the discriminator's, and these after their update.
+        assert_eq!(of(&plan(&[], Precision::Bf16)), 3);
+        assert_eq!(of(&plan(&[], Precision::Tf32)), 0);
+        let normalised =
+            plan(&["Discriminator.model_type=standard", "Discriminator.use_spectral_norm=true"], Precision::Bf16);
+        for step in convolutions(&normalised).filter(|step| !step.label().starts_with("conv2d_weight_grad")) {
+            assert_eq!(step.reads()[1].element, Element::Bf16, "{}", step.path);
+        }
+    }
+
+    #[test]
+    fn a_gradients_gradient_is_not_rounded() {
+        let plan = plan(&["Training.Losses.r1_gamma=1.0"], Precision::Bf16);
+        let (exact, other): (Vec<&Step>, Vec<&Step>) =
+            convolutions(&plan).partition(|step| step.precision == Precision::Tf32);
+        assert!(exact.iter().all(|step| step.path.contains("discriminator")), "only D has a penalty");
+        for label in ["conv2d", "conv2d_input_grad", "conv2d_weight_grad"] {
+            let count = |steps: &[&Step]| steps.iter().filter(|s| s.label().split('+').next() == Some(label)).count();
+            assert!(count(&exact) > 0 && count(&other) > 0, "{label}");
+        }
+        for step in exact {
+            assert!(elements(&step.writes()).iter().all(|e| *e == Element::F32), "{}", step.path);
+        }
+    }
+
+    #[test]
+    fn bf16_takes_little_more_than_half_of_the_memory() {
+        let [half, full] = [Precision::Bf16, Precision::F32].map(|precision| plan_of(256, &[], precision).arena_len);
+        assert!((half as f64) < 0.65 * full as f64, "{half} of {full} floats");
+    }
 }

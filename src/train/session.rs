@@ -1,5 +1,8 @@
 //! A config's networks on a device: states, compiled plans, and their exchange with checkpoints.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 
 use super::names::{self, scalars};
@@ -60,7 +63,17 @@ pub struct Session<'a> {
     cfg: &'a Config,
     programs: Programs<'a>,
     device: Box<dyn Device>,
+    precision: Precision,
     plans: HashMap<Key, PlanId>,
+}
+
+/// The precision that a config means on a device.
+fn precision_on(device: &dyn Device, cfg: &Config) -> Precision {
+    match (device.target(), cfg.training.precision) {
+        (Target::Cpu { .. }, _) | (Target::Cuda, config::Precision::F32) => Precision::F32,
+        (Target::Cuda, config::Precision::Tf32) => Precision::Tf32,
+        (Target::Cuda, config::Precision::Auto | config::Precision::Bf16) => Precision::Bf16,
+    }
 }
 
 /// The flat states that have one value per parameter: name in checkpoints, network, state name.
@@ -91,7 +104,9 @@ impl<'a> Session<'a> {
     /// # Errors
     /// If the networks cannot be built or memory cannot be had.
     pub fn new(cfg: &'a Config, device: Box<dyn Device>) -> Result<Self> {
-        let mut session = Session { cfg, programs: Programs::new(cfg)?, device, plans: HashMap::new() };
+        let precision = precision_on(&*device, cfg);
+        let programs = Programs::new(cfg)?.aligned_to(precision.vector());
+        let mut session = Session { cfg, programs, device, precision, plans: HashMap::new() };
         session.initialise()?;
         Ok(session)
     }
@@ -103,11 +118,7 @@ impl<'a> Session<'a> {
 
     /// In which precision this session's programs compute.
     pub fn precision(&self) -> Precision {
-        match (self.device.target(), self.cfg.training.precision) {
-            (Target::Cpu { .. }, _) | (Target::Cuda, config::Precision::F32) => Precision::F32,
-            (Target::Cuda, config::Precision::Tf32) => Precision::Tf32,
-            (Target::Cuda, config::Precision::Auto | config::Precision::Bf16) => Precision::Bf16,
-        }
+        self.precision
     }
 
     /// A warning where the config asks for another precision than the device has.
@@ -197,7 +208,7 @@ impl<'a> Session<'a> {
             Key::Forward(batch, height, width) => self.programs.forward(batch, (height, width))?,
             Key::Accumulate(part) => self.part(part)?,
         };
-        let options = PlanOptions { precision: self.precision(), ..PlanOptions::new(self.device.target()) };
+        let options = PlanOptions { precision: self.precision, ..PlanOptions::new(self.device.target()) };
         Plan::compile(&program, options)
     }
 

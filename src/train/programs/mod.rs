@@ -40,6 +40,7 @@ pub struct Programs<'a> {
     cfg: &'a Config,
     generator: Layout,
     discriminator: Layout,
+    align: usize,
 }
 
 impl<'a> Programs<'a> {
@@ -49,7 +50,13 @@ impl<'a> Programs<'a> {
     /// If the networks of the config cannot be built.
     pub fn new(cfg: &'a Config) -> Result<Self> {
         let (generator, discriminator) = (nn::generator_layout(cfg)?, nn::discriminator_layout(cfg)?);
-        Ok(Programs { cfg, generator, discriminator })
+        Ok(Programs { cfg, generator, discriminator, align: 1 })
+    }
+
+    /// The same programs for a device that reads vectors of `align` channels: parts of feature maps start at multiples.
+    #[must_use]
+    pub fn aligned_to(self, align: usize) -> Self {
+        Programs { align, ..self }
     }
 
     /// The generator's tensors.

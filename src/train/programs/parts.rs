@@ -83,12 +83,12 @@ impl Programs<'_> {
 
     pub(super) fn run_generator(&self, tape: &mut Tape, inputs: &Inputs, g: &mut Bound, train: bool) -> Result<Value> {
         let vars = Vars::Bound { layout: g.layout, flat: g.flat, buffers: &mut g.buffers, params: &mut g.params };
-        nn::generator(&mut Net::new(tape, vars, train), self.cfg, inputs.lr, inputs.noise)
+        nn::generator(&mut Net::new(tape, vars, train).aligned_to(self.align), self.cfg, inputs.lr, inputs.noise)
     }
 
     pub(super) fn run_discriminator(&self, tape: &mut Tape, image: Value, d: &mut Bound, train: bool) -> Result<Value> {
         let vars = Vars::Bound { layout: d.layout, flat: d.flat, buffers: &mut d.buffers, params: &mut d.params };
-        nn::discriminator(&mut Net::new(tape, vars, train), self.cfg, image)
+        nn::discriminator(&mut Net::new(tape, vars, train).aligned_to(self.align), self.cfg, image)
     }
 
     fn content_weights(&self) -> ContentWeights {

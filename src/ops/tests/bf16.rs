@@ -1,0 +1,124 @@
+//! Kernels on tensors that are stored in bf16: every op that allows it, against its reference on the same rounded
+//! operands.
+
+use super::{Case, all_cases, assert_close, cuda, inputs_of};
+use crate::Result;
+use crate::device::cpu::{Isa, Tile, View};
+use crate::device::cuda::PointwiseCode;
+use crate::device::cuda::host::{HostOptions, ThreadOrder};
+use crate::device::{Device, bytes_of};
+use crate::ops::slice::SliceChannels;
+use crate::ops::{Application, Exec, Op, Pointwise, Rounding};
+use crate::plan::{Plan, PlanOptions, Precision, Program, Target};
+use crate::tape::{Element, Shape, Tape, Tensor64, Value};
+
+/// Half a unit in the last place, relative to the smallest number with that unit: 7 bits follow the first.
+const HALF_UNIT: f64 = 1.0 / 256.0;
+
+/// Passes on its operand, as a feature map that a plan may store in bf16.
+#[derive(Debug)]
+struct Store;
+
+impl Op for Store {
+    fn name(&self) -> &'static str {
+        "store"
+    }
+    fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        Ok(inputs[0])
+    }
+    fn vjp(&self, _tape: &mut Tape, _at: &Application, d_output: Value) -> Result<Vec<Option<Value>>> {
+        Ok(vec![Some(d_output)])
+    }
+    fn reference(&self, inputs: &[&Tensor64], _output: Shape) -> Tensor64 {
+        inputs[0].clone()
+    }
+    fn exec(&self) -> Exec<'_> {
+        Exec::Pointwise(self)
+    }
+    fn rounding(&self) -> Rounding {
+        Rounding::Maps
+    }
+}
+
+impl Pointwise for Store {
+    fn apply(&self, _isa: Isa, _tile: &mut Tile, _carrier: usize, _operands: &[View]) {}
+    fn cuda(&self, _operands: &[Shape]) -> PointwiseCode {
+        PointwiseCode::new("scale", 1).with_factors(&[1.0, 0.0])
+    }
+}
+
+fn rounded(x: f64) -> f64 {
+    let bits = (x as f32).to_bits();
+    f64::from(f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000))
+}
+
+/// The case's op between two stores, so that operands and result lie in memory as the program stores them; operands
+/// are channel slices of wider tensors where `strided`.
+fn program_of(case: &Case, strided: bool) -> (Program, Vec<Tensor64>) {
+    let (mut tape, mut given) = (Tape::new(), std::collections::HashMap::new());
+    let mut inputs = inputs_of(case, &mut tape, &mut given);
+    let mut data = Vec::new();
+    for (k, x) in inputs.iter_mut().enumerate() {
+        let values = &given[&format!("x{k}")];
+        data.push(Tensor64::new(values.shape, values.data.iter().map(|v| rounded(*v)).collect()));
+        if case.contiguous.contains(&k) {
+            continue;
+        }
+        let shape = tape.shape(*x);
+        let mut stored = tape.push(Store, &[*x]).unwrap();
+        if strided {
+            let wide = tape.push(crate::ops::concat::ConcatChannels, &[stored, stored, stored]).unwrap();
+            stored = tape.push(SliceChannels { offset: shape.c(), channels: shape.c() }, &[wide]).unwrap();
+        }
+        *x = stored;
+    }
+    let y = tape.scoped("case", |tape| tape.push_arc(case.op.clone(), &inputs)).unwrap();
+    let y = tape.push(Store, &[y]).unwrap();
+    (Program { name: "case", tape, outputs: vec![("y".into(), y)], checks: vec![], commits: vec![] }, data)
+}
+
+/// Runs the case, and says whether an operand and the result were stored in bf16.
+fn check(case: &Case, order: ThreadOrder, strided: bool) -> (bool, bool) {
+    let (program, data) = program_of(case, strided);
+    let unfused = PlanOptions { fuse: false, precision: Precision::Bf16, ..PlanOptions::new(Target::Cuda) };
+    let plan = Plan::compile(&program, unfused).unwrap();
+    let Some(step) = plan.steps.iter().find(|step| &*step.path == "case") else { return (false, false) };
+    let low = |locs: Vec<crate::plan::Loc>| locs.iter().any(|loc| loc.element == Element::Bf16);
+    let stored = (low(step.reads()), low(step.writes()));
+    let mut device = cuda::on_host(HostOptions { order, ..HostOptions::default() });
+    let id = device.load(plan).unwrap();
+    for (k, values) in data.iter().enumerate() {
+        let floats: Vec<f32> = values.data.iter().map(|v| *v as f32).collect();
+        device.upload(id, &format!("x{k}"), bytes_of(&floats)).unwrap();
+    }
+    device.poison().unwrap();
+    let got: Vec<f64> = device.run(id).unwrap().outputs[0].iter().map(|v| f64::from(*v)).collect();
+    let operands: Vec<&Tensor64> = data.iter().collect();
+    let want = case.op.reference(&operands, program.tape.shape(program.outputs[0].1)).data;
+    let what = format!("{:?} of {:?} strided {strided}, {order:?}", case.op, case.inputs);
+    assert_close(&got, &want, if stored.1 { HALF_UNIT } else { 3e-6 }, &what);
+    assert!(!stored.1 || got.iter().all(|v| rounded(*v) == *v), "{what}: not rounded to bf16");
+    stored
+}
+
+#[test]
+fn kernels_compute_on_bf16() {
+    let allowed = |case: &Case| !matches!(case.op.rounding(), Rounding::Never | Rounding::Weights);
+    let (mut read, mut written) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
+    for case in all_cases().iter().filter(|case| allowed(case)) {
+        for order in [ThreadOrder::Forward, ThreadOrder::Reverse, ThreadOrder::Random(3)] {
+            for strided in [false, true] {
+                let stored = check(case, order, strided);
+                read.extend(stored.0.then(|| case.op.name()));
+                written.extend(stored.1.then(|| case.op.name()));
+            }
+        }
+    }
+    // What feature maps go through in one network or another.
+    for name in ["add", "mul", "conv2d", "conv2d_input_grad", "pixel_shuffle", "norm_apply", "leaky_relu", "prelu"] {
+        assert!(read.contains(name) && written.contains(name), "{name}: read {read:?}, written {written:?}");
+    }
+    for name in ["conv2d_weight_grad", "sum_to", "norm_statistics", "prelu_slope_grad"] {
+        assert!(read.contains(name) && !written.contains(name), "{name}: read {read:?}, written {written:?}");
+    }
+}
