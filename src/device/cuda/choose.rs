@@ -1,6 +1,9 @@
 //! Which of several ways a step takes: this program's kernels or an algorithm of a library. Each kind of step is timed
 //! once for a device and its libraries, before the first run of the first plan that has it.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;

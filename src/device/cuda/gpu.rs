@@ -24,7 +24,7 @@ use super::module::kernels_checksum;
 use super::nvrtc::{Arch, Nvrtc};
 use super::search::{Env, SearchPath};
 use super::staging::Staging;
-use super::timing;
+use super::timing::{REPEATS, Timer};
 use crate::{Error, Result};
 
 /// The oldest driver's CUDA version that has all that is called here.
@@ -64,6 +64,7 @@ pub struct GpuDriver {
     staging: Option<Staging>,
     math: Math,
     driver: Version,
+    timer: Timer,
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
 }
@@ -89,7 +90,8 @@ impl GpuDriver {
     /// There is no driver, no compiler or no such GPU: what is missing, and what to do.
     pub fn new(options: GpuOptions) -> Result<GpuDriver> {
         let GpuOptions { ordinal, sync_kernels, search, cache } = options;
-        let driver = Library::Driver.load(&search, None)?.version;
+        let library = Library::Driver.load(&search, None)?;
+        let (driver, timer) = (library.version, Timer::new(&library)?);
         if driver < OLDEST_DRIVER {
             return Err(Error::device(format!("the driver is of CUDA {driver}, too old: {OLDEST_DRIVER} is needed"))
                 .with_hint("update it: https://www.nvidia.com/drivers"));
@@ -120,6 +122,7 @@ impl GpuDriver {
             staging,
             math,
             driver,
+            timer,
             stream,
             context,
         };
@@ -357,11 +360,14 @@ impl Driver for GpuDriver {
     }
 
     unsafe fn time(&mut self, work: &[Work]) -> Result<Duration> {
-        let repeated = vec![work; timing::REPEATS].concat();
+        let repeated = vec![work; REPEATS].concat();
         // SAFETY: the caller's.
         let graph = unsafe { self.capture(&repeated)? };
         match graph {
-            Some(graph) => timing::best(&self.context, &self.stream, &graph).map_err(|e| failure("timing a step", e)),
+            Some(graph) => {
+                let best = self.timer.best(&self.context, &self.stream, &graph);
+                best.map_err(|e| failure("timing a step", e))
+            }
             None => Ok(Duration::ZERO),
         }
     }

@@ -1,8 +1,10 @@
 //! The GPU's driver: memory, compilation, launches, graphs, errors. On a machine without a GPU it is checked against
-//! a stand-in for NVIDIA's library (`fixtures/cuda/stand_in.c`), which knows this test's kernels by name, and
+//! stand-ins for NVIDIA's libraries (`../fixtures/cuda/stand_in.c`), which knows this test's kernels by name, and
 //! NVRTC's code is not run. `SRGAN_REQUIRE_CUDA` insists on a GPU, `SRGAN_REQUIRE_NVRTC` on the compiler.
 //!
 //! Each part is a process of its own, because a fault on a GPU ends the process's context.
+
+mod libraries;
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -16,11 +18,12 @@ use srgan::device::cuda::search::SearchPath;
 use srgan::device::cuda::{GpuDriver, GpuOptions, gpus};
 
 const PART: &str = "SRGAN_TEST_PART";
-const PARTS: [(&str, fn()); 6] = [
+const PARTS: [(&str, fn()); 7] = [
     ("copies", copies),
     ("launches", launches),
     ("refusals", refusals),
     ("memory", memory),
+    ("libraries", libraries::calls),
     ("fault", fault),
     ("fault_with_sync_kernels", fault_with_sync_kernels),
 ];
@@ -47,8 +50,10 @@ fn main() -> ExitCode {
     command.env("SRGAN_CACHE_DIR", dir.path());
     if !has_gpu {
         println!("gpu_driver: no GPU here: checked against a stand-in");
-        build_stand_in(dir.path());
-        command.env("LD_LIBRARY_PATH", dir.path());
+        for (source, library) in STAND_INS {
+            build_stand_in(source, &dir.path().join("lib").join(library));
+        }
+        command.env("LD_LIBRARY_PATH", dir.path().join("lib")).env("CUDA_HOME", dir.path());
     }
     let mut failed = false;
     for (part, _) in PARTS {
@@ -59,10 +64,18 @@ fn main() -> ExitCode {
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn build_stand_in(folder: &Path) {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/cuda/stand_in.c");
+/// Sources in `fixtures/cuda`, and the libraries that they stand in for.
+const STAND_INS: [(&str, &str); 3] = [
+    ("stand_in.c", "libcuda.so.1"),
+    ("stand_in_cublaslt.c", "libcublasLt.so.13"),
+    ("stand_in_cudnn.c", "libcudnn.so.9"),
+];
+
+fn build_stand_in(source: &str, library: &Path) {
+    std::fs::create_dir_all(library.parent().unwrap()).unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/cuda").join(source);
     let mut cc = Command::new("cc");
-    cc.args(["-std=c11", "-shared", "-fPIC", "-O1"]).arg(source).arg("-o").arg(folder.join("libcuda.so.1"));
+    cc.args(["-std=c11", "-shared", "-fPIC", "-O1"]).arg(source).arg("-o").arg(library);
     assert!(cc.status().expect("a C compiler").success());
 }
 
