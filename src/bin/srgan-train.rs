@@ -39,9 +39,17 @@ struct Args {
     #[arg(long, value_name = "auto|avx512|avx2|neon|portable")]
     isa: Option<String>,
 
+    /// Wait after each CUDA kernel, so that an error names the kernel that caused it; slow
+    #[arg(long)]
+    sync_kernels: bool,
+
     /// Print layers, parameters, multiply-adds, memory and steps per epoch, and stop
     #[arg(long)]
     dry_run: bool,
+
+    /// With --dry-run: also print which algorithm was chosen for each layer, and what the others take
+    #[arg(short, long, requires = "dry_run")]
+    verbose: bool,
 }
 
 const EXAMPLES: &str = "Examples:
@@ -71,9 +79,9 @@ fn start(args: Args) -> Result<()> {
     let (cfg, warnings) = Config::load(&args.config, &overrides)?;
     if args.dry_run {
         warnings.iter().for_each(|w| eprintln!("warning: {w}"));
-        println!("{}", dry_run(&cfg)?);
+        println!("{}", dry_run(&cfg, args.verbose)?);
         return Ok(());
     }
     let resume = args.resume.map(|r| if r == "auto" { Resume::Auto } else { Resume::From(r.into()) });
-    run(&cfg, &warnings, &RunOptions { resume, run_dir: args.run_dir })
+    run(&cfg, &warnings, &RunOptions { resume, run_dir: args.run_dir, sync_kernels: args.sync_kernels })
 }

@@ -2,7 +2,8 @@
 //! largest first, each at the lowest offset that is free during its life.
 
 use super::place::Placed;
-use super::{Base, Loc, PlanOptions, Root};
+use super::{Base, Loc, Plan, PlanOptions, Root};
+use crate::tape::DType;
 
 /// Floats between possible starts of buffers: a cache line of 64 bytes.
 const ALIGN: usize = 16;
@@ -13,6 +14,16 @@ struct Life {
     first: usize,
     last: usize,
     len: usize,
+}
+
+impl Plan {
+    /// Bytes that a device holds for the plan beside arena and states: input slots, constants, and what it reads back.
+    pub fn held_bytes(&self) -> usize {
+        let inputs = self.inputs.iter().map(|slot| slot.shape.len() * slot.dtype.size());
+        let constants = self.constants.iter().map(|data| data.len() * DType::F32.size());
+        let outputs = self.outputs.iter().map(|(_, loc)| loc.shape.len() * DType::F32.size());
+        inputs.chain(constants).chain(outputs).sum()
+    }
 }
 
 /// Rewrites all locations from buffer-relative to arena offsets; returns the arena's length in floats.

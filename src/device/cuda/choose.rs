@@ -12,6 +12,7 @@ use super::driver::{Driver, FunctionId, Launch, ModuleSource};
 use super::exec::geometry;
 use super::library_call::{Alternative, Item, LibraryLaunch, Work};
 use super::module::module;
+use crate::device::OnCompile;
 use crate::device::choices::{Choice, Choices, OWN};
 use crate::{Error, Result};
 
@@ -31,10 +32,14 @@ impl Variants {
         }
     }
 
+    /// The kind of step and what was chosen for it, if there was a choice.
+    pub fn choice<'c>(&self, chosen: &'c Choices) -> Option<(&'c String, &'c Choice)> {
+        chosen.steps.get_key_value(&self.library.as_ref()?.signature)
+    }
+
     /// The work that was chosen.
-    pub fn chosen(self, chosen: &Choices) -> Vec<Item> {
-        let choice = self.library.as_ref().and_then(|library| chosen.steps.get(&library.signature));
-        self.with(choice.map_or(OWN, |choice| &choice.algorithm))
+    pub fn chosen(&self, chosen: &Choices) -> Vec<Item> {
+        self.with(self.choice(chosen).map_or(OWN, |(_, choice)| &choice.algorithm))
     }
 }
 
@@ -42,6 +47,7 @@ impl Variants {
 pub(super) struct Compiler<'a> {
     pub driver: &'a mut dyn Driver,
     pub functions: &'a mut HashMap<ModuleSource, FunctionId>,
+    pub on_compile: &'a mut Option<OnCompile>,
 }
 
 impl Compiler<'_> {
@@ -60,7 +66,12 @@ impl Compiler<'_> {
                 missing.push(source.clone());
             }
         }
-        let compiled = self.driver.compile(&missing, &mut |_| ())?;
+        let (name, on_compile) = (self.driver.describe(), &mut *self.on_compile);
+        let compiled = self.driver.compile(&missing, &mut |compiling| {
+            if let Some(show) = on_compile {
+                show(&name, compiling);
+            }
+        })?;
         for (source, functions) in missing.into_iter().zip(compiled) {
             self.functions.insert(source, functions[0]);
         }

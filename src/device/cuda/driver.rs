@@ -3,9 +3,10 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::library_call::{LibraryLaunch, LibraryOp, Work};
+use crate::device::Compiling;
 use crate::{Error, Result};
 
 /// An address in the driver's memory, in bytes.
@@ -54,6 +55,10 @@ pub struct FunctionId(pub usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GraphId(pub usize);
 
+/// A copy from the device of one driver, to be collected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ReadId(pub usize);
+
 /// A kernel with all that a launch of it needs.
 #[derive(Clone, Debug)]
 pub struct Launch {
@@ -77,12 +82,16 @@ pub trait Driver: fmt::Debug {
     fn specialises(&self) -> bool;
 
     /// Compiles modules, in parallel and through a cache. The answer has the functions of each module in the
-    /// order of its `kernels`. `progress` is called with the number of modules done so far, those of the cache
-    /// included.
+    /// order of its `kernels`. `progress` is called when it is known what the cache holds, then after each module
+    /// that it does not.
     ///
     /// # Errors
     /// The compiler's log with the lines of the kernel's file, or what is missing and how to install it.
-    fn compile(&mut self, modules: &[ModuleSource], progress: &mut dyn FnMut(usize)) -> Result<Vec<Vec<FunctionId>>>;
+    fn compile(
+        &mut self,
+        modules: &[ModuleSource],
+        progress: &mut dyn FnMut(Compiling),
+    ) -> Result<Vec<Vec<FunctionId>>>;
 
     /// Memory of `bytes` bytes, aligned to 256; what it holds is undefined (the host fills it with NaN).
     ///
@@ -114,6 +123,22 @@ pub trait Driver: fmt::Debug {
     /// `from` has as many bytes.
     unsafe fn download(&mut self, bytes: &mut [u8], from: DevicePtr) -> Result<()>;
 
+    /// Starts a copy from the device after all work before it, to be collected by [`Driver::finish_read`]. It waits
+    /// for nothing.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    ///
+    /// # Safety
+    /// `from` has as many bytes.
+    unsafe fn start_read(&mut self, from: DevicePtr, bytes: usize) -> Result<ReadId>;
+
+    /// Waits for a copy and takes what it has brought, as many bytes as were asked for.
+    ///
+    /// # Errors
+    /// Those of the driver, those of the work before the copy included.
+    fn finish_read(&mut self, read: ReadId, bytes: &mut [u8]) -> Result<()>;
+
     /// Starts a kernel.
     ///
     /// # Errors
@@ -131,6 +156,11 @@ pub trait Driver: fmt::Debug {
     /// The file that keeps algorithms picked by timing from run to run, if there is one.
     fn choices_file(&self) -> Option<PathBuf> {
         None
+    }
+
+    /// Whether there is a library, so that there are algorithms to choose from.
+    fn has_libraries(&self) -> bool {
+        false
     }
 
     /// Algorithms of libraries that compute `op` and always give the same bits, the likely fastest first. They are
@@ -182,7 +212,13 @@ pub trait Driver: fmt::Debug {
     ///
     /// # Safety
     /// As for [`Driver::record`].
-    unsafe fn time(&mut self, work: &[Work]) -> Result<Duration>;
+    unsafe fn time(&mut self, work: &[Work]) -> Result<Duration> {
+        let start = Instant::now();
+        // SAFETY: the caller's.
+        work.iter().try_for_each(|entry| unsafe { self.start(entry) })?;
+        self.synchronize()?;
+        Ok(start.elapsed())
+    }
 
     /// Records work as one graph that can be replayed.
     ///

@@ -3,22 +3,28 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::choose::{Compiler, Variants, choose};
-use super::driver::{DevicePtr, Driver, FunctionId, Geometry, GraphId, ModuleSource};
+use super::driver::{DevicePtr, Driver, FunctionId, Geometry, GraphId, ModuleSource, ReadId};
 use super::launch::KernelLaunch;
 use super::library_call::{Item, Work};
 use super::peak;
 use super::resolve::{Addresses, OK_FLOATS};
-use crate::device::{Choices, Device, Outcome, Peaks, PlanId};
+use crate::device::{Choices, Device, OnCompile, Outcome, Peaks, PlanId, Run};
 use crate::plan::{Plan, Target};
 use crate::tape::Shape;
 use crate::{Error, Result};
 
+/// Memory that is left to the driver: for the machine code of kernels, for graphs, for what kernels spill, and for
+/// its rounding of each allocation.
+const RESERVED_BYTES: usize = 256 << 20;
+
 /// A CUDA device behind a driver.
 pub struct Cuda {
     driver: RefCell<Box<dyn Driver>>,
+    on_compile: Option<OnCompile>,
     functions: HashMap<ModuleSource, FunctionId>,
     arena: (DevicePtr, usize),
     states: BTreeMap<String, (Shape, DevicePtr)>,
@@ -39,6 +45,8 @@ struct Loaded {
     work: Vec<Work>,
     /// How many entries of the work belong to each step; the rest are checks, commits and outputs.
     per_step: Vec<usize>,
+    /// Paths and kinds of steps that had several ways.
+    with_choice: Vec<(Arc<str>, String)>,
     graph: Option<GraphId>,
     times: Vec<Duration>,
 }
@@ -52,12 +60,19 @@ impl Cuda {
             chosen: Choices::new(driver.timed_on()),
             known,
             driver: RefCell::new(driver),
+            on_compile: None,
             functions: HashMap::new(),
             arena: (DevicePtr(0), 0),
             states: BTreeMap::new(),
             plans: Vec::new(),
             profile: false,
         }
+    }
+
+    /// The same device, which says how far it is while it compiles kernels.
+    #[must_use]
+    pub fn with_progress(self, on_compile: Option<OnCompile>) -> Cuda {
+        Cuda { on_compile, ..self }
     }
 
     fn check_states(&self, plan: &Plan) -> Result<()> {
@@ -86,8 +101,8 @@ impl Cuda {
         let outbox_floats = OK_FLOATS + plan.outputs.iter().map(|(_, l)| l.shape.len()).sum::<usize>();
         let outbox = driver.alloc(outbox_floats * 4)?;
         let times = vec![Duration::ZERO; plan.steps.len()];
-        let (work, per_step) = (Vec::new(), Vec::new());
-        Ok(Loaded { plan, slots, constants, outbox, outbox_floats, work, per_step, graph: None, times })
+        let (work, per_step, with_choice) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Loaded { plan, slots, constants, outbox, outbox_floats, work, per_step, with_choice, graph: None, times })
     }
 
     /// Makes a plan's work for where memory is now.
@@ -107,10 +122,15 @@ impl Cuda {
             variants.push(Variants { path: step.path.clone(), own, library: at.alternative(step)? });
         }
         let end: Vec<_> = at.end()?.into_iter().map(|(path, kernel)| (path, Item::Kernel(kernel))).collect();
-        let mut compiler = Compiler { driver: self.driver.get_mut().as_mut(), functions: &mut self.functions };
+        let mut compiler = Compiler {
+            driver: self.driver.get_mut().as_mut(),
+            functions: &mut self.functions,
+            on_compile: &mut self.on_compile,
+        };
         choose(&mut compiler, &variants, &mut self.known, &mut self.chosen)?;
-        let mut items = Vec::new();
-        let mut per_step = Vec::new();
+        let with_choice = variants.iter().filter_map(|v| Some((v.path.clone(), v.choice(&self.chosen)?.0.clone())));
+        let with_choice = with_choice.collect();
+        let (mut items, mut per_step) = (Vec::new(), Vec::new());
         for variant in variants {
             let (path, chosen) = (variant.path.clone(), variant.chosen(&self.chosen));
             per_step.push(chosen.len());
@@ -122,6 +142,7 @@ impl Cuda {
         let graph = unsafe { compiler.driver.record(&work)? };
         let loaded = &mut self.plans[id];
         (loaded.work, loaded.per_step, loaded.graph) = (work, per_step, Some(graph));
+        loaded.with_choice = with_choice;
         Ok(())
     }
 
@@ -196,7 +217,7 @@ impl Device for Cuda {
         unsafe { self.driver.get_mut().upload(loaded.slots[i], bytes) }
     }
 
-    fn run(&mut self, plan: PlanId) -> Result<Outcome> {
+    fn start(&mut self, plan: PlanId) -> Result<Run> {
         if self.profile {
             self.run_timed(plan.0)?;
         } else if let Some(graph) = self.plans[plan.0].graph {
@@ -204,12 +225,15 @@ impl Device for Cuda {
             unsafe { self.driver.get_mut().replay(graph)? };
         }
         let loaded = &self.plans[plan.0];
+        // SAFETY: the outbox has as many bytes. What the next run writes there, it writes after the copy.
+        let read = unsafe { self.driver.get_mut().start_read(loaded.outbox, loaded.outbox_floats * 4)? };
+        Ok(Run { plan, ticket: read.0 })
+    }
+
+    fn collect(&mut self, run: Run) -> Result<Outcome> {
+        let loaded = &self.plans[run.plan.0];
         let mut floats = vec![0f32; loaded.outbox_floats];
-        // SAFETY: plain data, of the outbox's size.
-        unsafe {
-            let bytes = std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), floats.len() * 4);
-            self.driver.get_mut().download(bytes, loaded.outbox)?;
-        }
+        self.driver.get_mut().finish_read(ReadId(run.ticket), bytes_of_mut(&mut floats))?;
         let mut outputs = Vec::new();
         let mut rest = &floats[OK_FLOATS..];
         for (_, loc) in &loaded.plan.outputs {
@@ -247,22 +271,28 @@ impl Device for Cuda {
     fn state(&self, name: &str) -> Result<Vec<f32>> {
         let (shape, ptr) = self.states.get(name).ok_or_else(|| Error::Internal(format!("there is no state {name}")))?;
         let mut data = vec![0f32; shape.len()];
-        // SAFETY: plain data, of the state's size.
-        unsafe {
-            let bytes = std::slice::from_raw_parts_mut(data.as_mut_ptr().cast(), data.len() * 4);
-            self.driver.borrow_mut().download(bytes, *ptr)?;
-        }
+        // SAFETY: of the state's size.
+        unsafe { self.driver.borrow_mut().download(bytes_of_mut(&mut data), *ptr)? };
         Ok(data)
     }
 
     fn choices(&self) -> Option<&Choices> {
-        Some(&self.chosen)
+        self.driver.borrow().has_libraries().then_some(&self.chosen)
+    }
+
+    fn steps_with_choice(&self, plan: PlanId) -> &[(Arc<str>, String)] {
+        &self.plans[plan.0].with_choice
     }
 
     fn reuse(&mut self, choices: Choices) {
         if choices.timed_on == self.known.timed_on {
             self.known.steps.extend(choices.steps);
         }
+    }
+
+    fn available_memory(&self) -> Result<Option<usize>> {
+        let (free, _) = self.driver.borrow().memory()?;
+        Ok(Some(free.saturating_sub(RESERVED_BYTES)))
     }
 
     fn poison(&mut self) -> Result<()> {
@@ -286,4 +316,10 @@ impl Device for Cuda {
     fn peaks(&self) -> Result<Peaks> {
         peak::measure(&mut **self.driver.borrow_mut())
     }
+}
+
+/// The bytes of floats that a copy fills.
+fn bytes_of_mut(data: &mut [f32]) -> &mut [u8] {
+    // SAFETY: plain data; any bytes are floats, and u8 has no alignment.
+    unsafe { std::slice::from_raw_parts_mut(data.as_mut_ptr().cast(), std::mem::size_of_val(data)) }
 }

@@ -14,7 +14,7 @@ use cudarc::nvrtc::Ptx;
 
 use super::cache::Cache;
 use super::compile::machine_code;
-use super::driver::{DevicePtr, Driver, FunctionId, GraphId, Launch, ModuleSource};
+use super::driver::{DevicePtr, Driver, FunctionId, GraphId, Launch, ModuleSource, ReadId};
 use super::failure::failure;
 use super::gpus::gpus;
 use super::libraries::{Library, Version};
@@ -22,9 +22,11 @@ use super::library_call::{LibraryLaunch, LibraryOp, Work};
 use super::math::{Math, WORKSPACE_BYTES};
 use super::module::kernels_checksum;
 use super::nvrtc::{Arch, Nvrtc};
+use super::readback::Readback;
 use super::search::{Env, SearchPath};
 use super::staging::Staging;
 use super::timing::{REPEATS, Timer};
+use crate::device::Compiling;
 use crate::{Error, Result};
 
 /// The oldest driver's CUDA version that has all that is called here.
@@ -65,6 +67,7 @@ pub struct GpuDriver {
     math: Math,
     driver: Version,
     timer: Timer,
+    readback: Readback,
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
 }
@@ -105,7 +108,7 @@ impl GpuDriver {
         let nvrtc = Nvrtc::load(&search, Some(driver))?;
         nvrtc.supports(&arch)?;
         let (context, stream) = open(ordinal).map_err(|e| failure(&format!("GPU {ordinal} does not open"), e))?;
-        let staging = Staging::new(&context).ok();
+        let (staging, readback) = (Staging::new(&context).ok(), Readback::new(&context));
         // SAFETY: the context that was just opened is current, and its stream is held beside the libraries.
         let math = unsafe { Math::open(&search, driver, stream.cu_stream().cast()) };
         let name = gpu.name.clone();
@@ -123,6 +126,7 @@ impl GpuDriver {
             math,
             driver,
             timer,
+            readback,
             stream,
             context,
         };
@@ -263,7 +267,11 @@ impl Driver for GpuDriver {
         true
     }
 
-    fn compile(&mut self, modules: &[ModuleSource], progress: &mut dyn FnMut(usize)) -> Result<Vec<Vec<FunctionId>>> {
+    fn compile(
+        &mut self,
+        modules: &[ModuleSource],
+        progress: &mut dyn FnMut(Compiling),
+    ) -> Result<Vec<Vec<FunctionId>>> {
         let codes = machine_code(&self.nvrtc, &self.cache, &self.arch, modules, progress)?;
         modules.iter().zip(codes).map(|(module, cubin)| self.load(module, cubin)).collect()
     }
@@ -315,6 +323,17 @@ impl Driver for GpuDriver {
         self.synchronize()
     }
 
+    unsafe fn start_read(&mut self, from: DevicePtr, bytes: usize) -> Result<ReadId> {
+        // SAFETY: the caller's.
+        let started = unsafe { self.readback.start(from.0, bytes, &self.stream) };
+        started.map(ReadId).map_err(|e| failure("copying from the GPU", e))
+    }
+
+    fn finish_read(&mut self, read: ReadId, bytes: &mut [u8]) -> Result<()> {
+        let finished = self.readback.finish(read.0, bytes).map_err(|e| failure("waiting for the GPU", e))?;
+        finished.ok_or_else(|| unknown("read", read.0))
+    }
+
     unsafe fn launch(&mut self, launch: &Launch) -> Result<()> {
         self.bind()?;
         self.allow_shared(launch)?;
@@ -334,6 +353,10 @@ impl Driver for GpuDriver {
 
     fn choices_file(&self) -> Option<PathBuf> {
         self.cache.companion(&self.timed_on(), "json")
+    }
+
+    fn has_libraries(&self) -> bool {
+        !self.math.is_empty()
     }
 
     fn algorithms(&mut self, op: &LibraryOp) -> Vec<String> {

@@ -266,6 +266,13 @@ impl Drop for Preference<'_> {
     }
 }
 
+/// Whether the library takes a description, which needs neither a handle nor a GPU.
+#[cfg(test)]
+pub(super) fn check_description(api: &Arc<CublasLtApi>, product: &Product) -> Result<()> {
+    Descriptors::new(api, product)?;
+    Preference::new(api, product).map(|_| ())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -226,7 +226,7 @@ fn check_notes(engine: &Descriptor, precision: Precision) -> Result<()> {
 }
 
 /// A graph of one convolution, with the objects that it was made of.
-pub(super) struct Graph {
+struct Graph {
     graph: Descriptor,
     _operation: Operation,
 }
@@ -331,6 +331,12 @@ fn geometry(api: &Arc<CudnnApi>, c: &Convolution) -> Result<Descriptor> {
     geometry.set_numbers(Name::CUDNN_ATTR_CONVOLUTION_DILATIONS, &twice(c.shape.dilation))?;
     geometry.set_numbers(Name::CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, &twice(c.shape.stride))?;
     geometry.finalize()
+}
+
+/// Whether the library takes a description, which needs neither a handle nor a GPU.
+#[cfg(test)]
+pub(super) fn check_description(api: &Arc<CudnnApi>, convolution: &Convolution) -> Result<()> {
+    Operation::new(api, convolution).map(|_| ())
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ mod api;
 mod cublaslt;
 mod cudnn;
 mod descriptor;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::c_void;
 use std::fmt;
