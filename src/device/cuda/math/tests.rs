@@ -53,14 +53,14 @@ fn cudnn_takes_every_description() {
             }
         }
     }
-    // It does look: an input of a pixel more does not fit.
-    let layout = Layout { element: Element::F32, stride: 16, align: 16 };
+    // It does look: an output of a row more does not fit.
+    let layout = |channels| Layout { element: Element::F32, stride: channels, align: 16 };
     let wrong = Convolution {
         pass: Pass::Forward,
-        shape: ConvShape { in_h: 0, ..plain },
-        input: layout,
-        weight: layout,
-        output: layout,
+        shape: ConvShape { out_h: plain.out_h + 1, ..plain },
+        input: layout(16),
+        weight: layout(16),
+        output: layout(8),
         precision: Precision::F32,
     };
     cudnn::check_description(&api, &wrong).unwrap_err();
