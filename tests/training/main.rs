@@ -7,6 +7,7 @@ mod bad_input;
 mod bench;
 mod command_line;
 mod common;
+mod cuda;
 mod data_sets;
 mod gpu;
 mod late_driver;
