@@ -133,6 +133,9 @@ impl Kernel for Conv2d {
         let s = self.0.conv_shape(call.inputs[0].shape, call.inputs[1].shape, call.output.shape);
         cuda::correlate(call, &s, Pass::Forward)
     }
+    fn has_library(&self) -> bool {
+        true
+    }
     fn cuda_library(&self, call: &CudaCall) -> Option<LibraryCall> {
         let s = self.0.conv_shape(call.inputs[0].shape, call.inputs[1].shape, call.output.shape);
         library::forward(call, s)
@@ -206,6 +209,9 @@ impl Kernel for Conv2dInputGrad {
         let s = self.geometry.conv_shape(self.input, call.inputs[1].shape, call.inputs[0].shape);
         cuda::correlate(call, &s, Pass::InputGrad)
     }
+    fn has_library(&self) -> bool {
+        true
+    }
     fn cuda_library(&self, call: &CudaCall) -> Option<LibraryCall> {
         let s = self.geometry.conv_shape(self.input, call.inputs[1].shape, call.inputs[0].shape);
         library::input_grad(call, s)
@@ -271,6 +277,9 @@ impl Kernel for Conv2dWeightGrad {
     fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let s = self.geometry.conv_shape(call.inputs[0].shape, self.weight, call.inputs[1].shape);
         cuda::weight_grad(call, &s)
+    }
+    fn has_library(&self) -> bool {
+        true
     }
     fn cuda_library(&self, call: &CudaCall) -> Option<LibraryCall> {
         let s = self.geometry.conv_shape(call.inputs[0].shape, self.weight, call.inputs[1].shape);

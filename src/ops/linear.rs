@@ -129,6 +129,9 @@ impl<P: Product> Kernel for P {
             KernelLaunch::over("linear", "matrix_product_sum", sizes.m * sizes.n / vector, sum),
         ]
     }
+    fn has_library(&self) -> bool {
+        true
+    }
     fn cuda_library(&self, call: &CudaCall) -> Option<LibraryCall> {
         let shapes: Vec<Shape> = call.inputs.iter().map(|v| v.shape).collect();
         let (sizes, [lhs, rhs]) = (self.sizes(&shapes), self.cuda_factors());

@@ -53,15 +53,29 @@ pub(super) struct Compiler<'a> {
 impl Compiler<'_> {
     pub fn compile(&mut self, items: &[(Arc<str>, Item)]) -> Result<Vec<Work>> {
         let specialise = self.driver.specialises();
-        let modules: Vec<_> = items
-            .iter()
-            .map(|(_, item)| match item {
-                Item::Kernel(kernel) => Some(module(kernel, specialise)),
-                Item::Library(..) => None,
-            })
-            .collect();
+        let kernels = items.iter().filter_map(|(_, item)| match item {
+            Item::Kernel(kernel) => Some(kernel),
+            Item::Library(..) => None,
+        });
+        let modules: Vec<_> = kernels.map(|kernel| (geometry(kernel), module(kernel, specialise))).collect();
+        self.add_functions(modules.iter().map(|(_, (source, _))| source))?;
+        let mut modules = modules.into_iter();
+        let mut work = Vec::with_capacity(items.len());
+        for (path, item) in items {
+            let path = path.clone();
+            if let Item::Library(call, algorithm) = item {
+                work.push(Work::Library(LibraryLaunch { call: *call, algorithm: algorithm.clone(), path }));
+            } else if let Some((geometry, (source, args))) = modules.next() {
+                work.push(Work::Kernel(Launch { function: self.functions[&source], geometry, args, path }));
+            }
+        }
+        Ok(work)
+    }
+
+    /// Compiles what is new among modules.
+    fn add_functions<'m>(&mut self, modules: impl Iterator<Item = &'m ModuleSource>) -> Result<()> {
         let mut missing: Vec<ModuleSource> = Vec::new();
-        for (source, _) in modules.iter().flatten() {
+        for source in modules {
             if !self.functions.contains_key(source) && !missing.contains(source) {
                 missing.push(source.clone());
             }
@@ -72,21 +86,8 @@ impl Compiler<'_> {
                 show(&name, compiling);
             }
         })?;
-        for (source, functions) in missing.into_iter().zip(compiled) {
-            self.functions.insert(source, functions[0]);
-        }
-        let work = |((path, item), module): (&(Arc<str>, Item), Option<(ModuleSource, Vec<u8>)>)| match (item, module) {
-            (Item::Kernel(kernel), Some((source, args))) => {
-                let function = self.functions[&source];
-                Some(Work::Kernel(Launch { function, geometry: geometry(kernel), args, path: path.clone() }))
-            }
-            (Item::Library(call, algorithm), _) => {
-                let (call, algorithm, path) = (*call, algorithm.clone(), path.clone());
-                Some(Work::Library(LibraryLaunch { call, algorithm, path }))
-            }
-            _ => None,
-        };
-        Ok(items.iter().zip(modules).filter_map(work).collect())
+        self.functions.extend(missing.into_iter().zip(compiled).map(|(source, functions)| (source, functions[0])));
+        Ok(())
     }
 }
 

@@ -220,7 +220,7 @@ pub trait Driver: fmt::Debug {
         Ok(start.elapsed())
     }
 
-    /// Records work as one graph that can be replayed.
+    /// Records work as one graph that can be replayed. Calls of libraries may be made once for it, kernels are not run.
     ///
     /// # Errors
     /// Those of the driver.

@@ -1,14 +1,15 @@
 //! The driver of a real GPU: NVRTC, then one stream of the driver API, in whose order everything is done.
 
+mod work;
+
 use std::collections::HashSet;
-use std::ffi::c_void;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cudarc::driver::result::{free_sync, launch_kernel, malloc_sync, memcpy_dtoh_async, memcpy_htod_async};
-use cudarc::driver::sys::{CUfunction_attribute as Attribute, CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
+use cudarc::driver::result::{free_sync, malloc_sync, memcpy_dtoh_async, memcpy_htod_async};
+use cudarc::driver::sys::{CUfunction_attribute as Attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaFunction, CudaGraph, CudaStream, DriverError};
 use cudarc::nvrtc::Ptx;
 
@@ -20,7 +21,7 @@ use super::gpus::gpus;
 use super::libraries::{Library, Version};
 use super::library_call::{LibraryLaunch, LibraryOp, Work};
 use super::math::{Math, WORKSPACE_BYTES};
-use super::module::kernels_checksum;
+use super::module::all_kernels;
 use super::nvrtc::{Arch, Nvrtc};
 use super::readback::Readback;
 use super::search::{Env, SearchPath};
@@ -28,6 +29,7 @@ use super::staging::Staging;
 use super::timing::{REPEATS, Timer};
 use crate::device::Compiling;
 use crate::{Error, Result};
+use work::title;
 
 /// The oldest driver's CUDA version that has all that is called here.
 const OLDEST_DRIVER: Version = Version { major: 12, minor: 0, patch: None };
@@ -65,6 +67,8 @@ pub struct GpuDriver {
     /// None where the system gives no page-locked memory.
     staging: Option<Staging>,
     math: Math,
+    /// Calls that were made before.
+    warm: HashSet<(LibraryOp, Arc<str>)>,
     driver: Version,
     timer: Timer,
     readback: Readback,
@@ -124,6 +128,7 @@ impl GpuDriver {
             allocations,
             staging,
             math,
+            warm: HashSet::new(),
             driver,
             timer,
             readback,
@@ -153,81 +158,6 @@ impl GpuDriver {
         Ok(found)
     }
 
-    /// Allows a kernel the shared memory of a launch: beyond 48 KiB a kernel has to ask.
-    fn allow_shared(&mut self, launch: &Launch) -> Result<()> {
-        let wanted = launch.geometry.shared_bytes;
-        let function = self.functions.get_mut(launch.function.0).ok_or_else(|| unknown("kernel", launch.function.0))?;
-        if wanted > function.shared_limit {
-            let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            let set = function.function.set_attribute(attribute, wanted as i32);
-            set.map_err(|e| failure(&title(&function.name, launch), e))?;
-            function.shared_limit = wanted;
-        }
-        Ok(())
-    }
-
-    /// Puts a launch into the stream.
-    ///
-    /// # Safety
-    /// As for [`Driver::launch`].
-    unsafe fn enqueue(&self, launch: &Launch) -> Result<()> {
-        let function = self.functions.get(launch.function.0).ok_or_else(|| unknown("kernel", launch.function.0))?;
-        let ([gx, gy, gz], [bx, by, bz]) = (launch.geometry.grid, launch.geometry.block);
-        // The driver copies the arguments before it returns, and does not write to them.
-        let mut arguments = [launch.args.as_ptr().cast_mut().cast::<c_void>()];
-        // SAFETY: the module lives as long as `self`; the arguments are the caller's.
-        unsafe {
-            launch_kernel(
-                function.function.cu_function(),
-                (gx, gy, gz),
-                (bx, by, bz),
-                launch.geometry.shared_bytes,
-                self.stream.cu_stream(),
-                &mut arguments,
-            )
-        }
-        .map_err(|e| failure(&title(&function.name, launch), e))
-    }
-
-    /// Makes a graph of work; none of no work. Whatever allocates or compiles is done before the capture.
-    ///
-    /// # Safety
-    /// As for [`Driver::record`].
-    unsafe fn capture(&mut self, work: &[Work]) -> Result<Option<CudaGraph>> {
-        self.bind()?;
-        for entry in work {
-            match entry {
-                Work::Kernel(launch) => self.allow_shared(launch)?,
-                Work::Library(launch) => self.prepare(&launch.call.op, &launch.algorithm)?,
-            }
-        }
-        if work.is_empty() {
-            return Ok(None);
-        }
-        let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        self.stream.begin_capture(mode).map_err(|e| failure("recording work", e))?;
-        // SAFETY: the caller's.
-        let queued = work.iter().try_for_each(|entry| unsafe { self.enqueue_any(entry) });
-        // The capture ends also after a failure, whose message says more than that of the unfinished graph.
-        let ended = self.stream.end_capture(CUgraphInstantiate_flags(0));
-        queued?;
-        ended.map_err(|e| failure("making a graph of work", e))
-    }
-
-    /// Puts a kernel or a library's call into the stream.
-    ///
-    /// # Safety
-    /// As for [`Driver::start`].
-    unsafe fn enqueue_any(&mut self, work: &Work) -> Result<()> {
-        // SAFETY: the caller's.
-        unsafe {
-            match work {
-                Work::Kernel(launch) => self.enqueue(launch),
-                Work::Library(launch) => self.math.call(launch),
-            }
-        }
-    }
-
     fn bind(&self) -> Result<()> {
         self.context.bind_to_thread().map_err(|e| failure("the GPU's context", e))
     }
@@ -239,12 +169,6 @@ fn open(ordinal: usize) -> Result<(Arc<CudaContext>, Arc<CudaStream>), DriverErr
     unsafe { context.disable_event_tracking() };
     let stream = context.new_stream()?;
     Ok((context, stream))
-}
-
-/// A launch, in messages.
-fn title(kernel: &str, launch: &Launch) -> String {
-    let (grid, block, shared) = (launch.geometry.grid, launch.geometry.block, launch.geometry.shared_bytes);
-    format!("kernel {kernel} of {} (grid {grid:?}, block {block:?}, {shared} bytes of shared memory)", launch.path)
 }
 
 fn unknown(kind: &str, id: usize) -> Error {
@@ -347,7 +271,7 @@ impl Driver for GpuDriver {
     }
 
     fn timed_on(&self) -> String {
-        let kernels = kernels_checksum();
+        let kernels = crc32c::crc32c(self.nvrtc.key(&all_kernels(), &self.arch).as_bytes());
         format!("{}, CUDA {}{}, kernels {kernels:08x}", self.describe(), self.driver, self.math)
     }
 
@@ -383,7 +307,7 @@ impl Driver for GpuDriver {
     }
 
     unsafe fn time(&mut self, work: &[Work]) -> Result<Duration> {
-        let repeated = vec![work; REPEATS].concat();
+        let repeated = [work; REPEATS].concat();
         // SAFETY: the caller's.
         let graph = unsafe { self.capture(&repeated)? };
         match graph {

@@ -20,7 +20,7 @@ fn has_library(case: &Case) -> bool {
 
 #[test]
 fn described_calls_compute_the_references() {
-    let cases: Vec<Case> = all_cases().into_iter().chain(random_cases(4)).filter(|case| has_library(case)).collect();
+    let cases: Vec<Case> = all_cases().into_iter().chain(random_cases(4)).filter(has_library).collect();
     for (case, strided) in cases.iter().flat_map(|case| [(case, false), (case, true)]) {
         let mut device = on_host(FASTER);
         let (got, want) = run_on(&mut device, case, strided);
