@@ -17,7 +17,7 @@ enum class Order : uint32_t { FORWARD, REVERSE, RANDOM };
 
 enum class State : uint8_t { READY, AT_BARRIER, IN_WARP, RETURNED };
 
-// A copy that is issued and not yet done.
+// A copy that is issued and not yet done; from nowhere, zeros.
 struct AsyncCopy {
   void* to;
   const void* from;

@@ -24,6 +24,13 @@ struct Product {
   const unsigned* b;
 };
 
+struct MatrixLoad {
+  unsigned* to;
+  unsigned count;
+  const void* row;
+  bool transposed;
+};
+
 std::string shuffle_lanes(void* const operands[WARP], unsigned lanes) {
   for (unsigned lane = 0; lane < WARP; ++lane) {
     if (!(lanes >> lane & 1)) continue;
@@ -109,6 +116,26 @@ std::string multiply_tf32(void* const operands[WARP], unsigned lanes) {
   return {};
 }
 
+// Register m of lane 4 g + t gets elements 2 t and 2 t + 1 of row g of matrix m, or of column g.
+std::string copy_matrices(void* const operands[WARP], unsigned lanes) {
+  if (lanes != ALL_LANES) return "loading matrices needs all 32 lanes";
+  const auto load = [&](unsigned lane) -> const MatrixLoad& { return *static_cast<const MatrixLoad*>(operands[lane]); };
+  for (unsigned lane = 0; lane < WARP; ++lane) {
+    if (uintptr_t(load(lane).row) % 16 != 0) return "an address that is not a multiple of 16";
+  }
+  for (unsigned lane = 0; lane < WARP; ++lane) {
+    const unsigned g = lane / 4, t = lane % 4;
+    for (unsigned m = 0; m < load(lane).count; ++m) {
+      for (unsigned half = 0; half < 2; ++half) {
+        const unsigned row = load(lane).transposed ? 2 * t + half : g, column = load(lane).transposed ? g : 2 * t + half;
+        char* to = reinterpret_cast<char*>(&load(lane).to[m]) + 2 * half;
+        memcpy(to, static_cast<const char*>(load(8 * m + row).row) + 2 * column, 2);
+      }
+    }
+  }
+  return {};
+}
+
 }  // namespace
 
 void sync_warp(unsigned mask, Place place) {
@@ -135,6 +162,12 @@ void mma_m16n8k16_bf16(float c[4], const unsigned a[4], const unsigned b[2], Pla
 void mma_m16n8k8_tf32(float c[4], const unsigned a[4], const unsigned b[2], Place place) {
   Product operand = {c, a, b};
   Block::current().meet_lanes(ALL_LANES, &operand, multiply_tf32, "mma_m16n8k8_tf32", place);
+}
+
+void load_matrices(unsigned* to, unsigned count, const void* row, bool transposed, Place place) {
+  MatrixLoad operand = {to, count, row, transposed};
+  const char* what = transposed ? "load_transposed" : "load_matrices";
+  Block::current().meet_lanes(ALL_LANES, &operand, copy_matrices, what, place);
 }
 
 }  // namespace cuda_host

@@ -124,13 +124,13 @@ void* dynamic_shared_memory() {
   return block.shared(&declaration, block.dynamic_shared_bytes());
 }
 
-void copy_async(void* shared, const void* global, Place place) {
+void copy_async(void* shared, const void* global, bool valid, Place place) {
   Block& block = Block::current();
   if (uintptr_t(shared) % 16 != 0 || uintptr_t(global) % 16 != 0) {
     block.fail("copy_async_16 at " + text(place) + ": an address that is not a multiple of 16");
   }
   Thread& thread = block.running();
-  thread.copies.push_back({shared, global, thread.groups});
+  thread.copies.push_back({shared, valid ? global : nullptr, thread.groups});
 }
 
 void copy_async_commit() { ++Block::current().running().groups; }
@@ -141,7 +141,11 @@ void copy_async_wait(unsigned groups_left) {
   for (; done < thread.copies.size(); ++done) {
     const AsyncCopy& copy = thread.copies[done];
     if (copy.group + groups_left >= thread.groups) break;
-    memcpy(copy.to, copy.from, 16);
+    if (copy.from) {
+      memcpy(copy.to, copy.from, 16);
+    } else {
+      memset(copy.to, 0, 16);
+    }
   }
   thread.copies.erase(thread.copies.begin(), thread.copies.begin() + ptrdiff_t(done));
 }

@@ -44,13 +44,15 @@ unsigned ballot(bool predicate, unsigned mask, const char* what, Place place);
 // Tensor-core products c += a b of a whole warp, in the register layouts of PTX's mma.sync.
 void mma_m16n8k16_bf16(float c[4], const unsigned a[4], const unsigned b[2], Place place);
 void mma_m16n8k8_tf32(float c[4], const unsigned a[4], const unsigned b[2], Place place);
+// `count` matrices from shared memory, as PTX's ldmatrix loads them.
+void load_matrices(unsigned* to, unsigned count, const void* row, bool transposed, Place place);
 
 // Shared memory of the running block: one array for each declaration, known by an address of its own.
 void* shared_memory(const void* declaration, size_t bytes);
 void* dynamic_shared_memory();
 
-// Asynchronous copies of 16 bytes: queued, and done by the wait.
-void copy_async(void* shared, const void* global, Place place);
+// Asynchronous copies of 16 bytes, or zeros if not `valid`: queued, and done by the wait.
+void copy_async(void* shared, const void* global, bool valid, Place place);
 void copy_async_commit();
 void copy_async_wait(unsigned groups_left);
 

@@ -3,15 +3,18 @@
 // On the host a copy is done by the wait, so that a missing one shows.
 #pragma once
 
-// 16 bytes, both addresses multiples of 16.
+// 16 bytes, both addresses multiples of 16; zeros where not `valid`, and then nothing is read. The copy goes through the
+// first-level cache, where a convolution's next tap finds most of what this one has read.
 #ifdef CUDA_HOST
-inline void copy_async_16(void* shared, const void* global, cuda_host::Place place = cuda_host::here()) {
-  cuda_host::copy_async(shared, global, place);
+inline void copy_async_16(void* shared, const void* global, bool valid = true,
+                          cuda_host::Place place = cuda_host::here()) {
+  cuda_host::copy_async(shared, global, valid, place);
 }
 #else
-__device__ __forceinline__ void copy_async_16(void* shared, const void* global) {
+__device__ __forceinline__ void copy_async_16(void* shared, const void* global, bool valid = true) {
   const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
+  const int bytes = valid ? 16 : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");
 }
 #endif
 

@@ -2,7 +2,7 @@
 //! CPU code computes its reference, through strided operands, over poisoned memory, with any threads.
 
 mod bf16;
-mod cuda;
+pub(super) mod cuda;
 mod gpu;
 
 use std::collections::HashMap;

@@ -162,18 +162,28 @@ fn every_kernel_compiles(nvrtc: &Nvrtc) -> ExitCode {
     if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Of each kernel the module with the longest text, which has the most work fused into it.
+/// Of each kernel, for each set of the constants that shape its code, the module with the longest text, which has the
+/// most work fused into it.
 fn largest_of_each_kernel() -> Vec<ModuleSource> {
-    let mut largest: BTreeMap<String, ModuleSource> = BTreeMap::new();
+    let mut largest: BTreeMap<(String, Vec<String>), ModuleSource> = BTreeMap::new();
     let all = programs::all_modules();
     println!("kernels_compile: {} modules of all configs", all.len());
     for module in all {
-        let known = largest.get(&module.name).map_or(0, |m| m.text.len());
+        let kernel = (module.name.clone(), shaping_constants(&module.text));
+        let known = largest.get(&kernel).map_or(0, |m| m.text.len());
         if module.text.len() > known {
-            largest.insert(module.name.clone(), module);
+            largest.insert(kernel, module);
         }
     }
     largest.into_values().collect()
+}
+
+/// The arguments that are constants on every driver, whose names are in capitals: template arguments, sizes of
+/// register blocks.
+fn shaping_constants(text: &str) -> Vec<String> {
+    let (_, args) = text.rsplit_once("struct Args {").unwrap_or_default();
+    let constant = |line: &str| line.trim().strip_prefix("static constexpr int ").map(str::to_owned);
+    args.lines().filter_map(constant).filter(|c| c.starts_with(|first: char| first.is_ascii_uppercase())).collect()
 }
 
 /// What a module's kernels take; adds to `faults` what is wrong.

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::choose::{Compiler, Variants, choose};
-use super::driver::{DevicePtr, Driver, FunctionId, Geometry, GraphId, ModuleSource, ReadId};
+use super::driver::{DevicePtr, Driver, FunctionId, Geometry, GraphId, Launch, ModuleSource, ReadId};
 use super::launch::KernelLaunch;
 use super::library_call::{Item, Work};
+use super::module::module;
 use super::peak;
 use super::resolve::{Addresses, OK_FLOATS};
 use crate::device::{Choices, Device, OnCompile, Outcome, Peaks, PlanId, Run};
@@ -166,6 +167,16 @@ impl Cuda {
         }
         Ok(())
     }
+}
+
+/// One kernel, compiled. `path` is for messages.
+///
+/// # Errors
+/// The compiler's log.
+pub(crate) fn prepare(driver: &mut dyn Driver, kernel: &KernelLaunch, path: &str) -> Result<Launch> {
+    let (source, args) = module(kernel, driver.specialises());
+    let function = driver.compile(&[source], &mut |_| ())?[0][0];
+    Ok(Launch { function, geometry: geometry(kernel), args, path: path.into() })
 }
 
 pub(super) fn geometry(kernel: &KernelLaunch) -> Geometry {

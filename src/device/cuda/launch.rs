@@ -47,6 +47,12 @@ impl KernelLaunch {
     pub fn with_threads(self, threads: usize) -> KernelLaunch {
         KernelLaunch { threads, ..self }
     }
+
+    /// The same launch with dynamic shared memory.
+    #[must_use]
+    pub fn with_shared_bytes(self, shared_bytes: usize) -> KernelLaunch {
+        KernelLaunch { shared_bytes, ..self }
+    }
 }
 
 /// Operands of one execution of an op.

@@ -32,6 +32,8 @@ mod timing;
 pub use args::{Args, DeviceView};
 pub use compile::machine_code;
 pub use exec::Cuda;
+#[cfg(test)]
+pub(crate) use exec::prepare;
 pub use finish::{Finish, Part, PointwiseCode};
 pub use gpu::{GpuDriver, GpuOptions};
 pub use gpus::{Gpu, gpus};

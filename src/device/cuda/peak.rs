@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use super::args::Args;
-use super::driver::{DevicePtr, Driver, Launch, ModuleSource};
-use super::exec::geometry;
+use super::driver::{DevicePtr, Driver, ModuleSource};
+use super::exec::prepare;
 use super::launch::{KernelLaunch, THREADS};
 use super::module::module;
 use crate::Result;
@@ -53,9 +53,7 @@ pub fn peak_modules() -> [ModuleSource; 2] {
 
 /// The shortest time of a kernel.
 fn seconds(driver: &mut dyn Driver, kernel: &KernelLaunch) -> Result<f64> {
-    let (source, args) = module(kernel, driver.specialises());
-    let function = driver.compile(&[source], &mut |_| ())?[0][0];
-    let launch = Launch { function, geometry: geometry(kernel), args, path: "peak".into() };
+    let launch = prepare(driver, kernel, "peak")?;
     let mut best = f64::INFINITY;
     for _ in 0..RUNS {
         let start = Instant::now();

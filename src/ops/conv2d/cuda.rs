@@ -1,19 +1,23 @@
-//! The convolution's launches on CUDA devices: own f32 kernels, `kernels/conv2d.cu`.
+//! The convolution's launches on CUDA devices: f32 products and depthwise convolutions, `kernels/conv2d.cu`; the
+//! others are in `mma`.
 
+use super::mma;
 use crate::device::cpu::{ConvShape, Pass};
+use crate::device::cuda::driver::DevicePtr;
 use crate::device::cuda::{Args, CudaCall, KernelLaunch, THREADS};
+use crate::plan::Precision;
 
 /// Channels of a block, where few and where many are computed.
 const NARROW: usize = 16;
 const WIDE: usize = 64;
 /// Blocks that fill a large GPU twice.
-const BLOCKS: usize = 264;
+pub(super) const BLOCKS: usize = 264;
 /// Most pixels that are summed in f32 before f64 takes over.
 const PART_PIXELS: usize = 8192;
 /// Pixels that make a part worth its own block.
 const LEAST_PIXELS: usize = 128;
 
-fn geometry(s: &ConvShape, transposed: bool) -> Args {
+pub(super) fn geometry(s: &ConvShape, transposed: bool) -> Args {
     Args::new()
         .size("kh", s.ksize_h)
         .size("kw", s.ksize_w)
@@ -23,8 +27,18 @@ fn geometry(s: &ConvShape, transposed: bool) -> Args {
         .fixed("TRANSPOSED", usize::from(transposed))
 }
 
+/// Whether products run on tensor cores. Gradients of strided and dilated convolutions, which no network has, do not:
+/// their taps have no sources at equal distances.
+fn on_tensor_cores(call: &CudaCall, s: &ConvShape, pass: Pass) -> bool {
+    let regular = pass != Pass::InputGrad || s.stride == 1 || s.dilation == 1;
+    call.precision != Precision::F32 && !s.depthwise && regular
+}
+
 /// Forward and input gradient: operands are the source and the weight.
 pub(super) fn correlate(call: &CudaCall, s: &ConvShape, pass: Pass) -> Vec<KernelLaunch> {
+    if on_tensor_cores(call, s, pass) {
+        return mma::correlate(call, s, pass);
+    }
     let transposed = pass == Pass::InputGrad;
     let (rows, cols, channels) = if transposed { (s.in_h, s.in_w, s.in_ch) } else { (s.out_h, s.out_w, s.out_ch) };
     let [source, weight] = [call.inputs[0], call.inputs[1]];
@@ -51,30 +65,40 @@ pub(super) fn correlate(call: &CudaCall, s: &ConvShape, pass: Pass) -> Vec<Kerne
 }
 
 /// How the pixels of a weight gradient are cut: blocks of weights and channels, and parts.
-struct Parts {
-    grid: [usize; 2],
-    count: usize,
-    pixels: usize,
+pub(super) struct Parts {
+    pub grid: [usize; 2],
+    pub count: usize,
+    pub pixels: usize,
 }
 
 impl Parts {
-    fn of(s: &ConvShape) -> Parts {
-        let grid = if s.depthwise {
-            [s.out_ch.div_ceil(32), s.taps()]
-        } else {
-            [(s.taps() * s.in_ch).div_ceil(WIDE), s.out_ch.div_ceil(WIDE)]
-        };
+    /// Enough parts to fill a GPU, with `grid` blocks each.
+    pub fn of(s: &ConvShape, grid: [usize; 2]) -> Parts {
         let all = s.batch * s.out_h * s.out_w;
         let filling = BLOCKS.div_ceil(grid[0] * grid[1]).min(all.div_ceil(LEAST_PIXELS));
         let count = filling.max(all.div_ceil(PART_PIXELS));
         let pixels = all.div_ceil(count).next_multiple_of(16);
         Parts { grid, count: all.div_ceil(pixels), pixels }
     }
+
+    /// Where the parts' sums go.
+    pub fn sums(&self, call: &CudaCall) -> DevicePtr {
+        if self.count == 1 { call.output.ptr } else { call.scratch }
+    }
 }
 
-/// Floats of scratch of the weight gradient.
+fn parts(s: &ConvShape) -> Parts {
+    let grid = if s.depthwise {
+        [s.out_ch.div_ceil(32), s.taps()]
+    } else {
+        [(s.taps() * s.in_ch).div_ceil(WIDE), s.out_ch.div_ceil(WIDE)]
+    };
+    Parts::of(s, grid)
+}
+
+/// Floats of scratch of the weight gradient, in any precision.
 pub(super) fn weight_grad_scratch(s: &ConvShape) -> usize {
-    match Parts::of(s).count {
+    match parts(s).count.max(mma::parts(s).count) {
         1 => 0,
         parts => parts * s.weight_len(),
     }
@@ -82,21 +106,26 @@ pub(super) fn weight_grad_scratch(s: &ConvShape) -> usize {
 
 /// Weight gradient: operands are the input and d_output.
 pub(super) fn weight_grad(call: &CudaCall, s: &ConvShape) -> Vec<KernelLaunch> {
-    let parts = Parts::of(s);
-    let to = call.output.ptr;
-    let sums = if parts.count == 1 { to } else { call.scratch };
+    if on_tensor_cores(call, s, Pass::WeightGrad) {
+        return mma::weight_grad(call, s);
+    }
+    let parts = parts(s);
     let args = geometry(s, false)
         .input("x", call.inputs[0])
         .input("d", call.inputs[1])
-        .pointer("sums", "float", sums)
+        .pointer("sums", "float", parts.sums(call))
         .size("part_pixels", parts.pixels);
     let kernel = if s.depthwise { "conv2d_depthwise_weight_grad" } else { "conv2d_weight_grad" };
     let grid = [parts.grid[0], parts.grid[1], parts.count];
-    let mut launches = vec![KernelLaunch::new("conv2d", kernel, 1, args).with_grid(grid)];
-    if parts.count > 1 {
-        let args =
-            Args::new().pointer("sums", "const float", sums).pointer("to", "float", to).size("parts", parts.count);
-        launches.push(KernelLaunch::over("conv2d", "conv2d_sum_parts", s.weight_len(), args));
-    }
-    launches
+    let launch = KernelLaunch::new("conv2d", kernel, 1, args).with_grid(grid);
+    [launch].into_iter().chain(sum_parts(call, s, &parts)).collect()
+}
+
+/// The sum of the parts, if there are several.
+pub(super) fn sum_parts(call: &CudaCall, s: &ConvShape, parts: &Parts) -> Option<KernelLaunch> {
+    let args = Args::new()
+        .pointer("sums", "const float", call.scratch)
+        .pointer("to", "float", call.output.ptr)
+        .size("parts", parts.count);
+    (parts.count > 1).then(|| KernelLaunch::over("conv2d", "conv2d_sum_parts", s.weight_len(), args))
 }

@@ -53,12 +53,16 @@ fn kernels_compute_the_references_at_random_extents() {
     check_in_every_order(&random_cases(24));
 }
 
-/// The sanitizer must be there when a process starts, so this test starts itself again with it.
 #[test]
 fn kernels_touch_only_their_memory() {
-    let (_, module) = module_path!().split_once("::").expect("inside the crate");
+    run_sanitized(module_path!(), "under_the_sanitizer");
+}
+
+/// Runs an ignored test of `module` in a process of its own: the sanitizer must be there when a process starts.
+pub(in crate::ops) fn run_sanitized(module: &str, test: &str) {
+    let (_, module) = module.split_once("::").expect("inside the crate");
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", &format!("{module}::under_the_sanitizer")])
+        .args(["--ignored", "--exact", &format!("{module}::{test}")])
         .env("LD_PRELOAD", sanitizer_library().expect("the compiler has AddressSanitizer"))
         .env("ASAN_OPTIONS", "detect_leaks=0")
         .output()
