@@ -105,7 +105,10 @@ fn settings(dir: &Path) -> Result<Vec<Setting>> {
                 }
             }
             Err(e) if variable("SRGAN_REQUIRE_CUDA").is_some() => return Err(e),
-            Err(e) => println!("on a GPU: SKIPPED: {}", e.to_string().lines().next().unwrap_or_default()),
+            Err(e) => println!(
+                "on a GPU: SKIPPED: {}",
+                e.to_string().lines().next().unwrap_or_default().trim_end_matches(':')
+            ),
         }
     }
     Ok(settings)

@@ -24,7 +24,7 @@ fn gpu(test: &str) -> Option<Cuda> {
         Ok(driver) => Some(Cuda::new(Box::new(driver))),
         Err(e) => {
             assert!(std::env::var_os("SRGAN_REQUIRE_CUDA").is_none(), "{e}");
-            say(&format!("{test}: SKIPPED: {}", e.to_string().lines().next().unwrap()));
+            say(&format!("{test}: SKIPPED: {}", e.to_string().lines().next().unwrap().trim_end_matches(':')));
             None
         }
     }
