@@ -46,6 +46,10 @@ struct Args {
     /// Print layers, parameters, multiply-adds, memory and steps per epoch, and stop
     #[arg(long)]
     dry_run: bool,
+
+    /// With --dry-run: also print which algorithm was chosen for each layer, and what the others take
+    #[arg(short, long, requires = "dry_run")]
+    verbose: bool,
 }
 
 const EXAMPLES: &str = "Examples:
@@ -75,7 +79,7 @@ fn start(args: Args) -> Result<()> {
     let (cfg, warnings) = Config::load(&args.config, &overrides)?;
     if args.dry_run {
         warnings.iter().for_each(|w| eprintln!("warning: {w}"));
-        println!("{}", dry_run(&cfg)?);
+        println!("{}", dry_run(&cfg, args.verbose)?);
         return Ok(());
     }
     let resume = args.resume.map(|r| if r == "auto" { Resume::Auto } else { Resume::From(r.into()) });

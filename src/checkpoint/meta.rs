@@ -63,9 +63,12 @@ pub struct Meta {
     /// Names or numbers of the bands, in the order of the channels.
     #[serde(default)]
     pub bands: Vec<String>,
-    /// Algorithms picked by timing, by node; reused on resume.
+    /// Algorithms picked by timing, by kind of step; reused on resume.
     #[serde(default)]
     pub choices: BTreeMap<String, String>,
+    /// The device and libraries that they were picked on.
+    #[serde(default)]
+    pub timed_on: String,
 }
 
 impl Default for Meta {
@@ -89,6 +92,7 @@ impl Default for Meta {
             normalisation: String::new(),
             bands: Vec::new(),
             choices: BTreeMap::new(),
+            timed_on: String::new(),
         }
     }
 }

@@ -1,11 +1,15 @@
 //! Devices: memory, execution of plans, and the state that outlives them.
 
+pub mod choices;
 pub mod cpu;
 pub mod cuda;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
+
+pub use choices::{Choice, Choices};
 
 use crate::Result;
 use crate::plan::{Plan, Target};
@@ -117,6 +121,20 @@ pub trait Device {
     /// # Errors
     /// If there is none of that name.
     fn state(&self, name: &str) -> Result<Vec<f32>>;
+
+    /// The algorithms that loaded plans use, where the device had a choice; `None` where it never has one.
+    fn choices(&self) -> Option<&Choices> {
+        None
+    }
+
+    /// Of a plan's steps with several ways, the path and the kind that [`Device::choices`] knows it by.
+    fn steps_with_choice(&self, _plan: PlanId) -> &[(Arc<str>, String)] {
+        &[]
+    }
+
+    /// Takes algorithms of an earlier run on the same device and libraries for plans that are loaded later. What they
+    /// do not name is timed.
+    fn reuse(&mut self, _choices: Choices) {}
 
     /// Bytes of memory that states and plans can still take; `None` where nobody says.
     ///

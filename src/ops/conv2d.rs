@@ -3,16 +3,22 @@
 //! full or depthwise, and its two gradients. The three are closed under differentiation, so a gradient of a
 //! gradient (R1 penalty) needs nothing more.
 
+#[cfg(test)]
+mod cases;
 mod cuda;
+mod library;
 mod mma;
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+pub(super) use cases::cases;
 
 use super::{Application, Exec, Kernel, KernelCall, Op, Rounding};
 use crate::Result;
 use crate::device::cpu::reference::{reference_conv2d, reference_conv2d_input_grad, reference_conv2d_weight_grad};
 use crate::device::cpu::{self, ConvShape, Ctx, Pass, StoreTo, TileSink};
-use crate::device::cuda::{CudaCall, KernelLaunch};
+use crate::device::cuda::{CudaCall, KernelLaunch, LibraryCall};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 
 /// What a convolution and its gradients have in common.
@@ -135,6 +141,13 @@ impl Kernel for Conv2d {
         let s = self.0.conv_shape(call.inputs[0].shape, call.inputs[1].shape, call.output.shape);
         cuda::correlate(call, &s, Pass::Forward)
     }
+    fn has_library(&self) -> bool {
+        true
+    }
+    fn cuda_library(&self, call: &CudaCall) -> Option<LibraryCall> {
+        let s = self.0.conv_shape(call.inputs[0].shape, call.inputs[1].shape, call.output.shape);
+        library::forward(call, s)
+    }
 }
 
 /// The gradient with respect to the input: operands d_output and weight.
@@ -204,6 +217,13 @@ impl Kernel for Conv2dInputGrad {
         let s = self.geometry.conv_shape(self.input, call.inputs[1].shape, call.inputs[0].shape);
         cuda::correlate(call, &s, Pass::InputGrad)
     }
+    fn has_library(&self) -> bool {
+        true
+    }
+    fn cuda_library(&self, call: &CudaCall) -> Option<LibraryCall> {
+        let s = self.geometry.conv_shape(self.input, call.inputs[1].shape, call.inputs[0].shape);
+        library::input_grad(call, s)
+    }
 }
 
 /// The gradient with respect to the weight: operands input and d_output.
@@ -266,32 +286,11 @@ impl Kernel for Conv2dWeightGrad {
         let s = self.geometry.conv_shape(call.inputs[0].shape, self.weight, call.inputs[1].shape);
         cuda::weight_grad(call, &s)
     }
-}
-
-#[cfg(test)]
-pub(super) fn cases() -> Vec<super::Case> {
-    use super::Case;
-    let mut cases = Vec::new();
-    let depthwise = Geometry { stride: 1, pad: 3, dilation: 3, depthwise: true };
-    let wide = Geometry { pad: 2, ..depthwise };
-    for (g, input, weight, gradient) in [
-        (Geometry::same(3), [2, 5, 6, 3], [4, 3, 3, 3], true),
-        (Geometry::same(1), [1, 3, 2, 5], [2, 1, 1, 5], true),
-        (Geometry { stride: 2, pad: 1, ..Geometry::same(4) }, [2, 6, 7, 2], [3, 4, 4, 2], true),
-        (Geometry { stride: 2, ..Geometry::same(3) }, [1, 5, 6, 2], [3, 3, 3, 2], true),
-        (depthwise, [2, 6, 5, 3], [3, 3, 3, 1], true),
-        // Several blocks of work along every axis.
-        (Geometry::same(3), [2, 12, 13, 20], [70, 3, 3, 20], false),
-        (Geometry { stride: 2, ..Geometry::same(3) }, [1, 17, 14, 36], [20, 3, 3, 36], false),
-        (wide, [1, 20, 21, 36], [36, 5, 5, 1], false),
-    ] {
-        let (input, weight) = (Shape(input), Shape(weight));
-        let output = g.output(input, weight).expect("the case's extents fit");
-        let case = |case: Case| if gradient { case } else { case.without_gradient() };
-        cases.push(case(Case::new(Conv2d(g), &[input.0, weight.0]).contiguous(&[1])));
-        let d_input = Conv2dInputGrad { geometry: g, input };
-        cases.push(case(Case::new(d_input, &[output.0, weight.0]).contiguous(&[1])));
-        cases.push(case(Case::new(Conv2dWeightGrad { geometry: g, weight }, &[input.0, output.0])));
+    fn has_library(&self) -> bool {
+        true
     }
-    cases
+    fn cuda_library(&self, call: &CudaCall) -> Option<LibraryCall> {
+        let s = self.geometry.conv_shape(call.inputs[0].shape, self.weight, call.inputs[1].shape);
+        library::weight_grad(call, s)
+    }
 }

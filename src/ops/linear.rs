@@ -4,7 +4,9 @@
 use super::{Application, Exec, Kernel, KernelCall, Op, Rounding};
 use crate::Result;
 use crate::device::cpu::{Ctx, GemmShape, Matrix, StoreTo, Tile, TileSink, View, gemm, gemm_scratch_len};
-use crate::device::cuda::{Args, CudaCall, KernelLaunch};
+use crate::device::cuda::{
+    Args, CudaCall, Factor, KernelLaunch, Layout, LibraryCall, LibraryOp, Product as CudaProduct,
+};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 
 /// A product of matrices with the extents of its operands' roles.
@@ -126,6 +128,28 @@ impl<P: Product> Kernel for P {
             KernelLaunch::new("linear", "matrix_product_chunk", 1, products(product)).with_grid(tiling.grid),
             KernelLaunch::over("linear", "matrix_product_sum", sizes.m * sizes.n / vector, sum),
         ]
+    }
+    fn has_library(&self) -> bool {
+        true
+    }
+    fn cuda_library(&self, call: &CudaCall) -> Option<LibraryCall> {
+        let shapes: Vec<Shape> = call.inputs.iter().map(|v| v.shape).collect();
+        let (sizes, [lhs, rhs]) = (self.sizes(&shapes), self.cuda_factors());
+        let view = |factor: &CudaFactor| &call.inputs[factor.operand];
+        if view(&lhs).element != view(&rhs).element {
+            return None;
+        }
+        let factor = |f: &CudaFactor| Factor { layout: Layout::of(view(f)), inner_in_row: f.inner_is_channel };
+        let product = CudaProduct {
+            rows: sizes.m,
+            columns: sizes.n,
+            inner: sizes.k,
+            lhs: factor(&lhs),
+            rhs: factor(&rhs),
+            output: Layout::of(&call.output),
+        };
+        let operands = [view(&lhs).ptr, view(&rhs).ptr, call.output.ptr];
+        Some(LibraryCall { op: LibraryOp::Product(product), operands })
     }
 }
 

@@ -8,7 +8,7 @@ use std::fmt::Debug;
 
 use crate::Result;
 use crate::device::cpu::{Ctx, Isa, Tile, TileSink, View, ViewMut};
-use crate::device::cuda::{CudaCall, CudaCommit, KernelLaunch, PointwiseCode};
+use crate::device::cuda::{CudaCall, CudaCommit, KernelLaunch, LibraryCall, PointwiseCode};
 use crate::tape::{Shape, Tape, Tensor64, Value};
 
 pub mod adam;
@@ -201,6 +201,15 @@ pub trait Kernel: Send + Sync {
     /// The launches that compute the output on a CUDA device. A kernel that hosts an epilogue hands every element
     /// of the output to `call.finish` exactly once, the others write `call.output`.
     fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch>;
+    /// Whether [`Kernel::cuda_library`] may have an answer.
+    fn has_library(&self) -> bool {
+        false
+    }
+    /// The same as one call of a library that writes `call.output` as it is, where a library has it; what is to become
+    /// of the values after that is not its business.
+    fn cuda_library(&self, _call: &CudaCall) -> Option<LibraryCall> {
+        None
+    }
 }
 
 /// Changes state at the end of a program, only if every checked value of the run was finite.

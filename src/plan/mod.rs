@@ -162,11 +162,9 @@ impl Loc {
             return false;
         }
         if self.stride == other.stride && self.stride > 0 {
-            let (ca, cb) = (a % self.stride, b % self.stride);
-            let (ea, eb) = (ca + self.shape.c(), cb + other.shape.c());
-            if ea <= self.stride && eb <= self.stride {
-                return ca < eb && cb < ea;
-            }
+            // From this one's channels on to the other's, around the pixel.
+            let distance = (b + self.stride - a % self.stride) % self.stride;
+            return distance < self.shape.c() || distance + other.shape.c() > self.stride;
         }
         true
     }

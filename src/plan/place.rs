@@ -283,7 +283,18 @@ impl<'a> Placer<'a> {
         self.place_stores(group, &mut step, at, reads);
         let output = step.stores[step.stores.len() - 1].1;
         step.stages.iter_mut().for_each(|s| s.operands[s.carrier] = output);
+        step.scratch.1 = step.scratch.1.max(self.library_scratch(&step, &output));
         Ok(step)
+    }
+
+    /// Floats for a library's result where it cannot go to the step's output, because the step still reads what lies
+    /// there.
+    fn library_scratch(&self, step: &Step, output: &Loc) -> usize {
+        let Base::Kernel(op, _) = &step.base else { return 0 };
+        let has_library = matches!(op.exec(), Exec::Kernel(kernel) if kernel.has_library());
+        let is_read = step.reads().iter().any(|read| read.overlaps(output));
+        let needed = self.options.target == Target::Cuda && has_library && is_read;
+        if needed { output.element.floats(output.shape.len()) } else { 0 }
     }
 
     /// Decides which members of the group reach memory, and where.

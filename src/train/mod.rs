@@ -1,5 +1,6 @@
 //! Training: from a config to a run folder.
 
+mod algorithms;
 mod memory;
 pub mod names;
 mod open;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::algorithms;
 use super::memory::fit_memory;
 use super::open::{DeviceOptions, open_device_with, show_compiling};
 use super::session::Session;
@@ -91,6 +92,7 @@ fn train(
         (None, None) => RunDir::create(&cfg.logging.dir, &cfg.logging.wandb.project)?,
     };
     let log = open_logs(cfg, &session, &folder, &meta, messages)?;
+    algorithms::decide(&mut session, cfg, &dataset, val_batch, &folder)?;
     let patches = dataset.train_len();
     messages.info(&format!("data {patches} training patches · {steps_per_epoch} steps per epoch"));
 
@@ -181,6 +183,7 @@ fn load(session: &mut Session, cfg: &Config, begin: &Begin, messages: &Messages)
         let (_, meta) = TensorFile::open_checkpoint(checkpoint)?;
         report_changes(cfg, &meta, checkpoint, messages)?;
         let meta = saving::load(session, checkpoint)?;
+        algorithms::reuse(session, &meta, messages);
         messages.info(&format!("continuing at step {} from {}", meta.step, checkpoint.display()));
         let newer = TensorFile::open_checkpoint(&checkpoint.with_file_name(LAST)).map(|(_, last)| last.step);
         if newer.as_ref().is_ok_and(|last| *last > meta.step) {

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use super::names::{self, scalars};
 use super::programs::{BatchShape, EvaluateOptions, Programs};
 use crate::config::{self, Config};
-use crate::device::{Device, Outcome, PlanId, Run, bytes_of};
+use crate::device::{Choices, Device, Outcome, PlanId, Run, bytes_of};
 use crate::nn::{Layout, Tensor};
 use crate::plan::{Plan, PlanOptions, Precision, Program, Target};
 use crate::tape::Shape;
@@ -169,6 +169,19 @@ impl<'a> Session<'a> {
     /// The device.
     pub fn device(&self) -> &dyn Device {
         self.device.as_ref()
+    }
+
+    /// Loads plans, so that what has to be compiled and chosen for them is compiled and chosen.
+    ///
+    /// # Errors
+    /// Those of [`Session::plan`].
+    pub fn load_all(&mut self, keys: &[Key]) -> Result<Vec<PlanId>> {
+        keys.iter().map(|key| self.plan(*key)).collect()
+    }
+
+    /// Takes algorithms of an earlier run on the same device, before a plan is loaded.
+    pub fn reuse(&mut self, choices: Choices) {
+        self.device.reuse(choices);
     }
 
     /// Whether runs add up the time of each plan step.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 
+use super::algorithms;
 use super::memory::{Need, available};
 use super::programs::{BatchShape, EvaluateOptions};
 use super::session::{Key, Part, Session};
@@ -58,16 +59,21 @@ pub fn check_patch(cfg: &Config, dataset: &Dataset) -> Result<()> {
     Err(Error::config("Discriminator", message).with_hint("use fewer n_blocks or larger images"))
 }
 
-/// The programs that a run of `cfg` on `dataset` will use, with their plans.
+/// The plans that a run of `cfg` on `dataset` will use.
 ///
 /// # Errors
 /// Shape errors of the networks, which name the layer.
 pub fn compile_all(session: &Session, cfg: &Config, dataset: &Dataset) -> Result<Vec<Plan>> {
+    all_keys(cfg, dataset).into_iter().map(|key| session.compile(key)).collect()
+}
+
+/// The programs that a run of `cfg` on `dataset` will use.
+pub fn all_keys(cfg: &Config, dataset: &Dataset) -> Vec<Key> {
     let shape = train_shape(cfg, dataset);
     let t = &cfg.training;
     let pretrains = t.pretrain_g_only && t.g_pretrain_steps != 0;
     let adversarial = !(t.pretrain_g_only && t.g_pretrain_steps < 0);
-    let keys: Vec<Key> = if t.accumulate_grad_batches > 1 {
+    let mut keys: Vec<Key> = if t.accumulate_grad_batches > 1 {
         let content = pretrains.then_some(Part::Content(shape));
         let gan = [Part::Judge(shape), Part::Generate(shape)].into_iter().filter(|_| adversarial);
         content.into_iter().chain(gan).chain([Part::Update(adversarial)]).map(Key::Accumulate).collect()
@@ -75,7 +81,6 @@ pub fn compile_all(session: &Session, cfg: &Config, dataset: &Dataset) -> Result
         let all = [(pretrains, Key::Pretrain(shape)), (adversarial, Key::Adversarial(shape))];
         all.into_iter().filter(|(runs, _)| *runs).map(|(_, key)| key).collect()
     };
-    let mut plans = keys.into_iter().map(|key| session.compile(key)).collect::<Result<Vec<Plan>>>()?;
     let ema = cfg.training.ema.enabled;
     for (i, size) in dataset.val_sizes().iter().enumerate() {
         let options = EvaluateOptions { ema, discriminator: adversarial, images: true, bicubic: false };
@@ -84,25 +89,26 @@ pub fn compile_all(session: &Session, cfg: &Config, dataset: &Dataset) -> Result
             hr: (size.hr_height, size.hr_width),
             ..shape
         };
-        plans.push(session.compile(Key::Evaluate(val, options))?);
+        keys.push(Key::Evaluate(val, options));
     }
-    Ok(plans)
+    keys
 }
 
-/// The text that `--dry-run` prints: layers, parameters, multiply-adds, memory, steps per epoch.
+/// The text that `--dry-run` prints: layers, parameters, multiply-adds, memory, steps per epoch; if `verbose`, which
+/// algorithms the device has chosen.
 ///
 /// # Errors
 /// Whatever would keep a run from starting: data, networks, device.
-pub fn dry_run(cfg: &Config) -> Result<String> {
-    dry_run_on(open_device(cfg)?, cfg)
+pub fn dry_run(cfg: &Config, verbose: bool) -> Result<String> {
+    dry_run_on(open_device(cfg)?, cfg, verbose)
 }
 
 /// The same for a run on this device.
 ///
 /// # Errors
 /// As for [`dry_run`].
-pub fn dry_run_on(device: Box<dyn Device>, cfg: &Config) -> Result<String> {
-    let session = Session::new(cfg, device)?;
+pub fn dry_run_on(device: Box<dyn Device>, cfg: &Config, verbose: bool) -> Result<String> {
+    let mut session = Session::new(cfg, device)?;
     let dataset = Dataset::open(&data_settings(cfg))?;
     check_patch(cfg, &dataset)?;
     let steps = steps_per_epoch(cfg, &dataset)?;
@@ -124,11 +130,33 @@ pub fn dry_run_on(device: Box<dyn Device>, cfg: &Config) -> Result<String> {
             mib(4 * plan.scratch_len),
         ]);
     }
-    let memory = memory_table(&Need::of_plans(&session, &plans), available(&session)?);
+    let (need, available) = (Need::of_plans(&session, &plans), available(&session)?);
+    let memory = memory_table(&need, available);
     let _ = writeln!(text, "{programs}\n\n{memory}\n");
     let _ = writeln!(text, "device: {}", session.device().describe());
     let _ = write!(text, "data: {} training patches, {steps} steps per epoch", dataset.train_len());
+    if verbose {
+        let _ = write!(text, "\n\n{}", algorithms_of(&mut session, cfg, &dataset, need.total(), available)?);
+    }
     Ok(text)
+}
+
+/// What the device chooses for a run that takes `needed` bytes.
+fn algorithms_of(
+    session: &mut Session,
+    cfg: &Config,
+    dataset: &Dataset,
+    needed: usize,
+    available: Option<usize>,
+) -> Result<String> {
+    if session.device().choices().is_none() {
+        return Ok(algorithms::table(session.device(), &[]));
+    }
+    if available.is_some_and(|available| available < needed) {
+        return Ok("algorithms: not timed, because the run does not fit into memory".to_owned());
+    }
+    let plans = session.load_all(&all_keys(cfg, dataset))?;
+    Ok(algorithms::table(session.device(), &plans))
 }
 
 /// What a run takes, and what the device has for it.

@@ -6,6 +6,7 @@ mod steps;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::algorithms;
 use super::programs::BatchShape;
 use super::saving;
 use super::session::Session;
@@ -322,6 +323,7 @@ impl<'a> Trainer<'a> {
     fn refresh_counters(&mut self) -> Result<()> {
         let [adam_g, adam_d, ema_updates] = self.session.counters()?;
         self.meta.counters = Counters { adam_g, adam_d, ema_updates, ..self.meta.counters };
+        algorithms::note(self.session.device(), &mut self.meta);
         Ok(())
     }
 }

@@ -23,8 +23,8 @@ pub fn all_modules() -> Vec<ModuleSource> {
     let mut seen = HashSet::new();
     let mut all: Vec<ModuleSource> = peak_modules().into();
     let configs: Vec<Config> = files.iter().map(|path| Config::load(path, &[]).unwrap().0).collect();
-    for program in configs.iter().flat_map(programs).chain([sum_over_images()]) {
-        for precision in [Precision::F32, Precision::Tf32, Precision::Bf16] {
+    for precision in [Precision::F32, Precision::Tf32, Precision::Bf16] {
+        for program in configs.iter().flat_map(|cfg| programs(cfg, precision)).chain([sum_over_images()]) {
             let options = PlanOptions { precision, ..PlanOptions::new(Target::Cuda) };
             let plan = Plan::compile(&program, options).unwrap();
             all.extend(modules(&plan).unwrap().into_iter().filter(|m| seen.insert(m.clone())));
@@ -33,8 +33,8 @@ pub fn all_modules() -> Vec<ModuleSource> {
     all
 }
 
-fn programs(config: &Config) -> Vec<Program> {
-    let programs = Programs::new(config).unwrap();
+fn programs(config: &Config, precision: Precision) -> Vec<Program> {
+    let programs = Programs::new(config).unwrap().aligned_to(precision.vector());
     let pairs = BatchShape { batch: 2, hr: (HR, HR), hr_type: DType::F32, lr_type: Some(DType::F32) };
     let scenes = BatchShape { hr_type: DType::U16, lr_type: None, ..pairs };
     let every = EvaluateOptions { ema: false, discriminator: true, images: true, bicubic: true };

@@ -63,7 +63,7 @@ fn train(scratch: &Scratch, run: &str, device: Box<dyn Device>, config: &Path, a
     let mut overrides: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
     overrides.push(folder("Data.store_dir", "store"));
     let (cfg, _) = Config::load(config, &overrides).unwrap();
-    let options = RunOptions { resume: Some(Resume::Auto), run_dir: Some(scratch.path(run)), sync_kernels: false };
+    let options = RunOptions { resume: Some(Resume::Auto), run_dir: Some(scratch.path(run)), ..RunOptions::default() };
     run_on(|| Ok(device), &cfg, &options, &Messages::plain(std::io::sink())).unwrap();
 }
 

@@ -166,7 +166,7 @@ const LARGE: [&str; 2] = ["Data.hr_size=32", "Data.val_fraction=0.5"];
 /// The total that a dry run shows, in MiB.
 fn total(scratch: &Scratch, batch: usize) -> f64 {
     let cfg = config(scratch, &[&LARGE[..], &[&format!("Data.train_batch_size={batch}")]].concat());
-    let text = dry_run_on(late_device(Faults::default()).0, &cfg).unwrap();
+    let text = dry_run_on(late_device(Faults::default()).0, &cfg, false).unwrap();
     number(&text, "total")
 }
 
@@ -205,6 +205,6 @@ fn a_gpu_without_room_is_refused_before_any_work_with_the_batch_that_fits() {
 fn a_dry_run_says_how_much_memory_there_is() {
     let scratch = Scratch::new();
     let (device, _) = late_device(Faults { free: Some(1000 << 20), ..Faults::default() });
-    let text = dry_run_on(device, &config(&scratch, &[])).unwrap();
+    let text = dry_run_on(device, &config(&scratch, &[]), false).unwrap();
     assert_eq!(number(&text, "available"), 1000.0 - 256.0, "{text}");
 }

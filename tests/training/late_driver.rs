@@ -8,6 +8,7 @@ use std::rc::Rc;
 use srgan::device::cuda::Cuda;
 use srgan::device::cuda::driver::{DevicePtr, Driver, FunctionId, GraphId, Launch, ModuleSource, ReadId};
 use srgan::device::cuda::host::{HostDriver, HostOptions};
+use srgan::device::cuda::library_call;
 use srgan::device::{Compiling, Device};
 use srgan::{Error, Result};
 
@@ -212,9 +213,13 @@ impl Driver for LateDriver {
         self.push(Work::Launch(launch.clone()))
     }
 
-    unsafe fn record(&mut self, launches: &[Launch]) -> Result<GraphId> {
+    unsafe fn record(&mut self, work: &[library_call::Work]) -> Result<GraphId> {
         self.check()?;
-        self.graphs.push(launches.to_vec());
+        let launches = work.iter().map(|entry| match entry {
+            library_call::Work::Kernel(launch) => launch.clone(),
+            library_call::Work::Library(call) => panic!("{call:?}: this driver has no libraries"),
+        });
+        self.graphs.push(launches.collect());
         Ok(GraphId(self.graphs.len() - 1))
     }
 

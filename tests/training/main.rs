@@ -11,6 +11,7 @@ mod cuda;
 mod data_sets;
 mod gpu;
 mod late_driver;
+mod libraries;
 mod not_finite;
 mod resume;
 mod run_files;

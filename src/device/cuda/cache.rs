@@ -76,6 +76,11 @@ impl Cache {
         Ok(())
     }
 
+    /// The file beside the entries that is kept for a key; no folder, no file.
+    pub fn companion(&self, key: &str, extension: &str) -> Option<PathBuf> {
+        Some(self.folder.as_ref()?.join(format!("{:016x}.{extension}", fnv1a(key.as_bytes()))))
+    }
+
     /// Counts the entries.
     pub fn contents(&self) -> Contents {
         let entries = self.folder().and_then(|f| fs::read_dir(f).ok()).into_iter().flatten().flatten();
@@ -98,7 +103,7 @@ impl Cache {
     }
 
     fn path(&self, key: &str) -> Option<PathBuf> {
-        Some(self.folder.as_ref()?.join(format!("{:016x}.cubin", fnv1a(key.as_bytes()))))
+        self.companion(key, "cubin")
     }
 }
 

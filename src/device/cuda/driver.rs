@@ -2,9 +2,12 @@
 //! the driver API) and the host, which runs the same kernels with one fiber per CUDA thread, for tests.
 
 use std::fmt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use crate::Result;
+use super::library_call::{LibraryLaunch, LibraryOp, Work};
 use crate::device::Compiling;
+use crate::{Error, Result};
 
 /// An address in the driver's memory, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,7 +51,7 @@ pub struct ModuleSource {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FunctionId(pub usize);
 
-/// A recorded sequence of launches of one driver.
+/// A recorded sequence of work of one driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GraphId(pub usize);
 
@@ -145,16 +148,88 @@ pub trait Driver: fmt::Debug {
     /// The arguments are those of the kernel, and what it reads and writes is allocated.
     unsafe fn launch(&mut self, launch: &Launch) -> Result<()>;
 
-    /// Records launches as one graph that can be replayed.
+    /// What the times of algorithms hold for: the device, and everything that times depend on.
+    fn timed_on(&self) -> String {
+        self.describe()
+    }
+
+    /// The file that keeps algorithms picked by timing from run to run, if there is one.
+    fn choices_file(&self) -> Option<PathBuf> {
+        None
+    }
+
+    /// Whether there is a library, so that there are algorithms to choose from.
+    fn has_libraries(&self) -> bool {
+        false
+    }
+
+    /// Algorithms of libraries that compute `op` and always give the same bits, the likely fastest first. They are
+    /// names that mean the same in every run with the same libraries. A library that is missing has none.
+    fn algorithms(&mut self, _op: &LibraryOp) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Makes an algorithm ready to be called.
+    ///
+    /// # Errors
+    /// It does not exist or does not compute `op`.
+    fn prepare(&mut self, op: &LibraryOp, algorithm: &str) -> Result<()> {
+        Err(Error::device(format!("there is no library for {op}, algorithm {algorithm}")))
+    }
+
+    /// Starts a library's call.
+    ///
+    /// # Errors
+    /// Those of the library and the driver, with the node's path.
+    ///
+    /// # Safety
+    /// The operands are allocated, with the extents and layouts that the call says.
+    unsafe fn call(&mut self, launch: &LibraryLaunch) -> Result<()> {
+        self.prepare(&launch.call.op, &launch.algorithm)
+    }
+
+    /// Starts a kernel or a library's call.
+    ///
+    /// # Errors
+    /// As for [`Driver::launch`] and [`Driver::call`].
+    ///
+    /// # Safety
+    /// As for [`Driver::launch`] and [`Driver::call`].
+    unsafe fn start(&mut self, work: &Work) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe {
+            match work {
+                Work::Kernel(launch) => self.launch(launch),
+                Work::Library(launch) => self.call(launch),
+            }
+        }
+    }
+
+    /// How long the work takes: the best of a fixed number of runs after others that warm up.
+    ///
+    /// # Errors
+    /// As for [`Driver::record`].
+    ///
+    /// # Safety
+    /// As for [`Driver::record`].
+    unsafe fn time(&mut self, work: &[Work]) -> Result<Duration> {
+        let start = Instant::now();
+        // SAFETY: the caller's.
+        work.iter().try_for_each(|entry| unsafe { self.start(entry) })?;
+        self.synchronize()?;
+        Ok(start.elapsed())
+    }
+
+    /// Records work as one graph that can be replayed. Calls of libraries may be made once for it, kernels are not run.
     ///
     /// # Errors
     /// Those of the driver.
     ///
     /// # Safety
-    /// As for [`Driver::launch`], until the graph's last replay.
-    unsafe fn record(&mut self, launches: &[Launch]) -> Result<GraphId>;
+    /// As for [`Driver::start`], until the graph's last replay.
+    unsafe fn record(&mut self, work: &[Work]) -> Result<GraphId>;
 
-    /// Starts the launches of a graph.
+    /// Starts the work of a graph.
     ///
     /// # Errors
     /// Those of the driver.

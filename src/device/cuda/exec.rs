@@ -1,4 +1,4 @@
-//! The CUDA device: memory, loaded plans, replay. A plan's launches are made once, when it is loaded or the arena
+//! The CUDA device: memory, loaded plans, replay. A plan's work is made once, when it is loaded or the arena
 //! has moved, and recorded as one graph; a run uploads its inputs before, replays, and reads one block back.
 
 use std::cell::RefCell;
@@ -6,12 +6,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::choose::{Compiler, Variants, choose};
 use super::driver::{DevicePtr, Driver, FunctionId, Geometry, GraphId, Launch, ModuleSource, ReadId};
 use super::launch::KernelLaunch;
+use super::library_call::{Item, Work};
 use super::module::module;
 use super::peak;
 use super::resolve::{Addresses, OK_FLOATS};
-use crate::device::{Device, OnCompile, Outcome, Peaks, PlanId, Run};
+use crate::device::{Choices, Device, OnCompile, Outcome, Peaks, PlanId, Run};
 use crate::plan::{Plan, Target};
 use crate::tape::Shape;
 use crate::{Error, Result};
@@ -28,6 +30,9 @@ pub struct Cuda {
     arena: (DevicePtr, usize),
     states: BTreeMap<String, (Shape, DevicePtr)>,
     plans: Vec<Loaded>,
+    /// Algorithms of this device and its libraries that are known, and those that loaded plans use.
+    known: Choices,
+    chosen: Choices,
     profile: bool,
 }
 
@@ -38,9 +43,11 @@ struct Loaded {
     /// The flag of the checks, then the outputs, each contiguous.
     outbox: DevicePtr,
     outbox_floats: usize,
-    launches: Vec<Launch>,
-    /// How many of the launches belong to each step; the rest are checks, commits and outputs.
+    work: Vec<Work>,
+    /// How many entries of the work belong to each step; the rest are checks, commits and outputs.
     per_step: Vec<usize>,
+    /// Paths and kinds of steps that had several ways.
+    with_choice: Vec<(Arc<str>, String)>,
     graph: Option<GraphId>,
     times: Vec<Duration>,
 }
@@ -48,7 +55,11 @@ struct Loaded {
 impl Cuda {
     /// A device on `driver`.
     pub fn new(driver: Box<dyn Driver>) -> Cuda {
+        let mut known = Choices::new(driver.timed_on());
+        driver.choices_file().iter().for_each(|path| known.add_from(path));
         Cuda {
+            chosen: Choices::new(driver.timed_on()),
+            known,
             driver: RefCell::new(driver),
             on_compile: None,
             functions: HashMap::new(),
@@ -91,11 +102,11 @@ impl Cuda {
         let outbox_floats = OK_FLOATS + plan.outputs.iter().map(|(_, l)| l.shape.len()).sum::<usize>();
         let outbox = driver.alloc(outbox_floats * 4)?;
         let times = vec![Duration::ZERO; plan.steps.len()];
-        let (launches, per_step) = (Vec::new(), Vec::new());
-        Ok(Loaded { plan, slots, constants, outbox, outbox_floats, launches, per_step, graph: None, times })
+        let (work, per_step, with_choice) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Loaded { plan, slots, constants, outbox, outbox_floats, work, per_step, with_choice, graph: None, times })
     }
 
-    /// Makes a plan's launches for where memory is now.
+    /// Makes a plan's work for where memory is now.
     fn resolve(&mut self, id: usize) -> Result<()> {
         let loaded = &self.plans[id];
         let at = Addresses {
@@ -106,68 +117,53 @@ impl Cuda {
             constants: &loaded.constants,
             outbox: loaded.outbox,
         };
-        let mut kernels: Vec<(Arc<str>, KernelLaunch)> = Vec::new();
-        let mut per_step = Vec::new();
+        let mut variants = Vec::with_capacity(loaded.plan.steps.len());
         for step in &loaded.plan.steps {
-            let before = kernels.len();
-            kernels.extend(at.step(step)?.into_iter().map(|k| (step.path.clone(), k)));
-            per_step.push(kernels.len() - before);
+            let own: Vec<Item> = at.step(step)?.into_iter().map(Item::Kernel).collect();
+            variants.push(Variants { path: step.path.clone(), own, library: at.alternative(step)? });
         }
-        kernels.extend(at.end()?);
-        let launches = self.compile(&kernels)?;
-        let driver = self.driver.get_mut();
-        // SAFETY: the launches use memory of this device, which lives until the plan is resolved again.
-        let graph = unsafe { driver.record(&launches)? };
+        let end: Vec<_> = at.end()?.into_iter().map(|(path, kernel)| (path, Item::Kernel(kernel))).collect();
+        let mut compiler = Compiler {
+            driver: self.driver.get_mut().as_mut(),
+            functions: &mut self.functions,
+            on_compile: &mut self.on_compile,
+        };
+        choose(&mut compiler, &variants, &mut self.known, &mut self.chosen)?;
+        let with_choice = variants.iter().filter_map(|v| Some((v.path.clone(), v.choice(&self.chosen)?.0.clone())));
+        let with_choice = with_choice.collect();
+        let (mut items, mut per_step) = (Vec::new(), Vec::new());
+        for variant in variants {
+            let (path, chosen) = (variant.path.clone(), variant.chosen(&self.chosen));
+            per_step.push(chosen.len());
+            items.extend(chosen.into_iter().map(|item| (path.clone(), item)));
+        }
+        items.extend(end);
+        let work = compiler.compile(&items)?;
+        // SAFETY: the work uses memory of this device, which lives until the plan is resolved again.
+        let graph = unsafe { compiler.driver.record(&work)? };
         let loaded = &mut self.plans[id];
-        (loaded.launches, loaded.per_step, loaded.graph) = (launches, per_step, Some(graph));
+        (loaded.work, loaded.per_step, loaded.graph) = (work, per_step, Some(graph));
+        loaded.with_choice = with_choice;
         Ok(())
-    }
-
-    /// Compiles what is new among the kernels.
-    fn compile(&mut self, kernels: &[(Arc<str>, KernelLaunch)]) -> Result<Vec<Launch>> {
-        let driver = self.driver.get_mut();
-        let specialise = driver.specialises();
-        let modules: Vec<_> = kernels.iter().map(|(_, k)| module(k, specialise)).collect();
-        let mut missing: Vec<ModuleSource> = Vec::new();
-        for (source, _) in &modules {
-            if !self.functions.contains_key(source) && !missing.contains(source) {
-                missing.push(source.clone());
-            }
-        }
-        let (name, on_compile) = (driver.describe(), &mut self.on_compile);
-        let compiled = driver.compile(&missing, &mut |compiling| {
-            if let Some(show) = on_compile {
-                show(&name, compiling);
-            }
-        })?;
-        for (source, functions) in missing.into_iter().zip(compiled) {
-            self.functions.insert(source, functions[0]);
-        }
-        let mut launches = Vec::with_capacity(kernels.len());
-        for ((path, kernel), (source, args)) in kernels.iter().zip(modules) {
-            let function = self.functions[&source];
-            launches.push(Launch { function, geometry: geometry(kernel), args, path: path.clone() });
-        }
-        Ok(launches)
     }
 
     /// Runs step by step, waiting after each.
     fn run_timed(&mut self, id: usize) -> Result<()> {
         let driver = self.driver.get_mut();
         let loaded = &mut self.plans[id];
-        let mut launches = loaded.launches.iter();
+        let mut work = loaded.work.iter();
         for (count, time) in loaded.per_step.iter().zip(&mut loaded.times) {
             let start = Instant::now();
-            for launch in launches.by_ref().take(*count) {
+            for entry in work.by_ref().take(*count) {
                 // SAFETY: as recorded by `resolve`.
-                unsafe { driver.launch(launch)? };
+                unsafe { driver.start(entry)? };
             }
             driver.synchronize()?;
             *time += start.elapsed();
         }
-        for launch in launches {
+        for entry in work {
             // SAFETY: as recorded by `resolve`.
-            unsafe { driver.launch(launch)? };
+            unsafe { driver.start(entry)? };
         }
         Ok(())
     }
@@ -183,7 +179,7 @@ pub(crate) fn prepare(driver: &mut dyn Driver, kernel: &KernelLaunch, path: &str
     Ok(Launch { function, geometry: geometry(kernel), args, path: path.into() })
 }
 
-fn geometry(kernel: &KernelLaunch) -> Geometry {
+pub(super) fn geometry(kernel: &KernelLaunch) -> Geometry {
     let grid = kernel.grid.map(|blocks| blocks as u32);
     Geometry { grid, block: [kernel.threads as u32, 1, 1], shared_bytes: kernel.shared_bytes as u32 }
 }
@@ -289,6 +285,20 @@ impl Device for Cuda {
         // SAFETY: of the state's size.
         unsafe { self.driver.borrow_mut().download(bytes_of_mut(&mut data), *ptr)? };
         Ok(data)
+    }
+
+    fn choices(&self) -> Option<&Choices> {
+        self.driver.borrow().has_libraries().then_some(&self.chosen)
+    }
+
+    fn steps_with_choice(&self, plan: PlanId) -> &[(Arc<str>, String)] {
+        &self.plans[plan.0].with_choice
+    }
+
+    fn reuse(&mut self, choices: Choices) {
+        if choices.timed_on == self.known.timed_on {
+            self.known.steps.extend(choices.steps);
+        }
     }
 
     fn available_memory(&self) -> Result<Option<usize>> {

@@ -85,6 +85,18 @@ impl Finish {
         if stored && all.into_iter().all(DeviceView::has_vectors) { 4 } else { 1 }
     }
 
+    /// What is done, without addresses: ` +add[1,1,1,64] +leaky_relu`.
+    pub(super) fn signature(&self) -> String {
+        let mut text = String::new();
+        for stage in &self.stages {
+            let _ = write!(text, " +{}", stage.name);
+            let read = stage.inputs.iter().enumerate().filter(|(i, _)| *i != stage.carrier);
+            read.for_each(|(_, view)| _ = write!(text, "{:?}", view.shape.0));
+        }
+        self.stores.iter().skip(1).for_each(|(after, _)| _ = write!(text, " >{after}"));
+        text
+    }
+
     /// Whether an unspecialised kernel has room for it.
     pub(super) fn fits(&self) -> bool {
         self.stages.len() <= MAX_STAGES && self.stores.len() <= MAX_STORES

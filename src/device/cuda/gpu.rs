@@ -1,12 +1,15 @@
 //! The driver of a real GPU: NVRTC, then one stream of the driver API, in whose order everything is done.
 
-use std::collections::HashSet;
-use std::ffi::c_void;
-use std::fmt;
-use std::sync::Arc;
+mod work;
 
-use cudarc::driver::result::{free_sync, launch_kernel, malloc_sync, memcpy_dtoh_async, memcpy_htod_async};
-use cudarc::driver::sys::{CUfunction_attribute as Attribute, CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
+use std::collections::HashSet;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cudarc::driver::result::{free_sync, malloc_sync, memcpy_dtoh_async, memcpy_htod_async};
+use cudarc::driver::sys::{CUfunction_attribute as Attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaFunction, CudaGraph, CudaStream, DriverError};
 use cudarc::nvrtc::Ptx;
 
@@ -16,12 +19,17 @@ use super::driver::{DevicePtr, Driver, FunctionId, GraphId, Launch, ModuleSource
 use super::failure::failure;
 use super::gpus::gpus;
 use super::libraries::{Library, Version};
+use super::library_call::{LibraryLaunch, LibraryOp, Work};
+use super::math::{Math, WORKSPACE_BYTES};
+use super::module::all_kernels;
 use super::nvrtc::{Arch, Nvrtc};
 use super::readback::Readback;
 use super::search::{Env, SearchPath};
 use super::staging::Staging;
+use super::timing::{REPEATS, Timer};
 use crate::device::Compiling;
 use crate::{Error, Result};
+use work::title;
 
 /// The oldest driver's CUDA version that has all that is called here.
 const OLDEST_DRIVER: Version = Version { major: 12, minor: 0, patch: None };
@@ -58,6 +66,11 @@ pub struct GpuDriver {
     allocations: HashSet<u64>,
     /// None where the system gives no page-locked memory.
     staging: Option<Staging>,
+    math: Math,
+    /// Calls that were made before.
+    warm: HashSet<(LibraryOp, Arc<str>)>,
+    driver: Version,
+    timer: Timer,
     readback: Readback,
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
@@ -73,8 +86,8 @@ struct Function {
 struct Recorded {
     /// None for no launches.
     graph: Option<CudaGraph>,
-    /// What the graph was made of, to be launched one by one with `sync_kernels`.
-    launches: Vec<Launch>,
+    /// What the graph was made of, to be started one by one with `sync_kernels`.
+    work: Vec<Work>,
 }
 
 impl GpuDriver {
@@ -84,7 +97,8 @@ impl GpuDriver {
     /// There is no driver, no compiler or no such GPU: what is missing, and what to do.
     pub fn new(options: GpuOptions) -> Result<GpuDriver> {
         let GpuOptions { ordinal, sync_kernels, search, cache } = options;
-        let driver = Library::Driver.load(&search, None)?.version;
+        let library = Library::Driver.load(&search, None)?;
+        let (driver, timer) = (library.version, Timer::new(&library)?);
         if driver < OLDEST_DRIVER {
             return Err(Error::device(format!("the driver is of CUDA {driver}, too old: {OLDEST_DRIVER} is needed"))
                 .with_hint("update it: https://www.nvidia.com/drivers"));
@@ -99,9 +113,11 @@ impl GpuDriver {
         nvrtc.supports(&arch)?;
         let (context, stream) = open(ordinal).map_err(|e| failure(&format!("GPU {ordinal} does not open"), e))?;
         let (staging, readback) = (Staging::new(&context).ok(), Readback::new(&context));
+        // SAFETY: the context that was just opened is current, and its stream is held beside the libraries.
+        let math = unsafe { Math::open(&search, driver, stream.cu_stream().cast()) };
         let name = gpu.name.clone();
         let (graphs, functions, allocations) = (Vec::new(), Vec::new(), HashSet::new());
-        Ok(GpuDriver {
+        let mut this = GpuDriver {
             name,
             arch,
             nvrtc,
@@ -111,10 +127,19 @@ impl GpuDriver {
             functions,
             allocations,
             staging,
+            math,
+            warm: HashSet::new(),
+            driver,
+            timer,
             readback,
             stream,
             context,
-        })
+        };
+        if !this.math.is_empty() {
+            let workspace = this.alloc(WORKSPACE_BYTES)?;
+            this.math.use_workspace(workspace);
+        }
+        Ok(this)
     }
 
     /// Loads a module's machine code and finds its kernels.
@@ -133,42 +158,6 @@ impl GpuDriver {
         Ok(found)
     }
 
-    /// Allows a kernel the shared memory of a launch: beyond 48 KiB a kernel has to ask.
-    fn allow_shared(&mut self, launch: &Launch) -> Result<()> {
-        let wanted = launch.geometry.shared_bytes;
-        let function = self.functions.get_mut(launch.function.0).ok_or_else(|| unknown("kernel", launch.function.0))?;
-        if wanted > function.shared_limit {
-            let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            let set = function.function.set_attribute(attribute, wanted as i32);
-            set.map_err(|e| failure(&title(&function.name, launch), e))?;
-            function.shared_limit = wanted;
-        }
-        Ok(())
-    }
-
-    /// Puts a launch into the stream.
-    ///
-    /// # Safety
-    /// As for [`Driver::launch`].
-    unsafe fn enqueue(&self, launch: &Launch) -> Result<()> {
-        let function = self.functions.get(launch.function.0).ok_or_else(|| unknown("kernel", launch.function.0))?;
-        let ([gx, gy, gz], [bx, by, bz]) = (launch.geometry.grid, launch.geometry.block);
-        // The driver copies the arguments before it returns, and does not write to them.
-        let mut arguments = [launch.args.as_ptr().cast_mut().cast::<c_void>()];
-        // SAFETY: the module lives as long as `self`; the arguments are the caller's.
-        unsafe {
-            launch_kernel(
-                function.function.cu_function(),
-                (gx, gy, gz),
-                (bx, by, bz),
-                launch.geometry.shared_bytes,
-                self.stream.cu_stream(),
-                &mut arguments,
-            )
-        }
-        .map_err(|e| failure(&title(&function.name, launch), e))
-    }
-
     fn bind(&self) -> Result<()> {
         self.context.bind_to_thread().map_err(|e| failure("the GPU's context", e))
     }
@@ -180,12 +169,6 @@ fn open(ordinal: usize) -> Result<(Arc<CudaContext>, Arc<CudaStream>), DriverErr
     unsafe { context.disable_event_tracking() };
     let stream = context.new_stream()?;
     Ok((context, stream))
-}
-
-/// A launch, in messages.
-fn title(kernel: &str, launch: &Launch) -> String {
-    let (grid, block, shared) = (launch.geometry.grid, launch.geometry.block, launch.geometry.shared_bytes);
-    format!("kernel {kernel} of {} (grid {grid:?}, block {block:?}, {shared} bytes of shared memory)", launch.path)
 }
 
 fn unknown(kind: &str, id: usize) -> Error {
@@ -287,32 +270,70 @@ impl Driver for GpuDriver {
         Ok(())
     }
 
-    unsafe fn record(&mut self, launches: &[Launch]) -> Result<GraphId> {
-        self.bind()?;
-        launches.iter().try_for_each(|launch| self.allow_shared(launch))?;
-        let mut graph = None;
-        if !launches.is_empty() {
-            let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-            self.stream.begin_capture(mode).map_err(|e| failure("recording launches", e))?;
-            // SAFETY: the caller's.
-            let queued = launches.iter().try_for_each(|launch| unsafe { self.enqueue(launch) });
-            // The capture ends also after a failure, whose message says more than that of the unfinished graph.
-            let ended = self.stream.end_capture(CUgraphInstantiate_flags(0));
-            queued?;
-            graph = ended.map_err(|e| failure("making a graph of launches", e))?;
+    fn timed_on(&self) -> String {
+        let kernels = crc32c::crc32c(self.nvrtc.key(&all_kernels(), &self.arch).as_bytes());
+        format!("{}, CUDA {}{}, kernels {kernels:08x}", self.describe(), self.driver, self.math)
+    }
+
+    fn choices_file(&self) -> Option<PathBuf> {
+        self.cache.companion(&self.timed_on(), "json")
+    }
+
+    fn has_libraries(&self) -> bool {
+        !self.math.is_empty()
+    }
+
+    fn algorithms(&mut self, op: &LibraryOp) -> Vec<String> {
+        match self.bind() {
+            Ok(()) => self.math.algorithms(op),
+            Err(_) => Vec::new(),
         }
-        let launches = if self.sync_kernels { launches.to_vec() } else { Vec::new() };
-        self.graphs.push(Recorded { graph, launches });
+    }
+
+    fn prepare(&mut self, op: &LibraryOp, algorithm: &str) -> Result<()> {
+        self.bind()?;
+        self.math.prepare(op, algorithm)
+    }
+
+    unsafe fn call(&mut self, launch: &LibraryLaunch) -> Result<()> {
+        self.prepare(&launch.call.op, &launch.algorithm)?;
+        // SAFETY: the caller's.
+        unsafe { self.math.call(launch)? };
+        if self.sync_kernels {
+            let what = format!("{} of {}", launch.algorithm, launch.path);
+            self.stream.synchronize().map_err(|e| failure(&what, e))?;
+        }
+        Ok(())
+    }
+
+    unsafe fn time(&mut self, work: &[Work]) -> Result<Duration> {
+        let repeated = [work; REPEATS].concat();
+        // SAFETY: the caller's.
+        let graph = unsafe { self.capture(&repeated)? };
+        match graph {
+            Some(graph) => {
+                let best = self.timer.best(&self.context, &self.stream, &graph);
+                best.map_err(|e| failure("timing a step", e))
+            }
+            None => Ok(Duration::ZERO),
+        }
+    }
+
+    unsafe fn record(&mut self, work: &[Work]) -> Result<GraphId> {
+        // SAFETY: the caller's.
+        let graph = unsafe { self.capture(work)? };
+        let work = if self.sync_kernels { work.to_vec() } else { Vec::new() };
+        self.graphs.push(Recorded { graph, work });
         Ok(GraphId(self.graphs.len() - 1))
     }
 
     unsafe fn replay(&mut self, graph: GraphId) -> Result<()> {
         let recorded = self.graphs.get_mut(graph.0).ok_or_else(|| unknown("graph", graph.0))?;
         if self.sync_kernels {
-            let launches = std::mem::take(&mut recorded.launches);
+            let work = std::mem::take(&mut recorded.work);
             // SAFETY: as recorded.
-            let done = launches.iter().try_for_each(|launch| unsafe { self.launch(launch) });
-            self.graphs[graph.0].launches = launches;
+            let done = work.iter().try_for_each(|entry| unsafe { self.start(entry) });
+            self.graphs[graph.0].work = work;
             return done;
         }
         match &recorded.graph {

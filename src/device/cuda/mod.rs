@@ -5,6 +5,7 @@
 
 mod args;
 pub mod cache;
+mod choose;
 mod compile;
 pub mod driver;
 mod exec;
@@ -15,6 +16,8 @@ mod gpus;
 pub mod host;
 mod launch;
 pub mod libraries;
+pub mod library_call;
+mod math;
 mod module;
 pub mod nvrtc;
 mod peak;
@@ -24,6 +27,7 @@ mod resolve;
 mod ring;
 pub mod search;
 mod staging;
+mod timing;
 
 pub use args::{Args, DeviceView};
 pub use compile::machine_code;
@@ -34,6 +38,7 @@ pub use finish::{Finish, Part, PointwiseCode};
 pub use gpu::{GpuDriver, GpuOptions};
 pub use gpus::{Gpu, gpus};
 pub use launch::{CudaCall, CudaCommit, KernelLaunch, THREADS};
+pub use library_call::{Convolution, Factor, Layout, LibraryCall, LibraryOp, Product};
 pub use peak::peak_modules;
 pub use ptxas::Usage;
 pub(crate) use resolve::copy;

@@ -8,18 +8,27 @@ use super::launch::KernelLaunch;
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
-const BF16: &str = include_str!("../../../kernels/include/bf16.cuh");
-const VIEW: &str = include_str!("../../../kernels/include/view.cuh");
-const POINTWISE_HEADER: &str = include_str!("../../../kernels/include/pointwise.cuh");
+/// Headers of every module, in order.
+const HEADERS: [(&str, &str); 7] = [
+    ("bf16.cuh", include_str!("../../../kernels/include/bf16.cuh")),
+    ("view.cuh", include_str!("../../../kernels/include/view.cuh")),
+    ("tiles.cuh", include_str!("../../../kernels/include/tiles.cuh")),
+    ("pipeline.cuh", include_str!("../../../kernels/include/pipeline.cuh")),
+    ("reduce.cuh", include_str!("../../../kernels/include/reduce.cuh")),
+    ("columns.cuh", include_str!("../../../kernels/include/columns.cuh")),
+    ("pointwise.cuh", include_str!("../../../kernels/include/pointwise.cuh")),
+];
 const FINISH: &str = include_str!("../../../kernels/include/finish.cuh");
-const TILES: &str = include_str!("../../../kernels/include/tiles.cuh");
-const PIPELINE: &str = include_str!("../../../kernels/include/pipeline.cuh");
-const REDUCE: &str = include_str!("../../../kernels/include/reduce.cuh");
-const COLUMNS: &str = include_str!("../../../kernels/include/columns.cuh");
 
 /// The index of a pointwise function, by its name.
 pub(super) fn pointwise_index(name: &str) -> Option<usize> {
     POINTWISE.iter().position(|(function, _)| *function == name)
+}
+
+/// The text of all kernels: what is said of them holds for this text.
+pub(super) fn all_kernels() -> ModuleSource {
+    let text = HEADERS.iter().chain(FILES).map(|(_, body)| *body).collect();
+    ModuleSource { name: "all".to_owned(), text, kernels: vec![] }
 }
 
 /// The module of a launch, and the bytes of its argument struct.
@@ -29,13 +38,7 @@ pub(super) fn module(launch: &KernelLaunch, specialise: bool) -> (ModuleSource, 
     let mut part = |name: &str, body: &str| {
         let _ = writeln!(text, "#line 1 \"kernels/{name}\"\n{body}");
     };
-    part("include/bf16.cuh", BF16);
-    part("include/view.cuh", VIEW);
-    part("include/tiles.cuh", TILES);
-    part("include/pipeline.cuh", PIPELINE);
-    part("include/reduce.cuh", REDUCE);
-    part("include/columns.cuh", COLUMNS);
-    part("include/pointwise.cuh", POINTWISE_HEADER);
+    HEADERS.iter().for_each(|(name, body)| part(&format!("include/{name}"), body));
     // A file of pointwise functions may hold kernels too: each file is included once.
     let mut files = vec![launch.file];
     if launch.args.has_finish() {

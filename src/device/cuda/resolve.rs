@@ -7,6 +7,7 @@ use super::args::{Args, DeviceView};
 use super::driver::{DevicePtr, ModuleSource};
 use super::finish::{Finish, FinishStage, MAX_PARTS, PointwiseCode};
 use super::launch::{CudaCall, CudaCommit, KernelLaunch};
+use super::library_call::Alternative;
 use super::module::{module, pointwise_index};
 use crate::ops::{Exec, Op};
 use crate::plan::{Base, Loc, Plan, Root, Step};
@@ -52,14 +53,7 @@ impl Addresses<'_> {
             Base::Kernel(op, inputs) => {
                 let Exec::Kernel(kernel) = op.exec() else { return Ok(vec![]) };
                 let Some((_, output)) = step.stores.last() else { return Ok(vec![]) };
-                let call = CudaCall {
-                    inputs: &self.views(inputs)?,
-                    output: self.view(output)?,
-                    scratch: self.arena.offset_by(step.scratch.0 * 4),
-                    finish: self.finish(step)?,
-                    precision: step.precision,
-                };
-                Ok(kernel.cuda(&call))
+                Ok(kernel.cuda(&self.call(step, &self.views(inputs)?, output)?))
             }
             Base::Carrier(from) => Ok(vec![pointwise(self.view(from)?, &self.finish(step)?)]),
             Base::Copy { copies, zeros } => {
@@ -76,6 +70,37 @@ impl Addresses<'_> {
                 Ok(launches)
             }
         }
+    }
+
+    fn call<'v>(&self, step: &Step, inputs: &'v [DeviceView], output: &Loc) -> Result<CudaCall<'v>> {
+        Ok(CudaCall {
+            inputs,
+            output: self.view(output)?,
+            scratch: self.arena.offset_by(step.scratch.0 * 4),
+            finish: self.finish(step)?,
+            precision: step.precision,
+        })
+    }
+
+    /// The same step by a library, where one can do it. The library's result goes where the step's goes, or, where that
+    /// is memory that the step still reads, into scratch memory, which the plan has for it.
+    pub fn alternative(&self, step: &Step) -> Result<Option<Alternative>> {
+        let Base::Kernel(op, inputs) = &step.base else { return Ok(None) };
+        let (Exec::Kernel(kernel), Some((_, to))) = (op.exec(), step.stores.last()) else { return Ok(None) };
+        if !kernel.has_library() {
+            return Ok(None);
+        }
+        let views = self.views(inputs)?;
+        let mut call = self.call(step, &views, to)?;
+        let is_read = step.reads().iter().any(|read| read.overlaps(to));
+        if is_read {
+            call.output = DeviceView { ptr: call.scratch, stride: call.output.shape.c(), ..call.output };
+        }
+        let Some(library) = kernel.cuda_library(&call) else { return Ok(None) };
+        let finish = &call.finish;
+        let is_done = finish.stages.is_empty() && finish.stores.len() == 1 && !is_read;
+        let then = (!is_done).then(|| pointwise(call.output, finish));
+        Ok(Some(Alternative { call: library, then, signature: format!("{}{}", library.op, finish.signature()) }))
     }
 
     fn finish(&self, step: &Step) -> Result<Finish> {
@@ -151,22 +176,41 @@ fn pointwise(from: DeviceView, finish: &Finish) -> KernelLaunch {
     KernelLaunch::over("pointwise", "pointwise", items, args)
 }
 
-/// The modules that a plan needs on a driver that specialises, each once, for checks that run no kernel.
+/// The modules that a plan needs on a driver that specialises, with and without libraries, each once, for checks that
+/// run no kernel.
 ///
 /// # Errors
 /// As for loading the plan.
 pub fn modules(plan: &Plan) -> Result<Vec<ModuleSource>> {
-    // Any address with the alignment of real ones.
-    let somewhere = DevicePtr(1 << 20);
-    let states = plan.states.iter().map(|(name, shape)| (name.to_string(), (*shape, somewhere))).collect();
-    let (slots, constants) = (vec![somewhere; plan.inputs.len()], vec![somewhere; plan.constants.len()]);
-    let at =
-        Addresses { arena: somewhere, states: &states, plan, slots: &slots, constants: &constants, outbox: somewhere };
-    let mut kernels = at.end()?.into_iter().map(|(_, kernel)| kernel).collect::<Vec<_>>();
+    let mut kernels = anywhere(plan, |at| at.end())?.into_iter().map(|(_, kernel)| kernel).collect::<Vec<_>>();
     for step in &plan.steps {
-        kernels.extend(at.step(step)?);
+        let (own, library) = anywhere(plan, |at| Ok((at.step(step)?, at.alternative(step)?)))?;
+        kernels.extend(own);
+        kernels.extend(library.and_then(|library| library.then));
     }
     let mut seen = HashSet::new();
     let modules = kernels.iter().map(|kernel| module(kernel, true).0);
     Ok(modules.filter(|m| seen.insert(m.clone())).collect())
+}
+
+/// What `make` makes of a plan whose memory lies anywhere, with the alignment of real memory.
+fn anywhere<T>(plan: &Plan, make: impl FnOnce(&Addresses) -> Result<T>) -> Result<T> {
+    let somewhere = DevicePtr(1 << 20);
+    let states = plan.states.iter().map(|(name, shape)| (name.to_string(), (*shape, somewhere))).collect();
+    let (slots, constants) = (vec![somewhere; plan.inputs.len()], vec![somewhere; plan.constants.len()]);
+    let (arena, outbox) = (somewhere, somewhere);
+    make(&Addresses { arena, states: &states, plan, slots: &slots, constants: &constants, outbox })
+}
+
+/// Multiply-adds of a plan's steps, and of those that a library could do.
+#[cfg(test)]
+pub(super) fn macs_with_library(plan: &Plan) -> Result<(u64, u64)> {
+    let (mut all, mut with) = (0, 0);
+    for step in &plan.steps {
+        all += step.macs;
+        if anywhere(plan, |at| at.alternative(step))?.is_some() {
+            with += step.macs;
+        }
+    }
+    Ok((all, with))
 }

@@ -78,14 +78,14 @@ fn program_of(case: &Case, strided: bool) -> (Program, Vec<Tensor64>) {
 }
 
 /// Runs the case, and says whether an operand and the result were stored in bf16.
-fn check(case: &Case, order: ThreadOrder, strided: bool) -> (bool, bool) {
+pub(super) fn check(case: &Case, options: HostOptions, strided: bool) -> (bool, bool) {
     let (program, data) = program_of(case, strided);
     let unfused = PlanOptions { fuse: false, precision: Precision::Bf16, ..PlanOptions::new(Target::Cuda) };
     let plan = Plan::compile(&program, unfused).unwrap();
     let Some(step) = plan.steps.iter().find(|step| &*step.path == "case") else { return (false, false) };
     let low = |locs: Vec<crate::plan::Loc>| locs.iter().any(|loc| loc.element == Element::Bf16);
     let stored = (low(step.reads()), low(step.writes()));
-    let mut device = cuda::on_host(HostOptions { order, ..HostOptions::default() });
+    let mut device = cuda::on_host(options);
     let id = device.load(plan).unwrap();
     for (k, values) in data.iter().enumerate() {
         let floats: Vec<f32> = values.data.iter().map(|v| *v as f32).collect();
@@ -95,7 +95,7 @@ fn check(case: &Case, order: ThreadOrder, strided: bool) -> (bool, bool) {
     let got: Vec<f64> = device.run(id).unwrap().outputs[0].iter().map(|v| f64::from(*v)).collect();
     let operands: Vec<&Tensor64> = data.iter().collect();
     let want = case.op.reference(&operands, program.tape.shape(program.outputs[0].1)).data;
-    let what = format!("{:?} of {:?} strided {strided}, {order:?}", case.op, case.inputs);
+    let what = format!("{:?} of {:?} strided {strided}, {options:?}", case.op, case.inputs);
     assert_close(&got, &want, if stored.1 { HALF_UNIT } else { 3e-6 }, &what);
     assert!(!stored.1 || got.iter().all(|v| rounded(*v) == *v), "{what}: not rounded to bf16");
     stored
@@ -108,7 +108,7 @@ fn kernels_compute_on_bf16() {
     for case in all_cases().iter().filter(|case| allowed(case)) {
         for order in [ThreadOrder::Forward, ThreadOrder::Reverse, ThreadOrder::Random(3)] {
             for strided in [false, true] {
-                let stored = check(case, order, strided);
+                let stored = check(case, HostOptions { order, ..HostOptions::default() }, strided);
                 read.extend(stored.0.then(|| case.op.name()));
                 written.extend(stored.1.then(|| case.op.name()));
             }

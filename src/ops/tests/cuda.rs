@@ -1,6 +1,8 @@
 //! Every CUDA kernel on the host driver, against its op's reference: the ops' cases and random extents, with the
 //! threads of a block in each order, so that a missing barrier shows, and under AddressSanitizer.
 
+mod libraries;
+
 use std::process::Command;
 
 use super::{all_cases, assert_close, random, run_on};

@@ -5,6 +5,7 @@
 //! bounds (with [`HostOptions::sanitize`]). The C++ side lies in `kernels/host`.
 
 mod compile;
+mod library;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use libloading::Library;
 
@@ -23,6 +25,7 @@ use compile::Toolchain;
 pub use compile::sanitizer_library;
 
 use super::driver::{DevicePtr, Driver, FunctionId, GraphId, Launch, ModuleSource, ReadId};
+use super::library_call::{LibraryLaunch, LibraryOp, Work};
 use crate::device::Compiling;
 use crate::{Error, Result};
 
@@ -54,11 +57,31 @@ pub struct HostOptions {
     pub sanitize: bool,
     /// Switches fibers by the C library's contexts, as on processors other than x86-64.
     pub portable_fibers: bool,
+    /// What stands in for libraries.
+    pub libraries: Libraries,
+}
+
+/// What stands in for NVIDIA's libraries: plain loops. There is no timing; what a candidate takes is laid down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Libraries {
+    /// There are none.
+    #[default]
+    None,
+    /// They take longer than kernels.
+    Slower,
+    /// They take less time than kernels.
+    Faster,
 }
 
 impl Default for HostOptions {
     fn default() -> Self {
-        HostOptions { order: ThreadOrder::Forward, os_threads: cpus(), sanitize: false, portable_fibers: false }
+        HostOptions {
+            order: ThreadOrder::Forward,
+            os_threads: cpus(),
+            sanitize: false,
+            portable_fibers: false,
+            libraries: Libraries::None,
+        }
     }
 }
 
@@ -89,7 +112,8 @@ pub struct HostDriver {
     options: HostOptions,
     toolchain: Toolchain,
     functions: Vec<Entry>,
-    graphs: Vec<Vec<Launch>>,
+    graphs: Vec<Vec<Work>>,
+    choices_file: PathBuf,
     allocations: HashMap<u64, Layout>,
     /// What copies that are not collected have brought.
     reads: HashMap<usize, Vec<u8>>,
@@ -113,6 +137,7 @@ impl HostDriver {
             toolchain,
             functions: Vec::new(),
             graphs: Vec::new(),
+            choices_file: cache.join("algorithms.json"),
             allocations: HashMap::new(),
             reads: HashMap::new(),
             next_read: 0,
@@ -257,18 +282,61 @@ impl Driver for HostDriver {
         Err(Error::device(format!("{}: {message}", launch.path)))
     }
 
-    unsafe fn record(&mut self, launches: &[Launch]) -> Result<GraphId> {
-        launches.iter().try_for_each(|launch| self.function(launch).map(|_| ()))?;
-        self.graphs.push(launches.to_vec());
+    fn timed_on(&self) -> String {
+        format!("host, libraries {:?}", self.options.libraries)
+    }
+
+    fn choices_file(&self) -> Option<PathBuf> {
+        Some(self.choices_file.clone())
+    }
+
+    fn has_libraries(&self) -> bool {
+        self.options.libraries != Libraries::None
+    }
+
+    fn algorithms(&mut self, _op: &LibraryOp) -> Vec<String> {
+        match self.options.libraries {
+            Libraries::None => vec![],
+            Libraries::Slower | Libraries::Faster => library::ALGORITHMS.map(str::to_owned).to_vec(),
+        }
+    }
+
+    fn prepare(&mut self, op: &LibraryOp, algorithm: &str) -> Result<()> {
+        if self.options.libraries != Libraries::None && library::ALGORITHMS.contains(&algorithm) {
+            return Ok(());
+        }
+        Err(Error::device(format!("the host has no algorithm {algorithm} for {op}")))
+    }
+
+    unsafe fn call(&mut self, launch: &LibraryLaunch) -> Result<()> {
+        self.prepare(&launch.call.op, &launch.algorithm)?;
+        // SAFETY: the caller's promise.
+        unsafe { library::run(launch) }
+    }
+
+    unsafe fn time(&mut self, work: &[Work]) -> Result<Duration> {
+        // SAFETY: the caller's promise.
+        work.iter().try_for_each(|entry| unsafe { self.start(entry) })?;
+        Ok(library::pretended_time(work, self.options.libraries))
+    }
+
+    unsafe fn record(&mut self, work: &[Work]) -> Result<GraphId> {
+        for entry in work {
+            match entry {
+                Work::Kernel(launch) => _ = self.function(launch)?,
+                Work::Library(launch) => self.prepare(&launch.call.op, &launch.algorithm)?,
+            }
+        }
+        self.graphs.push(work.to_vec());
         Ok(GraphId(self.graphs.len() - 1))
     }
 
     unsafe fn replay(&mut self, graph: GraphId) -> Result<()> {
-        let launches = self.graphs.get_mut(graph.0).map(std::mem::take);
-        let launches = launches.ok_or_else(|| Error::device("a graph of another driver"))?;
-        // SAFETY: the caller's promise holds for every launch of the graph.
-        let result = launches.iter().try_for_each(|launch| unsafe { self.launch(launch) });
-        self.graphs[graph.0] = launches;
+        let work = self.graphs.get_mut(graph.0).map(std::mem::take);
+        let work = work.ok_or_else(|| Error::device("a graph of another driver"))?;
+        // SAFETY: the caller's promise holds for every entry of the graph.
+        let result = work.iter().try_for_each(|entry| unsafe { self.start(entry) });
+        self.graphs[graph.0] = work;
         result
     }
 

@@ -1,6 +1,7 @@
 //! Kernels that are right.
 
 use super::*;
+use crate::device::cuda::library_call::Work;
 
 /// Sum of a block: shuffles within a warp, shared memory among warps.
 const BLOCK_SUM: &str = "
@@ -271,7 +272,7 @@ fn a_graph_replays_its_launches_in_order() {
     let mut bytes = [0; 128];
     // SAFETY: the kernels write 32 floats.
     unsafe {
-        let graph = driver.record(&[launch(0), launch(1), launch(1)]).unwrap();
+        let graph = driver.record(&[launch(0), launch(1), launch(1)].map(Work::from)).unwrap();
         driver.download(&mut bytes, out).unwrap();
         assert_eq!(bytes, [0xff; 128], "recording runs nothing");
         driver.replay(graph).unwrap();

@@ -1,8 +1,10 @@
 //! The GPU's driver: memory, compilation, launches, graphs, errors. On a machine without a GPU it is checked against
-//! a stand-in for NVIDIA's library (`fixtures/cuda/stand_in.c`), which knows this test's kernels by name, and
+//! stand-ins for NVIDIA's libraries (`../fixtures/cuda/stand_in.c`), which knows this test's kernels by name, and
 //! NVRTC's code is not run. `SRGAN_REQUIRE_CUDA` insists on a GPU, `SRGAN_REQUIRE_NVRTC` on the compiler.
 //!
 //! Each part is a process of its own, because a fault on a GPU ends the process's context.
+
+mod libraries;
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -17,7 +19,7 @@ use srgan::device::cuda::search::SearchPath;
 use srgan::device::cuda::{GpuDriver, GpuOptions, gpus};
 
 const PART: &str = "SRGAN_TEST_PART";
-const PARTS: [(&str, fn()); 8] = [
+const PARTS: [(&str, fn()); 9] = [
     ("copies", copies),
     ("reads", reads),
     // The stand-in gives this part no page-locked memory.
@@ -25,6 +27,7 @@ const PARTS: [(&str, fn()); 8] = [
     ("launches", launches),
     ("refusals", refusals),
     ("memory", memory),
+    ("libraries", libraries::calls),
     ("fault", fault),
     ("fault_with_sync_kernels", fault_with_sync_kernels),
 ];
@@ -51,8 +54,10 @@ fn main() -> ExitCode {
     command.env("SRGAN_CACHE_DIR", dir.path());
     if !has_gpu {
         println!("gpu_driver: no GPU here: checked against a stand-in");
-        build_stand_in(dir.path());
-        command.env("LD_LIBRARY_PATH", dir.path());
+        for (source, library) in STAND_INS {
+            build_stand_in(source, &dir.path().join("lib").join(library));
+        }
+        command.env("LD_LIBRARY_PATH", dir.path().join("lib")).env("CUDA_HOME", dir.path());
     }
     let mut failed = false;
     for (part, _) in PARTS {
@@ -63,10 +68,18 @@ fn main() -> ExitCode {
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn build_stand_in(folder: &Path) {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/cuda/stand_in.c");
+/// Sources in `fixtures/cuda`, and the libraries that they stand in for.
+const STAND_INS: [(&str, &str); 3] = [
+    ("stand_in.c", "libcuda.so.1"),
+    ("stand_in_cublaslt.c", "libcublasLt.so.13"),
+    ("stand_in_cudnn.c", "libcudnn.so.9"),
+];
+
+fn build_stand_in(source: &str, library: &Path) {
+    std::fs::create_dir_all(library.parent().unwrap()).unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/cuda").join(source);
     let mut cc = Command::new("cc");
-    cc.args(["-std=c11", "-shared", "-fPIC", "-O1"]).arg(source).arg("-o").arg(folder.join("libcuda.so.1"));
+    cc.args(["-std=c11", "-shared", "-fPIC", "-O1"]).arg(source).arg("-o").arg(library);
     assert!(cc.status().expect("a C compiler").success());
 }
 
@@ -212,7 +225,7 @@ fn launches() {
     turn.geometry.shared_bytes = 64 << 10;
     let backwards = |factor: f32| ramp(count).iter().rev().map(|v| v * factor).collect::<Vec<f32>>();
     // Recorded before it ever ran.
-    let graph = unsafe { gpu.record(&[halve(x, y), turn.clone()]).unwrap() };
+    let graph = unsafe { gpu.record(&[halve(x, y).into(), turn.clone().into()]).unwrap() };
     let nothing = unsafe { gpu.record(&[]).unwrap() };
     for factor in [1.0, 3.0] {
         upload(&mut gpu, x, &ramp(count).iter().map(|v| v * factor).collect::<Vec<_>>());
@@ -230,7 +243,7 @@ fn launches() {
     let [scale, ..] = compile(&mut careful)[..] else { panic!("three kernels") };
     let [x, y] = [(); 2].map(|()| careful.alloc(count * 4).unwrap());
     upload(&mut careful, x, &ramp(count));
-    let graph = unsafe { careful.record(&[launch(scale, 64, 256, x, y, count)]).unwrap() };
+    let graph = unsafe { careful.record(&[launch(scale, 64, 256, x, y, count).into()]).unwrap() };
     unsafe { careful.replay(graph).unwrap() };
     assert_eq!(download(&mut careful, y, count), halves);
 }
@@ -248,14 +261,15 @@ fn refusals() {
     empty.geometry.grid = [0, 1, 1];
     for bad in [greedy, empty] {
         // SAFETY: refused before anything runs.
-        let errors = unsafe { [gpu.launch(&bad).unwrap_err(), gpu.record(&[good.clone(), bad]).unwrap_err()] };
+        let errors =
+            unsafe { [gpu.launch(&bad).unwrap_err(), gpu.record(&[good.clone().into(), bad.into()]).unwrap_err()] };
         for error in errors {
             let text = error.to_string();
             assert!(matches!(error, Error::Device { .. }), "{text}");
             assert!(text.contains("kernel scale of generator.head") && text.contains("INVALID_VALUE"), "{text}");
         }
         // SAFETY: kernels and memory as above.
-        let graph = unsafe { gpu.record(std::slice::from_ref(&good)).unwrap() };
+        let graph = unsafe { gpu.record(&[good.clone().into()]).unwrap() };
         unsafe { gpu.replay(graph).unwrap() };
         assert_eq!(download(&mut gpu, y, 2), [0.5, 1.0]);
     }
@@ -305,7 +319,7 @@ fn fault_with_sync_kernels() {
     let mut gpu = open(true);
     let bad = write_nowhere(&mut gpu);
     // SAFETY: as above.
-    let graph = unsafe { gpu.record(&[bad]).unwrap() };
+    let graph = unsafe { gpu.record(&[bad.into()]).unwrap() };
     let error = unsafe { gpu.replay(graph).unwrap_err() };
     assert!(matches!(error, Error::DeviceLost { .. }), "{error}");
     assert!(error.to_string().contains("kernel write_nowhere of generator.head"), "{error}");

@@ -1,0 +1,186 @@
+//! Which of several ways a step takes: this program's kernels or an algorithm of a library. Each kind of step is timed
+//! once for a device and its libraries, before the first run of the first plan that has it.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::driver::{Driver, FunctionId, Launch, ModuleSource};
+use super::exec::geometry;
+use super::library_call::{Alternative, Item, LibraryLaunch, Work};
+use super::module::module;
+use crate::device::OnCompile;
+use crate::device::choices::{Choice, Choices, OWN};
+use crate::{Error, Result};
+
+/// The ways that a step can take.
+pub(super) struct Variants {
+    pub path: Arc<str>,
+    pub own: Vec<Item>,
+    pub library: Option<Alternative>,
+}
+
+impl Variants {
+    /// The work with `algorithm`.
+    fn with(&self, algorithm: &str) -> Vec<Item> {
+        match &self.library {
+            Some(library) if algorithm != OWN => library.items(algorithm),
+            _ => self.own.clone(),
+        }
+    }
+
+    /// The kind of step and what was chosen for it, if there was a choice.
+    pub fn choice<'c>(&self, chosen: &'c Choices) -> Option<(&'c String, &'c Choice)> {
+        chosen.steps.get_key_value(&self.library.as_ref()?.signature)
+    }
+
+    /// The work that was chosen.
+    pub fn chosen(&self, chosen: &Choices) -> Vec<Item> {
+        self.with(self.choice(chosen).map_or(OWN, |(_, choice)| &choice.algorithm))
+    }
+}
+
+/// Turns items into work: compiles kernels that are new.
+pub(super) struct Compiler<'a> {
+    pub driver: &'a mut dyn Driver,
+    pub functions: &'a mut HashMap<ModuleSource, FunctionId>,
+    pub on_compile: &'a mut Option<OnCompile>,
+}
+
+impl Compiler<'_> {
+    pub fn compile(&mut self, items: &[(Arc<str>, Item)]) -> Result<Vec<Work>> {
+        let specialise = self.driver.specialises();
+        let kernels = items.iter().filter_map(|(_, item)| match item {
+            Item::Kernel(kernel) => Some(kernel),
+            Item::Library(..) => None,
+        });
+        let modules: Vec<_> = kernels.map(|kernel| (geometry(kernel), module(kernel, specialise))).collect();
+        self.add_functions(modules.iter().map(|(_, (source, _))| source))?;
+        let mut modules = modules.into_iter();
+        let mut work = Vec::with_capacity(items.len());
+        for (path, item) in items {
+            let path = path.clone();
+            if let Item::Library(call, algorithm) = item {
+                work.push(Work::Library(LibraryLaunch { call: *call, algorithm: algorithm.clone(), path }));
+            } else if let Some((geometry, (source, args))) = modules.next() {
+                work.push(Work::Kernel(Launch { function: self.functions[&source], geometry, args, path }));
+            }
+        }
+        Ok(work)
+    }
+
+    /// Compiles what is new among modules.
+    fn add_functions<'m>(&mut self, modules: impl Iterator<Item = &'m ModuleSource>) -> Result<()> {
+        let mut missing: Vec<ModuleSource> = Vec::new();
+        for source in modules {
+            if !self.functions.contains_key(source) && !missing.contains(source) {
+                missing.push(source.clone());
+            }
+        }
+        let (name, on_compile) = (self.driver.describe(), &mut *self.on_compile);
+        let compiled = self.driver.compile(&missing, &mut |compiling| {
+            if let Some(show) = on_compile {
+                show(&name, compiling);
+            }
+        })?;
+        self.functions.extend(missing.into_iter().zip(compiled).map(|(source, functions)| (source, functions[0])));
+        Ok(())
+    }
+}
+
+/// A candidate of a step that is to be timed.
+struct Candidate<'v> {
+    signature: &'v str,
+    algorithm: String,
+    items: Vec<(Arc<str>, Item)>,
+}
+
+/// Chooses for every step with several ways that `chosen` does not have: what is `known`, if it still can be done, else
+/// what takes the least time. What was timed is kept for later runs; a file that cannot be written costs their time.
+///
+/// # Errors
+/// Those of this program's own kernels; a library that fails has lost.
+pub(super) fn choose(
+    compiler: &mut Compiler,
+    variants: &[Variants],
+    known: &mut Choices,
+    chosen: &mut Choices,
+) -> Result<()> {
+    let mut open: BTreeMap<&str, &Variants> = BTreeMap::new();
+    for variant in variants {
+        let Some(library) = &variant.library else { continue };
+        if chosen.steps.contains_key(&library.signature) || open.contains_key(&*library.signature) {
+            continue;
+        }
+        let usable = |choice: &&Choice| {
+            choice.algorithm == OWN || compiler.driver.prepare(&library.call.op, &choice.algorithm).is_ok()
+        };
+        match known.steps.get(&library.signature).filter(usable) {
+            Some(choice) => _ = chosen.steps.insert(library.signature.clone(), choice.clone()),
+            None => _ = open.insert(&library.signature, variant),
+        }
+    }
+    let candidates = candidates(compiler.driver, &open);
+    if candidates.is_empty() {
+        return Ok(());
+    }
+    let mut timed = Choices::new(chosen.timed_on.clone());
+    for (signature, choice) in time(compiler, &candidates)? {
+        timed.steps.insert(signature.to_owned(), choice);
+    }
+    if let Some(path) = compiler.driver.choices_file() {
+        // `srgan doctor` says why the folder cannot be written.
+        let _ = timed.merge_into(&path);
+    }
+    known.steps.extend(timed.steps.clone());
+    chosen.steps.extend(timed.steps);
+    Ok(())
+}
+
+/// Every way of every open step. Steps without a library that does them have one way, and need no choice.
+fn candidates<'v>(driver: &mut dyn Driver, open: &BTreeMap<&'v str, &'v Variants>) -> Vec<Candidate<'v>> {
+    let mut candidates = Vec::new();
+    for (signature, variant) in open {
+        let Some(library) = &variant.library else { continue };
+        let algorithms = driver.algorithms(&library.call.op);
+        if algorithms.is_empty() {
+            continue;
+        }
+        for algorithm in [OWN.to_owned()].into_iter().chain(algorithms) {
+            let items = variant.with(&algorithm).into_iter().map(|item| (variant.path.clone(), item)).collect();
+            candidates.push(Candidate { signature, algorithm, items });
+        }
+    }
+    candidates
+}
+
+/// Times all candidates, which are compiled together, and picks the fastest of each step; of equals, the first.
+fn time<'v>(compiler: &mut Compiler, candidates: &[Candidate<'v>]) -> Result<BTreeMap<&'v str, Choice>> {
+    let all: Vec<_> = candidates.iter().flat_map(|c| c.items.iter().cloned()).collect();
+    let work = compiler.compile(&all)?;
+    let mut rest = &work[..];
+    let mut choices: BTreeMap<&str, Choice> = BTreeMap::new();
+    for candidate in candidates {
+        let (work, after) = rest.split_at(candidate.items.len());
+        rest = after;
+        // SAFETY: work of a plan that is being loaded, on its own memory, in which nothing lies that is still needed.
+        let time = match unsafe { compiler.driver.time(work) } {
+            Ok(time) => time,
+            Err(Error::Device { .. }) if candidate.algorithm != OWN => continue,
+            Err(error) => return Err(error),
+        };
+        choices.entry(candidate.signature).or_default().times.push((candidate.algorithm.clone(), microseconds(time)));
+    }
+    for choice in choices.values_mut() {
+        choice.times.sort_by(|a, b| a.1.total_cmp(&b.1));
+        choice.algorithm = choice.times.first().map_or(OWN, |(algorithm, _)| algorithm).to_owned();
+    }
+    Ok(choices)
+}
+
+fn microseconds(time: Duration) -> f64 {
+    time.as_nanos() as f64 / 1e3
+}

@@ -1,0 +1,151 @@
+//! Libraries' calls by plain loops over what a call describes, so that plans with such calls run, and wrong
+//! descriptions show, on any machine.
+
+use std::time::Duration;
+
+use super::Libraries;
+use crate::device::cpu::Pass;
+use crate::device::cuda::driver::DevicePtr;
+use crate::device::cuda::library_call::{Convolution, Layout, LibraryLaunch, LibraryOp, Product, Work};
+use crate::tape::Element;
+use crate::{Error, Result};
+
+/// What the host offers: one that fails when it is called, one that computes, and a slower one.
+pub(super) const ALGORITHMS: [&str; 3] = ["host:fails", "host:plain", "host:slow"];
+
+/// A candidate's time, by rule.
+pub(super) fn pretended_time(work: &[Work], libraries: Libraries) -> Duration {
+    let calls = |algorithm: &str| work.iter().any(|w| matches!(w, Work::Library(l) if &*l.algorithm == algorithm));
+    Duration::from_micros(match libraries {
+        Libraries::Faster if calls("host:plain") => 1,
+        _ if calls("host:plain") => 20,
+        _ if calls("host:slow") => 30,
+        _ => 10,
+    })
+}
+
+/// Computes a call.
+///
+/// # Safety
+/// The operands are allocated, with the extents and layouts that the call says.
+pub(super) unsafe fn run(launch: &LibraryLaunch) -> Result<()> {
+    if &*launch.algorithm == "host:fails" {
+        return Err(Error::device(format!("{}: this algorithm always fails", launch.path)));
+    }
+    let operands = launch.call.operands;
+    // SAFETY: the caller's.
+    unsafe {
+        match &launch.call.op {
+            LibraryOp::Convolution(c) => convolution(c, operands),
+            LibraryOp::Product(p) => product(p, operands),
+        }
+    }
+    Ok(())
+}
+
+/// An operand in memory.
+struct Operand {
+    ptr: DevicePtr,
+    layout: Layout,
+}
+
+impl Operand {
+    /// Element `column` of pixel or row `row`.
+    unsafe fn get(&self, row: usize, column: usize) -> f64 {
+        let at = row * self.layout.stride + column;
+        // SAFETY: the caller's.
+        unsafe {
+            match self.layout.element {
+                Element::F32 => f64::from((self.ptr.0 as *const f32).add(at).read()),
+                Element::Bf16 => {
+                    let half = (self.ptr.0 as *const u16).add(at).read();
+                    f64::from(f32::from_bits(u32::from(half) << 16))
+                }
+            }
+        }
+    }
+
+    /// The same element becomes `value`, rounded to nearest, of equals to even.
+    unsafe fn set(&self, row: usize, column: usize, value: f64) {
+        let (at, bits) = (row * self.layout.stride + column, (value as f32).to_bits());
+        let half = if value.is_nan() { 0x7fff } else { (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 };
+        // SAFETY: the caller's.
+        unsafe {
+            match self.layout.element {
+                Element::F32 => (self.ptr.0 as *mut f32).add(at).write(value as f32),
+                Element::Bf16 => (self.ptr.0 as *mut u16).add(at).write(half as u16),
+            }
+        }
+    }
+}
+
+unsafe fn product(p: &Product, [lhs, rhs, output]: [DevicePtr; 3]) {
+    let (lhs, rhs) = (Operand { ptr: lhs, layout: p.lhs.layout }, Operand { ptr: rhs, layout: p.rhs.layout });
+    let output = Operand { ptr: output, layout: p.output };
+    let at = |outer, inner, in_row: bool| if in_row { (outer, inner) } else { (inner, outer) };
+    for row in 0..p.rows {
+        for column in 0..p.columns {
+            let mut sum = 0.0;
+            for inner in 0..p.inner {
+                let (a, b) = (at(row, inner, p.lhs.inner_in_row), at(column, inner, p.rhs.inner_in_row));
+                // SAFETY: the caller's.
+                sum += unsafe { lhs.get(a.0, a.1) * rhs.get(b.0, b.1) };
+            }
+            // SAFETY: the caller's.
+            unsafe { output.set(row, column, sum) };
+        }
+    }
+}
+
+/// Adds every product of the convolution to the element of the written operand that it belongs to.
+unsafe fn convolution(c: &Convolution, [input, weight, output]: [DevicePtr; 3]) {
+    let (input, weight, output) = (
+        Operand { ptr: input, layout: c.input },
+        Operand { ptr: weight, layout: c.weight },
+        Operand { ptr: output, layout: c.output },
+    );
+    let s = &c.shape;
+    let (written, rows, columns) = match c.pass {
+        Pass::Forward => (&output, s.batch * s.out_h * s.out_w, s.out_ch),
+        Pass::InputGrad => (&input, s.batch * s.in_h * s.in_w, s.in_ch),
+        Pass::WeightGrad => (&weight, s.weight_len() / s.weight_in_ch(), s.weight_in_ch()),
+    };
+    let mut sums = vec![0.0; rows * columns];
+    each_product(c, |pixel, in_ch, tap, of_filter, out_pixel, out_ch| {
+        // SAFETY: the caller's; every index is within the extents.
+        unsafe {
+            let (at, term) = match c.pass {
+                Pass::Forward => ((out_pixel, out_ch), input.get(pixel, in_ch) * weight.get(tap, of_filter)),
+                Pass::InputGrad => ((pixel, in_ch), output.get(out_pixel, out_ch) * weight.get(tap, of_filter)),
+                Pass::WeightGrad => ((tap, of_filter), input.get(pixel, in_ch) * output.get(out_pixel, out_ch)),
+            };
+            sums[at.0 * columns + at.1] += term;
+        }
+    });
+    for (i, sum) in sums.into_iter().enumerate() {
+        // SAFETY: the caller's.
+        unsafe { written.set(i / columns, i % columns, sum) };
+    }
+}
+
+/// Calls `visit(input pixel, input channel, filter · taps + tap, channel in the filter, output pixel, output channel)`
+/// for every product.
+fn each_product(c: &Convolution, mut visit: impl FnMut(usize, usize, usize, usize, usize, usize)) {
+    let s = &c.shape;
+    for out_pixel in 0..s.batch * s.out_h * s.out_w {
+        let (n, oy, ox) = (out_pixel / (s.out_h * s.out_w), out_pixel / s.out_w % s.out_h, out_pixel % s.out_w);
+        for tap in 0..s.taps() {
+            let (Some(y), Some(x)) = (s.source(oy, tap / s.ksize_w, s.in_h), s.source(ox, tap % s.ksize_w, s.in_w))
+            else {
+                continue;
+            };
+            let pixel = (n * s.in_h + y) * s.in_w + x;
+            for out_ch in 0..s.out_ch {
+                let row = out_ch * s.taps() + tap;
+                for i in 0..s.weight_in_ch() {
+                    visit(pixel, if s.depthwise { out_ch } else { i }, row, i, out_pixel, out_ch);
+                }
+            }
+        }
+    }
+}

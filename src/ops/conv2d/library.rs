@@ -1,0 +1,32 @@
+//! The convolution as a call of a library on CUDA devices.
+
+use crate::device::cpu::{ConvShape, Pass};
+use crate::device::cuda::{Convolution, CudaCall, DeviceView, Layout, LibraryCall, LibraryOp};
+
+/// Operands input and weight.
+pub(super) fn forward(call: &CudaCall, shape: ConvShape) -> Option<LibraryCall> {
+    describe(call, shape, Pass::Forward, [&call.inputs[0], &call.inputs[1], &call.output])
+}
+
+/// Operands `d_output` and weight.
+pub(super) fn input_grad(call: &CudaCall, shape: ConvShape) -> Option<LibraryCall> {
+    describe(call, shape, Pass::InputGrad, [&call.output, &call.inputs[1], &call.inputs[0]])
+}
+
+/// Operands input and `d_output`.
+pub(super) fn weight_grad(call: &CudaCall, shape: ConvShape) -> Option<LibraryCall> {
+    describe(call, shape, Pass::WeightGrad, [&call.inputs[0], &call.output, &call.inputs[1]])
+}
+
+/// The tensors are input, weight and output of the convolution. Libraries multiply factors of one type.
+fn describe(call: &CudaCall, shape: ConvShape, pass: Pass, tensors: [&DeviceView; 3]) -> Option<LibraryCall> {
+    let [first, second] = match pass {
+        Pass::Forward => [0, 1],
+        Pass::InputGrad => [2, 1],
+        Pass::WeightGrad => [0, 2],
+    };
+    let [input, weight, output] = tensors.map(Layout::of);
+    let op = LibraryOp::Convolution(Convolution { pass, shape, input, weight, output, precision: call.precision });
+    let same = tensors[first].element == tensors[second].element;
+    same.then_some(LibraryCall { op, operands: tensors.map(|view| view.ptr) })
+}

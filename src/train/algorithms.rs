@@ -1,0 +1,104 @@
+//! Algorithms that the device picks by timing: decided before the first step, kept with the run, shown by
+//! `--dry-run -v`.
+
+use super::session::Session;
+use super::summary::all_keys;
+use crate::Result;
+use crate::checkpoint::Meta;
+use crate::config::Config;
+use crate::data::Dataset;
+use crate::device::{Choice, Choices, Device, PlanId};
+use crate::log::{Messages, RunDir, Table, write_atomic};
+
+/// The file in a run's folder with the times of all candidates.
+const FILE: &str = "algorithms.json";
+/// Characters of an algorithm's name that a table shows.
+const SHOWN: usize = 24;
+
+/// Decides for all plans of a run with validation batches of `val_batch`, and writes down what was decided. A device
+/// without a choice has nothing to decide, and loads plans when they are needed.
+///
+/// # Errors
+/// Those of loading plans and of writing.
+pub(super) fn decide(
+    session: &mut Session,
+    cfg: &Config,
+    dataset: &Dataset,
+    val_batch: usize,
+    folder: &RunDir,
+) -> Result<()> {
+    if session.device().choices().is_none() {
+        return Ok(());
+    }
+    let mut fitted = cfg.clone();
+    fitted.data.val_batch_size = val_batch;
+    session.load_all(&all_keys(&fitted, dataset))?;
+    let text = session.device().choices().map(Choices::to_json).unwrap_or_default();
+    write_atomic(&folder.join(FILE), |out| out.write_all(text.as_bytes()))
+}
+
+/// Takes what the run of a checkpoint had decided, or says that it means nothing here.
+pub(super) fn reuse(session: &mut Session, meta: &Meta, messages: &Messages) {
+    let here = session.device().choices().map(|choices| choices.timed_on.clone());
+    if here.as_ref() == Some(&meta.timed_on) {
+        let choice = |algorithm: &String| Choice { algorithm: algorithm.clone(), times: vec![] };
+        let steps = meta.choices.iter().map(|(step, algorithm)| (step.clone(), choice(algorithm))).collect();
+        session.reuse(Choices { timed_on: meta.timed_on.clone(), steps });
+    } else if here.is_some() || !meta.choices.is_empty() {
+        let there = if meta.choices.is_empty() { "a device without libraries" } else { &meta.timed_on };
+        let here = here.unwrap_or_else(|| session.device().describe());
+        messages.warn(&format!(
+            "the run's algorithms were chosen on {there}; here is {here}: they are chosen anew, and the run goes on with \
+             other rounding errors"
+        ));
+    }
+}
+
+/// Notes what was decided for the next checkpoint.
+pub(super) fn note(device: &dyn Device, meta: &mut Meta) {
+    let choices = device.choices();
+    meta.choices = choices.map(Choices::algorithms).unwrap_or_default();
+    meta.timed_on = choices.map_or_else(String::new, |choices| choices.timed_on.clone());
+}
+
+/// What was decided for each step of these plans, and what else there was.
+pub(super) fn table(device: &dyn Device, plans: &[PlanId]) -> String {
+    let Some(choices) = device.choices() else {
+        return "algorithms: this program's own; a GPU with cuDNN and cuBLASLt chooses for each convolution and linear \
+                layer there, by timing"
+            .to_owned();
+    };
+    let mut table = Table::new(["program", "layer", "algorithm", "µs", "others"]).left_aligned(3);
+    for plan in plans {
+        for (path, kind) in device.steps_with_choice(*plan) {
+            let Some(choice) = choices.steps.get(kind) else { continue };
+            let taken = |(name, _): &&(String, f64)| *name == choice.algorithm;
+            let time = choice.times.iter().find(taken).map_or("?".to_owned(), |(_, time)| format!("{time:.1}"));
+            let others = choice.times.iter().filter(|other| !taken(other));
+            let others: Vec<String> = others.map(|(name, time)| format!("{} {time:.1}", shown(name))).collect();
+            let (program, path) = (device.plan(*plan).name.to_owned(), path.to_string());
+            table.row([program, path, shown(&choice.algorithm), time, others.join(", ")]);
+        }
+    }
+    format!("{table}\n\nalgorithms timed on {}", choices.timed_on)
+}
+
+/// A name, its middle left out if it is long.
+fn shown(name: &str) -> String {
+    if name.len() <= SHOWN || !name.is_ascii() {
+        return name.to_owned();
+    }
+    format!("{}…{}", &name[..SHOWN / 2], &name[name.len() - SHOWN / 2..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_keep_their_ends() {
+        assert_eq!(shown("own"), "own");
+        let long = format!("cublaslt:{:0128x}", 7);
+        assert_eq!(shown(&long), "cublaslt:000…000000000007");
+    }
+}
