@@ -40,7 +40,8 @@ pub enum Error {
     Device { message: String, hint: Option<String> },
     /// A GPU failed for good, by a fault of its own or of a kernel: what it held is gone.
     #[error(
-        "the GPU is lost: {message}\n  hint: start again with --resume auto; what came after the last checkpoint is lost"
+        "the GPU is lost: {message}\n  hint: continue from the last checkpoint with --resume auto; if it happens again, \
+         --sync-kernels names the kernel"
     )]
     DeviceLost { message: String },
     /// A fault of this program.

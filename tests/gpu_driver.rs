@@ -9,6 +9,7 @@ use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
 use srgan::Error;
+use srgan::device::Compiling;
 use srgan::device::cuda::driver::{DevicePtr, Driver, FunctionId, Geometry, Launch, ModuleSource};
 use srgan::device::cuda::libraries::Library;
 use srgan::device::cuda::nvrtc::Nvrtc;
@@ -16,8 +17,11 @@ use srgan::device::cuda::search::SearchPath;
 use srgan::device::cuda::{GpuDriver, GpuOptions, gpus};
 
 const PART: &str = "SRGAN_TEST_PART";
-const PARTS: [(&str, fn()); 6] = [
+const PARTS: [(&str, fn()); 8] = [
     ("copies", copies),
+    ("reads", reads),
+    // The stand-in gives this part no page-locked memory.
+    ("pageable_reads", reads),
     ("launches", launches),
     ("refusals", refusals),
     ("memory", memory),
@@ -98,8 +102,11 @@ fn compile(gpu: &mut GpuDriver) -> Vec<FunctionId> {
         kernel("write_nowhere", 32, "a.y[threadIdx.x] = 1.f;"),
     ];
     let mut done = Vec::new();
-    let functions = gpu.compile(&modules, &mut |n| done.push(n)).unwrap();
-    assert_eq!(done, [1, 2, 3]);
+    let functions = gpu.compile(&modules, &mut |compiling| done.push(compiling)).unwrap();
+    // The parts share a cache.
+    let cached = done[0].cached;
+    let all = (cached..=3).map(|done| Compiling { total: 3, cached, done });
+    assert_eq!(done, all.collect::<Vec<_>>());
     functions.concat()
 }
 
@@ -126,6 +133,38 @@ fn download(gpu: &mut GpuDriver, from: DevicePtr, count: usize) -> Vec<f32> {
 
 fn ramp(count: usize) -> Vec<f32> {
     (0..count).map(|i| i as f32 + 1.0).collect()
+}
+
+/// A read brings what was there when it was queued, whatever was queued after it, in whatever order reads are collected.
+fn reads() {
+    let mut gpu = open(false);
+    let [scale, ..] = compile(&mut gpu)[..] else { panic!("three kernels") };
+    let count = 1000;
+    let [x, y] = [(); 2].map(|()| gpu.alloc(count * 4).unwrap());
+    let halve = launch(scale, 4, 256, x, y, count);
+    let multiple = |factor: f32| ramp(count).iter().map(|v| v * factor).collect::<Vec<_>>();
+    for round in 0..3 {
+        let mut started = Vec::new();
+        for factor in [1, 2, 3].map(|f| (f + 3 * round) as f32) {
+            upload(&mut gpu, x, &multiple(factor));
+            // SAFETY: kernels and memory as above.
+            let read = unsafe { gpu.launch(&halve).and_then(|()| gpu.start_read(y, count * 4)) };
+            started.push((read.unwrap(), multiple(factor / 2.0)));
+        }
+        started.swap(0, round);
+        for (read, want) in &started {
+            let mut bytes = vec![0; count * 4];
+            gpu.finish_read(*read, &mut bytes).unwrap();
+            assert!(bytes.chunks_exact(4).zip(want).all(|(b, w)| b == w.to_le_bytes()), "round {round}");
+        }
+        let again = gpu.finish_read(started[0].0, &mut vec![0; count * 4]).unwrap_err().to_string();
+        assert!(again.contains("there is no read"), "{again}");
+    }
+    // SAFETY: less than was allocated.
+    let [nothing, one] = [0, 1].map(|bytes| unsafe { gpu.start_read(y, bytes).unwrap() });
+    gpu.finish_read(one, &mut []).unwrap_err();
+    gpu.finish_read(one, &mut [0]).unwrap();
+    gpu.finish_read(nothing, &mut []).unwrap();
 }
 
 /// The caller's slice is free when `upload` returns, also when many copies, or more than the staging memory, wait.

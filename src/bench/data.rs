@@ -10,7 +10,7 @@ use crate::data::{Batch, Dataset, Loader};
 use crate::device::PlanId;
 use crate::train::programs::BatchShape;
 use crate::train::session::{Key, Session};
-use crate::train::step::{RawBatch, StepNumbers, run_step};
+use crate::train::step::{RawBatch, StartedStep, StepNumbers, start_step};
 use crate::train::{check_patch, steps_per_epoch, train_shape};
 use crate::{Error, Result};
 
@@ -24,6 +24,7 @@ pub(super) struct DataSteps<'a> {
     shape: BatchShape,
     numbers: StepNumbers,
     plan: PlanId,
+    before: Option<StartedStep>,
 }
 
 impl<'a> DataSteps<'a> {
@@ -57,6 +58,7 @@ impl<'a> DataSteps<'a> {
             shape,
             numbers: options.phase.numbers(cfg),
             plan: session.plan(key)?,
+            before: None,
         })
     }
 
@@ -77,7 +79,10 @@ impl Steps for DataSteps<'_> {
         let batches = self.batches()?;
         let waited = start.elapsed();
         let raw: Vec<RawBatch> = batches.iter().map(RawBatch::from).collect();
-        run_step(session, self.cfg, self.shape, &raw, (self.step, self.numbers))?;
+        let started = start_step(session, self.cfg, self.shape, &raw, (self.step, self.numbers))?;
+        if let Some(before) = self.before.replace(started) {
+            before.finish(session, self.cfg)?;
+        }
         self.step += 1;
         batches.into_iter().for_each(|b| self.loader.recycle(b));
         Ok(waited)

@@ -77,7 +77,7 @@ pub struct BenchOptions<'a> {
     pub source: Source<'a>,
     /// Counted steps, at least one.
     pub steps: usize,
-    /// Steps before them.
+    /// Steps before them; at least one.
     pub warmup: usize,
     /// Whether each plan step is timed.
     pub profile: bool,
@@ -121,9 +121,9 @@ pub struct BenchResult {
     pub profile: Option<Profile>,
 }
 
-/// Steps that can be timed one by one.
+/// Steps that can be timed one by one, as in training: each is started before the one before it is waited for.
 trait Steps {
-    /// Runs one and returns how long it waited for data.
+    /// Starts one, waits for the one before it if there is one, and returns how long it waited for data.
     fn step(&mut self, session: &mut Session) -> Result<Duration>;
     /// The plan that a step runs.
     fn plan(&self) -> PlanId;
@@ -185,7 +185,8 @@ impl Times {
 }
 
 fn time(session: &mut Session, steps: &mut dyn Steps, options: &BenchOptions) -> Result<Times> {
-    for _ in 0..options.warmup {
+    // At least one, so that each counted step waits for one.
+    for _ in 0..options.warmup.max(1) {
         steps.step(session)?;
     }
     session.set_profile(options.profile);

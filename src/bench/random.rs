@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Phase, Steps};
 use crate::config::Config;
-use crate::device::{PlanId, bytes_of};
+use crate::device::{PlanId, Run, bytes_of};
 use crate::nn;
 use crate::rng::{Rng, Stream};
 use crate::tape::DType;
@@ -19,6 +19,7 @@ pub(super) struct RandomSteps {
     plan: PlanId,
     scalars: [f32; scalars::COUNT],
     extent: (usize, usize),
+    before: Option<Run>,
 }
 
 impl RandomSteps {
@@ -27,13 +28,16 @@ impl RandomSteps {
         let batch = cfg.data.train_batch_size;
         let plan = session.plan(random_program(cfg, phase, hr)?)?;
         upload_random(session, plan, cfg, hr)?;
-        Ok(RandomSteps { plan, scalars: phase.numbers(cfg).scalars(), extent: (batch, hr) })
+        Ok(RandomSteps { plan, scalars: phase.numbers(cfg).scalars(), extent: (batch, hr), before: None })
     }
 }
 
 impl Steps for RandomSteps {
     fn step(&mut self, session: &mut Session) -> Result<Duration> {
-        session.run(self.plan, self.scalars)?;
+        let run = session.start(self.plan, self.scalars)?;
+        if let Some(before) = self.before.replace(run) {
+            session.collect(before)?;
+        }
         Ok(Duration::ZERO)
     }
 

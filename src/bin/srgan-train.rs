@@ -39,6 +39,10 @@ struct Args {
     #[arg(long, value_name = "auto|avx512|avx2|neon|portable")]
     isa: Option<String>,
 
+    /// Wait after each CUDA kernel, so that an error names the kernel that caused it; slow
+    #[arg(long)]
+    sync_kernels: bool,
+
     /// Print layers, parameters, multiply-adds, memory and steps per epoch, and stop
     #[arg(long)]
     dry_run: bool,
@@ -75,5 +79,5 @@ fn start(args: Args) -> Result<()> {
         return Ok(());
     }
     let resume = args.resume.map(|r| if r == "auto" { Resume::Auto } else { Resume::From(r.into()) });
-    run(&cfg, &warnings, &RunOptions { resume, run_dir: args.run_dir })
+    run(&cfg, &warnings, &RunOptions { resume, run_dir: args.run_dir, sync_kernels: args.sync_kernels })
 }

@@ -10,7 +10,8 @@ use srgan::bench::{BenchOptions, Phase, Source, bench, bench_loader};
 use srgan::config::Config;
 use srgan::data::Dataset;
 use srgan::doctor::examine;
-use srgan::train::{data_settings, open_device};
+use srgan::log::Messages;
+use srgan::train::{DeviceOptions, data_settings, open_device_with, show_compiling};
 use srgan::{Error, Result};
 
 /// Tools for super-resolution GANs.
@@ -49,7 +50,7 @@ struct BenchArgs {
     /// Counted steps
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
-    /// Steps before them
+    /// Steps before them, at least one
     #[arg(long, default_value_t = 3)]
     warmup: usize,
     /// Epochs of --phase loader
@@ -67,6 +68,9 @@ struct BenchArgs {
     /// Also show what each kind of plan step costs
     #[arg(long)]
     profile: bool,
+    /// Wait after each CUDA kernel, so that an error names the kernel that caused it; slow
+    #[arg(long)]
+    sync_kernels: bool,
     /// Print one JSON object in one line
     #[arg(long)]
     json: bool,
@@ -118,6 +122,9 @@ fn run_bench(args: BenchArgs) -> Result<()> {
         PhaseName::Loader if args.profile => {
             return Err(Error::usage("--profile shows plan steps, and the loader has none"));
         }
+        PhaseName::Loader if args.sync_kernels => {
+            return Err(Error::usage("--sync-kernels waits after each kernel, and the loader has none"));
+        }
         PhaseName::Loader => {
             refuse_side(args.hr)?;
             return print(&bench_loader(&open(&cfg)?, &cfg, args.epochs)?, args.json);
@@ -133,7 +140,9 @@ fn run_bench(args: BenchArgs) -> Result<()> {
     let source = dataset.as_ref().map_or(Source::Random { hr: args.hr.unwrap_or(128) }, Source::Data);
     let (steps, warmup, profile) = (args.steps as usize, args.warmup, args.profile);
     let options = BenchOptions { phase, source, steps, warmup, profile };
-    print(&bench(&cfg, open_device(&cfg)?, &options)?, args.json)
+    let on_compile = Some(show_compiling(&Messages::stderr()));
+    let device = open_device_with(&cfg, DeviceOptions { sync_kernels: args.sync_kernels, on_compile })?;
+    print(&bench(&cfg, device, &options)?, args.json)
 }
 
 /// `--hr` says nothing about a data set.

@@ -15,6 +15,15 @@ use crate::tape::Shape;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PlanId(pub(crate) usize);
 
+/// A run that was started, to be collected.
+#[derive(Debug)]
+#[must_use = "the device keeps what the run gives back until it is collected"]
+pub struct Run {
+    pub(crate) plan: PlanId,
+    /// What the device knows it by.
+    pub(crate) ticket: usize,
+}
+
 /// What one run gave back.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
@@ -23,6 +32,20 @@ pub struct Outcome {
     /// The plan's outputs in order, each contiguous in NHWC order.
     pub outputs: Vec<Vec<f32>>,
 }
+
+/// How far the kernels of a plan are compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compiling {
+    /// Modules in all, one for each kernel with its extents.
+    pub total: usize,
+    /// Those that were there already, from an earlier run.
+    pub cached: usize,
+    /// Those that are done, the cached ones included.
+    pub done: usize,
+}
+
+/// Is told the device's name and how far it is: first when it is known what the cache holds, then after each module.
+pub type OnCompile = Box<dyn FnMut(&str, Compiling)>;
 
 /// The most that a device can do, measured with the threads and the instruction set that it computes with.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -61,11 +84,27 @@ pub trait Device {
     /// If the number of bytes is not the slot's.
     fn upload(&mut self, plan: PlanId, name: &str, bytes: &[u8]) -> Result<()>;
 
-    /// Runs a plan once.
+    /// Starts a run of a plan on what was uploaded. Runs are done in the order of their starts. On a GPU the call does
+    /// not wait for the run: the next one may be uploaded and started before it is collected. The CPU computes it here.
     ///
     /// # Errors
     /// Those of the driver; the CPU has none.
-    fn run(&mut self, plan: PlanId) -> Result<Outcome>;
+    fn start(&mut self, plan: PlanId) -> Result<Run>;
+
+    /// Waits for a run and takes what it gave back.
+    ///
+    /// # Errors
+    /// Those of the driver, the run's own included; the CPU has none.
+    fn collect(&mut self, run: Run) -> Result<Outcome>;
+
+    /// Runs a plan once and waits for it.
+    ///
+    /// # Errors
+    /// Those of [`Device::start`] and [`Device::collect`].
+    fn run(&mut self, plan: PlanId) -> Result<Outcome> {
+        let run = self.start(plan)?;
+        self.collect(run)
+    }
 
     /// Creates a state or replaces its values.
     ///
@@ -78,6 +117,12 @@ pub trait Device {
     /// # Errors
     /// If there is none of that name.
     fn state(&self, name: &str) -> Result<Vec<f32>>;
+
+    /// Bytes of memory that states and plans can still take; `None` where nobody says.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    fn available_memory(&self) -> Result<Option<usize>>;
 
     /// Fills working memory with NaN, so that a step that reads what none wrote becomes visible.
     ///

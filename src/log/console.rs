@@ -67,6 +67,12 @@ impl Messages {
         Self::new(Target::Plain(Box::new(out)))
     }
 
+    /// A terminal that shows nothing.
+    #[cfg(test)]
+    pub(super) fn hidden_bars() -> Self {
+        Self::new(Target::Terminal(MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::hidden())))
+    }
+
     fn new(target: Target) -> Self {
         Messages { inner: Arc::new(Mutex::new(Inner { target, log: Log::Waiting(Vec::new()) })) }
     }

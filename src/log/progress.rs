@@ -12,7 +12,7 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const MEMORY: f64 = 0.98;
 
 /// What a step tells the progress display.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct StepInfo<'a> {
     /// The step, from 0.
     pub step: u64,

@@ -91,10 +91,10 @@ impl Op for Conv2d {
             Conv2dInputGrad { geometry: self.0, input: tape.shape(input) },
             Conv2dWeightGrad { geometry: self.0, weight: tape.shape(weight) },
         );
-        Ok(vec![
-            if at.needs[0] { Some(tape.push(d_input, &[d_output, weight])?) } else { None },
-            if at.needs[1] { Some(tape.push(d_weight, &[input, d_output])?) } else { None },
-        ])
+        // The weight's first: then the input's gradient is not in memory beside its scratch.
+        let d_weight = if at.needs[1] { Some(tape.push(d_weight, &[input, d_output])?) } else { None };
+        let d_input = if at.needs[0] { Some(tape.push(d_input, &[d_output, weight])?) } else { None };
+        Ok(vec![d_input, d_weight])
     }
     fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
         let s = self.0.conv_shape(inputs[0].shape, inputs[1].shape, output);

@@ -27,10 +27,10 @@ impl Op for Prelu {
     }
     fn vjp(&self, tape: &mut Tape, at: &Application, d_output: Value) -> Result<Vec<Option<Value>>> {
         let [x, slope] = [at.inputs[0], at.inputs[1]];
-        Ok(vec![
-            if at.needs[0] { Some(tape.push(PreluGrad, &[d_output, x, slope])?) } else { None },
-            if at.needs[1] { Some(tape.push(PreluSlopeGrad, &[d_output, x])?) } else { None },
-        ])
+        // The slope's first: then nothing needs d_output any more, and the input's gradient takes its memory.
+        let d_slope = if at.needs[1] { Some(tape.push(PreluSlopeGrad, &[d_output, x])?) } else { None };
+        let d_x = if at.needs[0] { Some(tape.push(PreluGrad, &[d_output, x, slope])?) } else { None };
+        Ok(vec![d_x, d_slope])
     }
     fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
         reference(inputs, output, |v| if v[0] > 0.0 { v[0] } else { v[1] * v[0] })

@@ -3,6 +3,7 @@
 
 mod bf16;
 pub(super) mod cuda;
+mod gpu;
 
 use std::collections::HashMap;
 use std::sync::Arc;

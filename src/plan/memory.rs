@@ -2,7 +2,8 @@
 //! largest first, each at the lowest offset that is free during its life.
 
 use super::place::Placed;
-use super::{Base, Loc, PlanOptions, Root};
+use super::{Base, Loc, Plan, PlanOptions, Root};
+use crate::tape::DType;
 
 /// Floats between possible starts of buffers: a cache line of 64 bytes.
 const ALIGN: usize = 16;
@@ -13,6 +14,16 @@ struct Life {
     first: usize,
     last: usize,
     len: usize,
+}
+
+impl Plan {
+    /// Bytes that a device holds for the plan beside arena and states: input slots, constants, and what it reads back.
+    pub fn held_bytes(&self) -> usize {
+        let inputs = self.inputs.iter().map(|slot| slot.shape.len() * slot.dtype.size());
+        let constants = self.constants.iter().map(|data| data.len() * DType::F32.size());
+        let outputs = self.outputs.iter().map(|(_, loc)| loc.shape.len() * DType::F32.size());
+        inputs.chain(constants).chain(outputs).sum()
+    }
 }
 
 /// Rewrites all locations from buffer-relative to arena offsets; returns the arena's length in floats.
@@ -64,31 +75,63 @@ pub fn assign(placed: &mut Placed, options: PlanOptions) -> usize {
     total
 }
 
+/// The best of several greedy packings (Pisarchyk and Lee, "Efficient memory management for deep neural net inference",
+/// 2020), each of which wins for some programs: orders by size, by life, and by how much is alive at the same time;
+/// each buffer in the lowest gap, or in the tightest one.
 fn pack(lives: &[Life]) -> (Vec<usize>, usize) {
-    let mut order: Vec<usize> =
-        (0..lives.len()).filter(|i| lives[*i].len > 0 && lives[*i].first != usize::MAX).collect();
-    order.sort_by_key(|i| (std::cmp::Reverse(lives[*i].len), *i));
+    let used: Vec<usize> = (0..lives.len()).filter(|i| lives[*i].len > 0 && lives[*i].first != usize::MAX).collect();
+    let alive = alive_together(lives, &used);
+    let span = |i: usize| lives[i].last - lives[i].first + 1;
+    let keys: [&dyn Fn(usize) -> (usize, usize); 4] =
+        [&|i| (lives[i].len, 0), &|i| (lives[i].len, span(i)), &|i| (span(i), lives[i].len), &|i| {
+            (alive[i], lives[i].len)
+        }];
+    let mut best: Option<(Vec<usize>, usize)> = None;
+    for key in keys {
+        let mut order = used.clone();
+        order.sort_by_key(|i| (std::cmp::Reverse(key(*i)), *i));
+        for tightest in [false, true] {
+            let packed = pack_in_order(lives, &order, tightest);
+            if best.as_ref().is_none_or(|(_, total)| packed.1 < *total) {
+                best = Some(packed);
+            }
+        }
+    }
+    best.unwrap_or_else(|| (vec![0; lives.len()], 0))
+}
+
+/// For each buffer, the most that is alive at any moment of its life.
+fn alive_together(lives: &[Life], used: &[usize]) -> Vec<usize> {
+    let end = used.iter().map(|i| lives[*i].last + 1).max().unwrap_or(0);
+    let mut at = vec![0usize; end];
+    used.iter().for_each(|i| at[lives[*i].first..=lives[*i].last].iter_mut().for_each(|sum| *sum += lives[*i].len));
+    let mut most = vec![0; lives.len()];
+    used.iter().for_each(|i| most[*i] = at[lives[*i].first..=lives[*i].last].iter().copied().max().unwrap_or(0));
+    most
+}
+
+/// Each buffer of `order` where nothing else is during its life: at the lowest offset, or in the tightest gap.
+fn pack_in_order(lives: &[Life], order: &[usize], tightest: bool) -> (Vec<usize>, usize) {
     let mut offsets = vec![0; lives.len()];
-    let mut set: Vec<usize> = Vec::with_capacity(order.len());
     let mut total = 0;
-    for i in order {
+    for (rank, &i) in order.iter().enumerate() {
         let life = lives[i];
-        let mut taken: Vec<(usize, usize)> = set
-            .iter()
-            .filter(|j| lives[**j].first <= life.last && life.first <= lives[**j].last)
-            .map(|j| (offsets[*j], offsets[*j] + lives[*j].len))
-            .collect();
+        let together = |j: &&usize| lives[**j].first <= life.last && life.first <= lives[**j].last;
+        let mut taken: Vec<(usize, usize)> =
+            order[..rank].iter().filter(together).map(|j| (offsets[*j], offsets[*j] + lives[*j].len)).collect();
         taken.sort_unstable();
-        let mut at = 0usize;
+        let (mut at, mut gap) = (0usize, None);
         for (start, stop) in taken {
-            if at + life.len <= start {
-                break;
+            if at + life.len <= start && gap.is_none_or(|(_, room)| start - at < room) {
+                gap = Some((at, start - at));
+                if !tightest {
+                    break;
+                }
             }
             at = at.max(stop.next_multiple_of(ALIGN));
         }
-        offsets[i] = at;
-        total = total.max(at + life.len);
-        set.push(i);
+        offsets[i] = gap.map_or(at, |(at, _)| at);
+        total = total.max(offsets[i] + life.len);
     }
     (offsets, total)
 }

@@ -1,5 +1,6 @@
 //! Training: from a config to a run folder.
 
+mod memory;
 pub mod names;
 mod open;
 pub mod programs;
@@ -13,7 +14,7 @@ mod table;
 mod trainer;
 pub mod validate;
 
-pub use open::{data_settings, open_device};
-pub use run::{RunOptions, run};
-pub use summary::dry_run;
+pub use open::{DeviceOptions, data_settings, open_device, open_device_with, show_compiling};
+pub use run::{RunOptions, run, run_on};
 pub(crate) use summary::{check_patch, steps_per_epoch, train_shape};
+pub use summary::{dry_run, dry_run_on};

@@ -59,6 +59,9 @@ pub const D_FAKE_RELATIVISTIC: &str = "train_metrics/discriminator/D(G(x))_prob_
 /// Decay of this step's EMA update; 0 without one.
 pub const EMA_LAST_DECAY: &str = "EMA/last_decay";
 
+/// Updates of the EMA so far, this step's included. Programs report the number before it.
+pub const EMA_NUM_UPDATES: &str = "EMA/num_updates";
+
 /// Components in the order in which programs report them.
 pub const COMPONENTS: [&str; 5] = ["l1", "sam", "tv", "psnr", "ssim"];
 /// The same as metrics of training steps.

@@ -2,21 +2,46 @@
 
 use crate::config::{Config, DatasetType, DeviceChoice, IsaChoice, Layout, StoreMode};
 use crate::data::{self, DataSettings, DatasetKind};
-use crate::device::Device;
 use crate::device::cpu::{Cpu, Isa, IsaKind};
 use crate::device::cuda::{Cuda, GpuDriver, GpuOptions};
+use crate::device::{Device, OnCompile};
+use crate::log::{CompileProgress, Messages};
 use crate::{Error, Result};
+
+/// What does not belong in a config.
+#[derive(Default)]
+pub struct DeviceOptions {
+    /// Wait after each kernel, so that an error names the kernel that caused it. For `cuda` alone.
+    pub sync_kernels: bool,
+    /// Is told how far kernels are compiled.
+    pub on_compile: Option<OnCompile>,
+}
+
+/// Shows through `messages` how far kernels are compiled.
+pub fn show_compiling(messages: &Messages) -> OnCompile {
+    let mut progress = CompileProgress::new(messages.clone());
+    Box::new(move |device, compiling| progress.show(device, (compiling.total, compiling.cached), compiling.done))
+}
+
+/// The device that a config asks for.
+///
+/// # Errors
+/// Those of [`open_device_with`].
+pub fn open_device(cfg: &Config) -> Result<Box<dyn Device>> {
+    open_device_with(cfg, DeviceOptions::default())
+}
 
 /// The device that a config asks for.
 ///
 /// # Errors
 /// For `cuda`, what is missing: a GPU, its driver, the compiler of its kernels. An instruction set that the processor
-/// lacks; memory that cannot be had.
+/// lacks; memory that cannot be had; options that the device has no use for.
 // `auto` is the CPU until the CUDA device's results and speed have been measured on a GPU (issue 3).
-pub fn open_device(cfg: &Config) -> Result<Box<dyn Device>> {
+pub fn open_device_with(cfg: &Config, options: DeviceOptions) -> Result<Box<dyn Device>> {
+    let DeviceOptions { sync_kernels, on_compile } = options;
     if cfg.training.device == DeviceChoice::Cuda {
         let ordinal = cfg.training.gpus.ids()[0];
-        let options = GpuOptions { ordinal, ..GpuOptions::new(&|name| std::env::var_os(name)) };
+        let options = GpuOptions { ordinal, sync_kernels, ..GpuOptions::new(&|name| std::env::var_os(name)) };
         // Asked for what this machine does not have: wrong use, not a failure of the device.
         let driver = GpuDriver::new(options).map_err(|e| match e {
             Error::Device { message, hint } => {
@@ -25,7 +50,11 @@ pub fn open_device(cfg: &Config) -> Result<Box<dyn Device>> {
             }
             other => other,
         })?;
-        return Ok(Box::new(Cuda::new(Box::new(driver))));
+        return Ok(Box::new(Cuda::new(Box::new(driver)).with_progress(on_compile)));
+    }
+    if sync_kernels {
+        return Err(Error::usage("--sync-kernels waits after each CUDA kernel, and the cpu device has none")
+            .with_hint("leave it out, or use `--device cuda`"));
     }
     let threads = match cfg.training.num_threads {
         Some(n) => n,

@@ -2,16 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
+use super::memory::fit_memory;
+use super::open::{DeviceOptions, open_device_with, show_compiling};
 use super::session::Session;
 use super::signals::StopSignal;
-use super::summary::{check_patch, compile_all, state_bytes, steps_per_epoch, train_shape};
+use super::summary::{check_patch, steps_per_epoch, train_shape};
 use super::table::compare_with_bicubic;
 use super::trainer::{Ended, RunParts, Trainer};
 use super::validate::DISC;
-use super::{data_settings, names, open_device, saving, step};
+use super::{data_settings, names, saving, step};
 use crate::checkpoint::{LAST, Meta, TensorFile};
 use crate::config::{Config, Resume};
 use crate::data::Dataset;
+use crate::device::Device;
 use crate::log::{Messages, MetricsLog, RunDir, RunLogFile, write_atomic};
 use crate::{Error, Result};
 
@@ -22,6 +25,8 @@ pub struct RunOptions {
     pub resume: Option<Resume>,
     /// The run's folder instead of a new one under `Logging.dir`.
     pub run_dir: Option<PathBuf>,
+    /// Wait after each kernel, so that an error names the kernel that caused it.
+    pub sync_kernels: bool,
 }
 
 /// Where a run begins.
@@ -37,14 +42,34 @@ enum Begin {
 pub fn run(cfg: &Config, warnings: &[String], options: &RunOptions) -> Result<()> {
     let messages = Messages::stderr();
     warnings.iter().for_each(|w| messages.warn(w));
-    let result = run_with(cfg, options, &messages);
+    let on_compile = Some(show_compiling(&messages));
+    let device = || open_device_with(cfg, DeviceOptions { sync_kernels: options.sync_kernels, on_compile });
+    run_on(device, cfg, options, &messages)
+}
+
+/// Trains as [`run`] does, on the device that `open` opens; messages go to `messages`.
+///
+/// # Errors
+/// Those of [`run`], and of `open`.
+pub fn run_on(
+    open: impl FnOnce() -> Result<Box<dyn Device>>,
+    cfg: &Config,
+    options: &RunOptions,
+    messages: &Messages,
+) -> Result<()> {
+    let result = train(open, cfg, options, messages);
     if let Err(e) = &result {
         messages.keep_error(&e.to_string());
     }
     result
 }
 
-fn run_with(cfg: &Config, options: &RunOptions, messages: &Messages) -> Result<()> {
+fn train(
+    open: impl FnOnce() -> Result<Box<dyn Device>>,
+    cfg: &Config,
+    options: &RunOptions,
+    messages: &Messages,
+) -> Result<()> {
     let begin = begin(cfg, options)?;
     // A folder is locked before its checkpoint is read: an earlier job may still be writing it.
     let locked = match &begin {
@@ -52,7 +77,7 @@ fn run_with(cfg: &Config, options: &RunOptions, messages: &Messages) -> Result<(
         Begin::Continue { folder, .. } => Some(RunDir::create_at(folder)?),
         Begin::New => None,
     };
-    let mut session = Session::new(cfg, open_device(cfg)?)?;
+    let mut session = Session::new(cfg, open()?)?;
     session.precision_note().into_iter().for_each(|note| messages.warn(&note));
     let meta = load(&mut session, cfg, &begin, messages)?;
     let dataset = Dataset::open(&data_settings(cfg))?;
@@ -83,8 +108,14 @@ fn run_with(cfg: &Config, options: &RunOptions, messages: &Messages) -> Result<(
         }
         Ended::Finished(why) => {
             messages.info(&why);
-            if let Some(table) = compare_with_bicubic(&mut session, cfg, &dataset, &stop)? {
-                messages.info(&format!("\n{table}\n"));
+            match compare_with_bicubic(&mut session, cfg, &dataset, &stop) {
+                Ok(Some(table)) => messages.info(&format!("\n{table}\n")),
+                Ok(None) => {}
+                // Its images may be larger than those of training, which has ended well.
+                Err(e @ (Error::Memory { .. } | Error::Device { .. })) => {
+                    messages.warn(&format!("no comparison with bicubic upsampling: {e}"));
+                }
+                Err(e) => return Err(e),
             }
             messages.info(&format!("files of the run: {path}"));
             Ok(())
@@ -185,66 +216,4 @@ fn report_changes(cfg: &Config, meta: &Meta, checkpoint: &Path, messages: &Messa
         messages.warn(&format!("keys changed since the checkpoint, now in effect:\n{}", other.join("\n")));
     }
     Ok(())
-}
-
-/// What a run needs, in bytes.
-struct Need {
-    weights: usize,
-    optimiser: usize,
-    arena: usize,
-}
-
-impl Need {
-    fn of(session: &Session, cfg: &Config, dataset: &Dataset) -> Result<Need> {
-        let (weights, optimiser) = state_bytes(session, cfg);
-        let arena = compile_all(session, cfg, dataset)?.iter().map(|p| 4 * p.arena_len).max().unwrap_or(0);
-        Ok(Need { weights, optimiser, arena })
-    }
-
-    fn total(&self) -> usize {
-        self.weights + self.optimiser + self.arena
-    }
-}
-
-/// The validation batch that fits: the config's, halved as often as needed. A training batch that cannot fit is
-/// refused, naming the largest that can.
-fn fit_memory(session: &Session, cfg: &Config, dataset: &Dataset, messages: &Messages) -> Result<usize> {
-    let available = available_memory().unwrap_or(usize::MAX);
-    let need = Need::of(session, cfg, dataset)?;
-    if need.total() <= available {
-        return Ok(cfg.data.val_batch_size);
-    }
-    let mut smaller = cfg.clone();
-    while smaller.data.val_batch_size > 1 {
-        smaller.data.val_batch_size /= 2;
-        if Need::of(session, &smaller, dataset)?.total() <= available {
-            let batch = smaller.data.val_batch_size;
-            messages.warn(&format!("validation runs with batches of {batch}: more do not fit into memory"));
-            return Ok(batch);
-        }
-    }
-    let mib = |bytes: usize| bytes >> 20;
-    let message = format!(
-        "the run needs {} MiB (weights {}, optimiser {}, activations and workspace {}), {} MiB are available",
-        mib(need.total()),
-        mib(need.weights),
-        mib(need.optimiser),
-        mib(need.arena),
-        mib(available)
-    );
-    while smaller.data.train_batch_size > 1 {
-        smaller.data.train_batch_size /= 2;
-        if Need::of(session, &smaller, dataset)?.total() <= available {
-            let hint = format!("a training batch of {} fits", smaller.data.train_batch_size);
-            return Err(Error::config("Data.train_batch_size", message).with_hint(hint));
-        }
-    }
-    Err(Error::config("Data.hr_size", message).with_hint("even a batch of 1 does not fit: use smaller patches"))
-}
-
-/// Bytes that new memory can be had for without swapping; `None` where the system does not say.
-fn available_memory() -> Option<usize> {
-    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = info.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok().map(|kib| kib * 1024)
 }

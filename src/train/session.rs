@@ -1,5 +1,6 @@
 //! A config's networks on a device: states, compiled plans, and their exchange with checkpoints.
 
+mod exchange;
 #[cfg(test)]
 mod tests;
 
@@ -7,9 +8,8 @@ use std::collections::HashMap;
 
 use super::names::{self, scalars};
 use super::programs::{BatchShape, EvaluateOptions, Programs};
-use crate::checkpoint::{TensorFile, compare_architecture};
 use crate::config::{self, Config};
-use crate::device::{Device, Outcome, PlanId, bytes_of};
+use crate::device::{Device, Outcome, PlanId, Run, bytes_of};
 use crate::nn::{Layout, Tensor};
 use crate::plan::{Plan, PlanOptions, Precision, Program, Target};
 use crate::tape::Shape;
@@ -65,6 +65,17 @@ pub struct Session<'a> {
     device: Box<dyn Device>,
     precision: Precision,
     plans: HashMap<Key, PlanId>,
+    /// Runs that were started and have not ended well.
+    open_runs: usize,
+}
+
+/// What the states take, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateBytes {
+    /// Weights, buffers, and their average.
+    pub weights: usize,
+    /// Moments, and what gradient accumulation keeps.
+    pub optimiser: usize,
 }
 
 /// The precision that a config means on a device.
@@ -93,22 +104,48 @@ fn flat_states(programs: &Programs, ema: bool) -> Vec<(&'static str, bool, Strin
     states
 }
 
-/// A tensor's name without its network: `body.0.conv1.weight`.
-fn bare<'t>(layout: &Layout, tensor: &'t Tensor) -> &'t str {
-    tensor.name.strip_prefix(&layout.prefix).map_or(&tensor.name, |s| s.trim_start_matches('.'))
-}
-
 impl<'a> Session<'a> {
     /// Networks of `cfg` on `device` with the initial weights of the config's seed.
     ///
     /// # Errors
-    /// If the networks cannot be built or memory cannot be had.
+    /// If the networks cannot be built or do not fit into the device's memory.
     pub fn new(cfg: &'a Config, device: Box<dyn Device>) -> Result<Self> {
         let precision = precision_on(&*device, cfg);
         let programs = Programs::new(cfg)?.aligned_to(precision.vector());
-        let mut session = Session { cfg, programs, device, precision, plans: HashMap::new() };
+        let mut session = Session { cfg, programs, device, precision, plans: HashMap::new(), open_runs: 0 };
+        session.check_memory()?;
         session.initialise()?;
         Ok(session)
+    }
+
+    /// Refuses networks whose states alone are more than the device has room for.
+    fn check_memory(&self) -> Result<()> {
+        let StateBytes { weights, optimiser } = self.state_bytes();
+        let available = self.device.available_memory()?.unwrap_or(usize::MAX);
+        if weights + optimiser <= available {
+            return Ok(());
+        }
+        let [weights, optimiser, available] = [weights, optimiser, available].map(|bytes| bytes >> 20);
+        let message = format!(
+            "the networks need {} MiB (weights {weights}, optimiser {optimiser}), {available} MiB are available",
+            weights + optimiser
+        );
+        Err(Error::config("Generator", message).with_hint("use fewer n_channels or n_blocks"))
+    }
+
+    /// What the session's states take.
+    pub fn state_bytes(&self) -> StateBytes {
+        let (g, d) = (self.programs.generator(), self.programs.discriminator());
+        let buffers = |l: &Layout| l.buffers.iter().map(|b| b.shape.len()).sum::<usize>();
+        let average = if self.has_ema() { g.len + buffers(g) } else { 0 };
+        let staged = match self.cfg.training.accumulate_grad_batches {
+            1 => 0,
+            _ => self.programs.staged_states().iter().map(|(_, shape)| shape.len()).sum(),
+        };
+        StateBytes {
+            weights: 4 * (g.len + d.len + buffers(g) + buffers(d) + average),
+            optimiser: 4 * (2 * (g.len + d.len) + staged),
+        }
     }
 
     /// The programs' source.
@@ -231,13 +268,39 @@ impl<'a> Session<'a> {
         self.device.upload(plan, slot, bytes)
     }
 
-    /// Runs a plan with this step's scalars.
+    /// Starts a run of a plan with this step's scalars, to be collected.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn start(&mut self, plan: PlanId, step: [f32; scalars::COUNT]) -> Result<Run> {
+        self.device.upload(plan, scalars::SLOT, bytes_of(&step))?;
+        self.open_runs += 1;
+        self.device.start(plan)
+    }
+
+    /// Waits for a run and takes what it gave back.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn collect(&mut self, run: Run) -> Result<Outcome> {
+        let outcome = self.device.collect(run)?;
+        self.open_runs -= 1;
+        Ok(outcome)
+    }
+
+    /// Runs a plan with this step's scalars and waits for it.
     ///
     /// # Errors
     /// Those of the device.
     pub fn run(&mut self, plan: PlanId, step: [f32; scalars::COUNT]) -> Result<Outcome> {
-        self.device.upload(plan, scalars::SLOT, bytes_of(&step))?;
-        self.device.run(plan)
+        let run = self.start(plan, step)?;
+        self.collect(run)
+    }
+
+    /// Whether every run that was started has ended well. Only then the states are those after a whole step: a run
+    /// that failed may have changed some of them.
+    pub fn is_settled(&self) -> bool {
+        self.open_runs == 0
     }
 
     /// Updates done: generator, discriminator, EMA.
@@ -256,143 +319,6 @@ impl<'a> Session<'a> {
     pub fn set_counters(&mut self, counters: [u64; 3]) -> Result<()> {
         for (name, value) in [names::G_UPDATES, names::D_UPDATES, names::EMA_UPDATES].iter().zip(counters) {
             self.device.set_state(name, Shape::SCALAR, &[value as f32])?;
-        }
-        Ok(())
-    }
-
-    /// Every tensor of a checkpoint, in file order.
-    ///
-    /// # Errors
-    /// Those of the device.
-    pub fn tensors(&self) -> Result<Vec<SavedTensor>> {
-        let mut out = Vec::new();
-        for (prefix, generator, state) in flat_states(&self.programs, self.has_ema()) {
-            let layout = if generator { self.programs.generator() } else { self.programs.discriminator() };
-            let flat = self.device.state(&state)?;
-            for p in &layout.params {
-                let data = p.to_file(layout.slice(p, &flat));
-                out.push(SavedTensor { name: format!("{prefix}.{}", bare(layout, p)), shape: p.file_shape(), data });
-            }
-        }
-        for (state, tensor) in self.buffers() {
-            let data = tensor.to_file(&self.device.state(&state)?);
-            out.push(SavedTensor { name: self.buffer_name(&state), shape: tensor.file_shape(), data });
-        }
-        Ok(out)
-    }
-
-    /// `ema.generator.x` is called `ema.x` in files.
-    fn buffer_name(&self, state: &str) -> String {
-        let averaged = format!("ema.{}.", self.programs.generator().prefix);
-        state.strip_prefix(&averaged).map_or_else(|| state.to_owned(), |rest| format!("ema.{rest}"))
-    }
-
-    /// Takes every tensor of a checkpoint.
-    ///
-    /// # Errors
-    /// [`Error::Checkpoint`] with a table of differing names and extents, before anything is changed; then
-    /// those of reading.
-    pub fn restore(&mut self, file: &mut TensorFile, path: &std::path::Path) -> Result<()> {
-        let found = file.entries().iter().map(|e| (e.name.clone(), e.shape.clone())).collect::<Vec<_>>();
-        let averaged = |name: &str| name.starts_with("ema.");
-        let (wanted, present) = (self.has_ema(), found.iter().any(|(n, _)| averaged(n)));
-        // An average that was switched on or off since is started from the live weights, or left alone.
-        let counts = |(name, _): &(String, Vec<usize>)| !averaged(name) || (wanted && present);
-        let expected: Vec<_> = self.tensor_shapes().into_iter().filter(counts).collect();
-        let found: Vec<_> = found.into_iter().filter(counts).collect();
-        if let Some(table) = compare_architecture(&expected, &found) {
-            let message = format!("its tensors are not those of this configuration\n{table}");
-            return Err(Error::checkpoint(path, message)
-                .with_hint("use the configuration that the checkpoint was trained with (config.yaml beside it)"));
-        }
-        self.set_some_tensors(|name| !name.starts_with("ema") || present, |name| file.read(name))?;
-        if wanted && !present { self.average_from_live() } else { Ok(()) }
-    }
-
-    /// The average starts at the live weights.
-    fn average_from_live(&mut self) -> Result<()> {
-        let generator = self.programs.generator().clone();
-        let flat = self.device.state(&generator.params_state())?;
-        self.device.set_state(&format!("ema.{}", generator.params_state()), Shape::vector(flat.len()), &flat)?;
-        for b in &generator.buffers {
-            let values = self.device.state(&b.name)?;
-            self.device.set_state(&format!("ema.{}", b.name), b.shape, &values)?;
-        }
-        Ok(())
-    }
-
-    /// Takes the generator's and, where the file has them all, the discriminator's weights, nothing else.
-    ///
-    /// # Errors
-    /// As [`Session::restore`].
-    pub fn restore_weights(&mut self, file: &mut TensorFile, path: &std::path::Path) -> Result<Vec<String>> {
-        let found = file.entries().iter().map(|e| (e.name.clone(), e.shape.clone())).collect::<Vec<_>>();
-        let mut taken = Vec::new();
-        for generator in [true, false] {
-            let layout = if generator { self.programs.generator() } else { self.programs.discriminator() };
-            let prefix = format!("{}.", layout.prefix);
-            let expected: Vec<_> = self.tensor_shapes().into_iter().filter(|(n, _)| n.starts_with(&prefix)).collect();
-            let present: Vec<_> = found.iter().filter(|(n, _)| n.starts_with(&prefix)).cloned().collect();
-            if !generator && present.is_empty() {
-                continue;
-            }
-            if let Some(table) = compare_architecture(&expected, &present) {
-                let message = format!("its {} is not that of this configuration\n{table}", layout.prefix);
-                return Err(Error::checkpoint(path, message));
-            }
-            taken.push(layout.prefix.clone());
-        }
-        let wanted = taken.clone();
-        self.set_some_tensors(|name| wanted.iter().any(|p| name.split('.').next() == Some(p)), |name| file.read(name))?;
-        if self.has_ema() {
-            self.average_from_live()?;
-        }
-        Ok(taken)
-    }
-
-    /// Names and file extents of all tensors of a checkpoint.
-    pub fn tensor_shapes(&self) -> Vec<(String, Vec<usize>)> {
-        let mut out = Vec::new();
-        for (prefix, generator, _) in flat_states(&self.programs, self.has_ema()) {
-            let layout = if generator { self.programs.generator() } else { self.programs.discriminator() };
-            let name = |p: &Tensor| format!("{prefix}.{}", bare(layout, p));
-            out.extend(layout.params.iter().map(|p| (name(p), p.file_shape())));
-        }
-        out.extend(self.buffers().iter().map(|(state, t)| (self.buffer_name(state), t.file_shape())));
-        out
-    }
-
-    /// Sets every tensor from `read`, which is given the name in files and answers in file order.
-    ///
-    /// # Errors
-    /// Those of `read` and of the device.
-    pub fn set_tensors(&mut self, read: impl FnMut(&str) -> Result<Vec<f32>>) -> Result<()> {
-        self.set_some_tensors(|_| true, read)
-    }
-
-    fn set_some_tensors(
-        &mut self,
-        wanted: impl Fn(&str) -> bool,
-        mut read: impl FnMut(&str) -> Result<Vec<f32>>,
-    ) -> Result<()> {
-        for (prefix, generator, state) in flat_states(&self.programs, self.has_ema()) {
-            let layout = if generator { self.programs.generator() } else { self.programs.discriminator() };
-            if !wanted(prefix) {
-                continue;
-            }
-            let mut flat = vec![0.0; layout.len];
-            for p in &layout.params {
-                let values = p.from_file(&read(&format!("{prefix}.{}", bare(layout, p)))?);
-                flat[p.offset..p.offset + values.len()].copy_from_slice(&values);
-            }
-            self.device.set_state(&state, Shape::vector(flat.len()), &flat)?;
-        }
-        for (state, tensor) in self.buffers() {
-            let name = self.buffer_name(&state);
-            if wanted(&name) {
-                let values = tensor.from_file(&read(&name)?);
-                self.device.set_state(&state, tensor.shape, &values)?;
-            }
         }
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! One training step: schedules to scalars, a run of the right program, and the complete list of metrics.
+//! One training step: schedules to scalars, a run of the right program, and the complete list of metrics. It is started
+//! and finished apart, so that the next one can be on its way to the device meanwhile.
 
 use std::collections::HashMap;
 
@@ -9,7 +10,7 @@ use crate::Result;
 use crate::checkpoint::PlateauState;
 use crate::config::Config;
 use crate::data::Batch;
-use crate::device::bytes_of;
+use crate::device::{PlanId, Run, bytes_of};
 use crate::loss::Adversarial;
 use crate::nn;
 use crate::optim::schedule;
@@ -125,54 +126,119 @@ pub fn metric_names(cfg: &Config, objective: Adversarial) -> Vec<&'static str> {
             "EMA/is_active",
             "EMA/steps_until_activation",
             names::EMA_LAST_DECAY,
-            "EMA/num_updates",
+            names::EMA_NUM_UPDATES,
         ]);
     }
     all
 }
 
-/// Runs step `step` on its batches: one, or as many micro-batches as gradients are accumulated over.
+/// A step that was started and whose report has not been taken.
+#[derive(Debug)]
+#[must_use = "the step's report is taken by `finish`"]
+pub struct StartedStep {
+    step: u64,
+    numbers: StepNumbers,
+    /// The last of its programs, which changes the state.
+    last: Started,
+    /// What the programs before it measured.
+    measured: Measured,
+}
+
+impl StartedStep {
+    /// Waits for the step; what it did.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn finish(self, session: &mut Session, cfg: &Config) -> Result<StepReport> {
+        let StartedStep { step, numbers, last, mut measured } = self;
+        let committed = last.collect(session, &mut measured)?;
+        let ema = &cfg.training.ema;
+        let counted = u8::from(committed && numbers.ema_on);
+        let values = metric_names(cfg, session.programs().objective()).into_iter().map(|name| {
+            // What the phase does not compute is logged as 0: the adversarial part in pretraining.
+            let of_device = measured.get(name).copied().unwrap_or(0.0);
+            let value = match name {
+                "training/pretrain_phase" => f64::from(u8::from(numbers.pretraining)),
+                "training/adv_loss_weight" => numbers.adv_weight,
+                "lr_generator" => numbers.lr_g,
+                "lr_discriminator" => numbers.lr_d,
+                "EMA/enabled" => f64::from(u8::from(ema.enabled)),
+                "EMA/decay" => ema.decay,
+                "EMA/update_after_step" => ema.update_after_step as f64,
+                "EMA/use_num_updates" => f64::from(u8::from(ema.use_num_updates)),
+                "EMA/is_active" => f64::from(u8::from(numbers.ema_on)),
+                "EMA/steps_until_activation" => ema.update_after_step.saturating_sub(step) as f64,
+                names::EMA_NUM_UPDATES => of_device + f64::from(counted),
+                names::EMA_LAST_DECAY if !committed => 0.0,
+                _ => of_device,
+            };
+            (name, value)
+        });
+        Ok(StepReport { committed, pretraining: numbers.pretraining, values: values.collect() })
+    }
+}
+
+/// Starts step `step` on its batches: one, or as many micro-batches as gradients are accumulated over. The batches are
+/// free when the call returns, and the next step may be started before this one is finished.
 ///
 /// # Errors
 /// Those of the device and of compiling a program at its first use.
-pub fn run_step(
+pub fn start_step(
     session: &mut Session,
     cfg: &Config,
     shape: BatchShape,
     batches: &[RawBatch],
     (step, numbers): (u64, StepNumbers),
-) -> Result<StepReport> {
-    let mut run = StepRun { session, cfg, step, scalars: numbers.scalars(), measured: HashMap::new() };
-    let committed = match batches {
+) -> Result<StartedStep> {
+    let scalars = numbers.scalars();
+    let mut run = StepRun { session, cfg, step, scalars, before: None, measured: HashMap::new() };
+    let last = match batches {
         [batch] => {
             let key = if numbers.pretraining { Key::Pretrain(shape) } else { Key::Adversarial(shape) };
-            run.program(key, Some((batch, 0)), 1.0)?
+            run.start(key, Some((batch, 0)), 1.0)?
         }
         _ => run.accumulated(shape, batches, numbers.pretraining)?,
     };
-    let measured = run.measured;
-    let updates = session.counters()?[2];
-    let ema = &cfg.training.ema;
-    let values = metric_names(cfg, session.programs().objective()).into_iter().map(|name| {
-        let value = match name {
-            "training/pretrain_phase" => f64::from(u8::from(numbers.pretraining)),
-            "training/adv_loss_weight" => numbers.adv_weight,
-            "lr_generator" => numbers.lr_g,
-            "lr_discriminator" => numbers.lr_d,
-            "EMA/enabled" => f64::from(u8::from(ema.enabled)),
-            "EMA/decay" => ema.decay,
-            "EMA/update_after_step" => ema.update_after_step as f64,
-            "EMA/use_num_updates" => f64::from(u8::from(ema.use_num_updates)),
-            "EMA/is_active" => f64::from(u8::from(numbers.ema_on)),
-            "EMA/steps_until_activation" => ema.update_after_step.saturating_sub(step) as f64,
-            "EMA/num_updates" => updates as f64,
-            names::EMA_LAST_DECAY if !committed => 0.0,
-            // What the phase does not compute is logged as 0: the adversarial part in pretraining.
-            _ => measured.get(name).copied().unwrap_or(0.0),
-        };
-        (name, value)
-    });
-    Ok(StepReport { committed, pretraining: numbers.pretraining, values: values.collect() })
+    Ok(StartedStep { step, numbers, last, measured: run.measured })
+}
+
+/// Runs a step as [`start_step`] does, and waits for it.
+///
+/// # Errors
+/// Those of [`start_step`] and [`StartedStep::finish`].
+pub fn run_step(
+    session: &mut Session,
+    cfg: &Config,
+    shape: BatchShape,
+    batches: &[RawBatch],
+    numbers: (u64, StepNumbers),
+) -> Result<StepReport> {
+    start_step(session, cfg, shape, batches, numbers)?.finish(session, cfg)
+}
+
+/// Metrics that programs measured, by name.
+type Measured = HashMap<String, f64>;
+
+/// A program of a step that was started.
+#[derive(Debug)]
+struct Started {
+    plan: PlanId,
+    run: Run,
+    /// Share of its metrics in the step's.
+    share: f64,
+}
+
+impl Started {
+    /// Waits for the program and adds its metrics. True if its checks passed.
+    fn collect(self, session: &mut Session, measured: &mut Measured) -> Result<bool> {
+        let outcome = session.collect(self.run)?;
+        for ((names, _), values) in session.device().plan(self.plan).outputs.iter().zip(&outcome.outputs) {
+            for (name, value) in names.split('\n').zip(values) {
+                *measured.entry(name.to_owned()).or_default() += self.share * f64::from(*value);
+            }
+        }
+        Ok(outcome.committed)
+    }
 }
 
 /// A step in progress: the programs that it runs and what they measured.
@@ -181,13 +247,14 @@ struct StepRun<'r, 'a> {
     cfg: &'r Config,
     step: u64,
     scalars: [f32; scalars::COUNT],
-    measured: HashMap<String, f64>,
+    /// The program that was started before, if it was not collected.
+    before: Option<Started>,
+    measured: Measured,
 }
 
 impl StepRun<'_, '_> {
-    /// Runs a program, on a batch with the number of its first sample in the step, and adds `share` of its
-    /// metrics. True if its checks passed.
-    fn program(&mut self, key: Key, batch: Option<(&RawBatch, usize)>, share: f64) -> Result<bool> {
+    /// Starts a program, on a batch with the number of its first sample in the step.
+    fn start(&mut self, key: Key, batch: Option<(&RawBatch, usize)>, share: f64) -> Result<Started> {
         let plan = self.session.plan(key)?;
         if let Some((batch, first)) = batch {
             self.session.upload(plan, "hr", batch.hr)?;
@@ -204,36 +271,43 @@ impl StepRun<'_, '_> {
                 self.session.upload(plan, "noise", bytes_of(&noise))?;
             }
         }
-        let outcome = self.session.run(plan, self.scalars)?;
-        for ((names, _), values) in self.session.device().plan(plan).outputs.iter().zip(&outcome.outputs) {
-            for (name, value) in names.split('\n').zip(values) {
-                *self.measured.entry(name.to_owned()).or_default() += share * f64::from(*value);
-            }
-        }
-        Ok(outcome.committed)
+        Ok(Started { plan, run: self.session.start(plan, self.scalars)?, share })
     }
 
-    /// All parts of a step with gradient accumulation; metrics are means over the micro-batches.
-    fn accumulated(&mut self, shape: BatchShape, batches: &[RawBatch], pretraining: bool) -> Result<bool> {
+    /// Starts a part of a step with gradient accumulation, then collects the one before it.
+    fn part(&mut self, part: Part, batch: Option<(&RawBatch, usize)>, share: f64) -> Result<()> {
+        let started = self.start(Key::Accumulate(part), batch, share)?;
+        match self.before.replace(started) {
+            Some(before) => before.collect(self.session, &mut self.measured).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    /// All parts of a step with gradient accumulation; metrics are means over the micro-batches. The update, which
+    /// needs the verdict on what the parts measured, is started when all of them have been collected.
+    fn accumulated(&mut self, shape: BatchShape, batches: &[RawBatch], pretraining: bool) -> Result<Started> {
         let share = 1.0 / batches.len() as f64;
         let each = |run: &mut Self, part: Part| -> Result<()> {
             for (i, batch) in batches.iter().enumerate() {
-                run.program(Key::Accumulate(part), Some((batch, i * shape.batch)), share)?;
+                run.part(part, Some((batch, i * shape.batch)), share)?;
             }
             Ok(())
         };
-        self.program(Key::Accumulate(Part::Begin), None, 1.0)?;
+        self.part(Part::Begin, None, 1.0)?;
         if pretraining {
             each(self, Part::Content(shape))?;
         } else {
             each(self, Part::Judge(shape))?;
-            self.program(Key::Accumulate(Part::Stage), None, 1.0)?;
+            self.part(Part::Stage, None, 1.0)?;
             each(self, Part::Generate(shape))?;
+        }
+        if let Some(before) = self.before.take() {
+            before.collect(self.session, &mut self.measured)?;
         }
         let losses = [names::CONTENT, names::GENERATOR_ADVERSARIAL, names::GENERATOR_TOTAL, names::D_ADVERSARIAL];
         let finite = losses.iter().all(|n| self.measured.get(*n).is_none_or(|v| v.is_finite()));
         self.scalars[scalars::GUARD] = if finite { 0.0 } else { f32::NAN };
-        self.program(Key::Accumulate(Part::Update(!pretraining)), None, 1.0)
+        self.start(Key::Accumulate(Part::Update(!pretraining)), None, 1.0)
     }
 }
 

@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 
+use super::memory::{Need, available};
 use super::programs::{BatchShape, EvaluateOptions};
 use super::session::{Key, Part, Session};
 use super::validate::batch_size;
 use super::{data_settings, open_device};
 use crate::config::Config;
 use crate::data::Dataset;
+use crate::device::Device;
 use crate::log::Table;
 use crate::nn::Layout;
 use crate::plan::{Plan, Program};
@@ -87,25 +89,20 @@ pub fn compile_all(session: &Session, cfg: &Config, dataset: &Dataset) -> Result
     Ok(plans)
 }
 
-/// Bytes of the states: (weights with buffers and average; moments and accumulated gradients).
-pub fn state_bytes(session: &Session, cfg: &Config) -> (usize, usize) {
-    let (g, d) = (session.programs().generator(), session.programs().discriminator());
-    let buffers = |l: &Layout| l.buffers.iter().map(|b| b.shape.len()).sum::<usize>();
-    let average = if cfg.training.ema.enabled { g.len + buffers(g) } else { 0 };
-    let weights = g.len + d.len + buffers(g) + buffers(d) + average;
-    let staged = match cfg.training.accumulate_grad_batches {
-        1 => 0,
-        _ => session.programs().staged_states().iter().map(|(_, shape)| shape.len()).sum(),
-    };
-    (4 * weights, 4 * (2 * (g.len + d.len) + staged))
-}
-
 /// The text that `--dry-run` prints: layers, parameters, multiply-adds, memory, steps per epoch.
 ///
 /// # Errors
 /// Whatever would keep a run from starting: data, networks, device.
 pub fn dry_run(cfg: &Config) -> Result<String> {
-    let session = Session::new(cfg, open_device(cfg)?)?;
+    dry_run_on(open_device(cfg)?, cfg)
+}
+
+/// The same for a run on this device.
+///
+/// # Errors
+/// As for [`dry_run`].
+pub fn dry_run_on(device: Box<dyn Device>, cfg: &Config) -> Result<String> {
+    let session = Session::new(cfg, device)?;
     let dataset = Dataset::open(&data_settings(cfg))?;
     check_patch(cfg, &dataset)?;
     let steps = steps_per_epoch(cfg, &dataset)?;
@@ -127,23 +124,28 @@ pub fn dry_run(cfg: &Config) -> Result<String> {
             mib(4 * plan.scratch_len),
         ]);
     }
-    let arena = 4 * plans.iter().map(|p| p.arena_len).max().unwrap_or(0);
-    let (weights, optimiser) = state_bytes(&session, cfg);
-    let scratch = 4 * plans.iter().map(|p| p.scratch_len).max().unwrap_or(0);
-    let mut memory = Table::new(["memory", "MiB"]).left_aligned(1);
-    for (name, bytes) in [
-        ("weights", weights),
-        ("optimiser", optimiser),
-        ("activations", arena.saturating_sub(scratch)),
-        ("workspace", scratch.min(arena)),
-        ("total", weights + optimiser + arena),
-    ] {
-        memory.row([name.to_owned(), mib(bytes)]);
-    }
+    let memory = memory_table(&Need::of_plans(&session, &plans), available(&session)?);
     let _ = writeln!(text, "{programs}\n\n{memory}\n");
     let _ = writeln!(text, "device: {}", session.device().describe());
     let _ = write!(text, "data: {} training patches, {steps} steps per epoch", dataset.train_len());
     Ok(text)
+}
+
+/// What a run takes, and what the device has for it.
+fn memory_table(need: &Need, available: Option<usize>) -> Table {
+    let mut memory = Table::new(["memory", "MiB"]).left_aligned(1);
+    for (name, bytes) in [
+        ("weights", need.states.weights),
+        ("optimiser", need.states.optimiser),
+        ("activations", need.activations),
+        ("workspace", need.workspace),
+        ("inputs and results", need.held),
+        ("total", need.total()),
+    ] {
+        memory.row([name.to_owned(), mib(bytes)]);
+    }
+    memory.row(["available".to_owned(), available.map_or("unknown".to_owned(), mib)]);
+    memory
 }
 
 fn mib(bytes: usize) -> String {

@@ -1,24 +1,24 @@
-//! The loop: epochs of steps, with validation, schedules, checkpoints, early stopping and signals in between.
+//! The loop: epochs of steps, with validation, schedules, checkpoints, early stopping and signals in between. What needs
+//! the state after a certain step settles the step that is still on the device first.
+
+mod steps;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::names;
 use super::programs::BatchShape;
 use super::saving;
 use super::session::Session;
 use super::signals::StopSignal;
-use super::step::{RawBatch, StepNumbers, StepReport, run_step};
 use super::validate::{DISC, Validation, batch_limit, validate};
-use crate::checkpoint::{BestK, Counters, FORMAT, LAST, MeanState, Meta, Mode};
+use crate::checkpoint::{BestK, Counters, FORMAT, LAST, MeanState, Meta, Mode, TensorFile};
 use crate::config::{Config, ValInterval};
 use crate::data::{Batch, Dataset, Loader};
-use crate::log::{Messages, MetricsLog, Progress, RunDir, Scalar, StepInfo};
+use crate::log::{Messages, MetricsLog, Progress, RunDir, Scalar};
 use crate::optim::schedule;
 use crate::{Error, Result};
+use steps::Queued;
 
-/// Non-finite steps in a row after which a run has diverged.
-const MAX_SKIPPED: u64 = 10;
 /// Best checkpoints that are kept.
 const KEEP_BEST: usize = 2;
 
@@ -55,7 +55,12 @@ pub struct Trainer<'a> {
     stop: StopSignal,
     val_batch: usize,
     progress: Progress,
+    /// Position and schedules after the steps that were started.
     meta: Meta,
+    /// The step on the device whose report has not been handled.
+    queued: Option<Queued>,
+    /// Mean of the content loss in this epoch.
+    content: MeanState,
     best: BestK,
     saved: Instant,
 }
@@ -80,7 +85,23 @@ impl<'a> Trainer<'a> {
         let best = BestK::new(Mode::of(&cfg.schedulers.metric_g), KEEP_BEST, meta.best.clone());
         let progress = Progress::new(messages.clone());
         let saved = Instant::now();
-        Trainer { cfg, session, dataset, folder, log, messages, stop, val_batch, progress, meta, best, saved }
+        let (queued, content) = (None, MeanState::default());
+        Trainer {
+            cfg,
+            session,
+            dataset,
+            folder,
+            log,
+            messages,
+            stop,
+            val_batch,
+            progress,
+            meta,
+            queued,
+            content,
+            best,
+            saved,
+        }
     }
 
     /// Trains until the config, early stopping, a signal or an error ends the run. The state is saved at the end.
@@ -93,13 +114,31 @@ impl<'a> Trainer<'a> {
             Ok(_) => self.save_last()?,
             // Divergence has saved the weights of the last good step.
             Err(Error::Diverged { .. }) => {}
-            Err(_) => {
-                if let Err(e) = self.save_last() {
-                    self.messages.warn(&format!("the state could not be saved: {e}"));
-                }
-            }
+            Err(_) => self.save_after_error(),
         }
         ended
+    }
+
+    /// Saves the state after the last whole step, or, if the device failed within one, leaves the last checkpoint as it
+    /// is.
+    fn save_after_error(&mut self) {
+        // Its error is that of the device, which shows in the session, or of the log, which `save_last` meets too.
+        let _ = self.settle();
+        if self.session.is_settled() {
+            if let Err(e) = self.save_last() {
+                self.messages.warn(&format!("the state could not be saved: {e}"));
+            }
+            return;
+        }
+        let (last, folder) = (self.folder.join(LAST), self.folder.path().display());
+        self.messages.warn(&match TensorFile::open_checkpoint(&last) {
+            Ok((_, meta)) => format!(
+                "a step failed half-way, and what it left is not saved; the last checkpoint, of {} steps, is kept: \
+                 continue with --resume {folder}",
+                meta.step
+            ),
+            Err(_) => "a step failed half-way, and the run has no checkpoint yet".to_owned(),
+        });
     }
 
     fn train_on(&mut self, shape: BatchShape, steps_per_epoch: u64) -> Result<Ended> {
@@ -152,109 +191,24 @@ impl<'a> Trainer<'a> {
         let first = self.meta.batch_in_epoch as usize * parts;
         let mut loader = Loader::start(&self.dataset, self.meta.epoch, first)?;
         self.progress.start_epoch(self.meta.epoch, steps_per_epoch, self.meta.batch_in_epoch);
-        let mut content = MeanState::default();
+        self.content = MeanState::default();
         let mut waited = Duration::ZERO;
         let ended = loop {
             let start = Instant::now();
-            let batches = loader.by_ref().take(parts).collect::<Result<Vec<Batch>>>()?;
+            let mut batches = loader.by_ref().take(parts).collect::<Result<Vec<Batch>>>()?;
             if batches.len() < parts {
                 break None;
             }
-            let report = self.step(shape, &batches)?;
-            let now_waited = loader.waited();
-            self.show(&report, parts * shape.batch, start.elapsed(), now_waited - waited);
-            waited = now_waited;
-            if report.committed {
-                content.sum += report.get(names::CONTENT);
-                content.count += 1;
-            }
+            let before = std::mem::replace(&mut waited, loader.waited());
+            self.step(shape, &mut batches, (start, waited - before))?;
             batches.into_iter().for_each(|b| loader.recycle(b));
             if let Some(ended) = self.between_steps(steps_per_epoch)? {
                 break Some(ended);
             }
         };
-        self.progress.end_epoch((content.sum / content.count.max(1) as f64) as f32);
+        self.settle()?;
+        self.progress.end_epoch((self.content.sum / self.content.count.max(1) as f64) as f32);
         Ok(ended)
-    }
-
-    /// One step with its log row and the handling of non-finite numbers.
-    fn step(&mut self, shape: BatchShape, batches: &[Batch]) -> Result<StepReport> {
-        let step = self.meta.step;
-        let numbers = StepNumbers::at(self.cfg, step, &self.meta.plateau_g, &self.meta.plateau_d);
-        let raw: Vec<RawBatch> = batches.iter().map(RawBatch::from).collect();
-        let report = run_step(&mut self.session, self.cfg, shape, &raw, (step, numbers))?;
-        if step.is_multiple_of(self.cfg.logging.log_every_n_steps) {
-            let row: Vec<(&str, Scalar)> = report.values.iter().map(|(n, v)| (*n, Scalar::F32(*v as f32))).collect();
-            self.log.row(step, self.meta.epoch, &row)?;
-        }
-        self.meta.step += 1;
-        self.meta.batch_in_epoch += 1;
-        let samples_per_step = (batches.len() * self.cfg.data.train_batch_size) as u64;
-        self.meta.data_position = self.meta.batch_in_epoch * samples_per_step;
-        if report.committed {
-            self.meta.counters.skipped_in_a_row = 0;
-            self.add_to_means(&report);
-        } else {
-            self.skipped(step, batches)?;
-        }
-        Ok(report)
-    }
-
-    fn skipped(&mut self, step: u64, batches: &[Batch]) -> Result<()> {
-        let counters = &mut self.meta.counters;
-        counters.skipped += 1;
-        counters.skipped_in_a_row += 1;
-        let in_a_row = counters.skipped_in_a_row;
-        let samples = batches.iter().flat_map(|b| b.samples.iter().take(b.n));
-        let samples: Vec<String> = samples.map(|s| format!("  {s}")).collect();
-        self.messages.warn(&format!(
-            "step {step}: a loss or gradient is not finite; weights stay as they were. The batch:\n{}",
-            samples.join("\n")
-        ));
-        if in_a_row < MAX_SKIPPED {
-            return Ok(());
-        }
-        // The weights are still those of the last good step.
-        self.save_last()?;
-        let message = format!(
-            "{in_a_row} steps in a row gave non-finite numbers, the last was step {step}; the weights of the last \
-             good step are in {}",
-            self.folder.join(LAST).display()
-        );
-        Err(Error::Diverged { message })
-    }
-
-    /// Means since the last validation of the monitored metrics that are measured in training.
-    fn add_to_means(&mut self, report: &StepReport) {
-        let s = &self.cfg.schedulers;
-        for name in [&s.metric_g, &s.metric_d] {
-            // Pretraining logs zeros for what it does not compute; they are not measurements.
-            if report.pretraining && (name.contains("discriminator/") || *name == *names::GENERATOR_ADVERSARIAL) {
-                continue;
-            }
-            if let Some((_, v)) = report.values.iter().find(|(n, _)| n == name) {
-                let mean = self.meta.means.entry(name.clone()).or_default();
-                mean.sum += v;
-                mean.count += 1;
-                if s.metric_g == s.metric_d {
-                    break;
-                }
-            }
-        }
-    }
-
-    fn show(&mut self, report: &StepReport, patches: usize, elapsed: Duration, waited: Duration) {
-        let of_d = |name| (!report.pretraining).then(|| report.get(name) as f32);
-        self.progress.step(&StepInfo {
-            step: self.meta.step - 1,
-            phase: if report.pretraining { "pretrain" } else { "adversarial" },
-            content_loss: report.get(names::CONTENT) as f32,
-            d_real: of_d(names::D_REAL),
-            d_fake: of_d(names::D_FAKE),
-            patches,
-            elapsed,
-            waited,
-        });
     }
 
     /// Validation, checkpoints and the end of the run, after a step.
@@ -268,6 +222,7 @@ impl<'a> Trainer<'a> {
             return Ok(Some(ended));
         }
         if self.saved.elapsed().as_secs_f64() >= 60.0 * self.cfg.training.checkpoint_minutes {
+            self.settle()?;
             self.save_last()?;
         }
         Ok(self.finished().map(Ended::Finished))
@@ -286,6 +241,7 @@ impl<'a> Trainer<'a> {
 
     /// Validates, moves the schedules, keeps the best checkpoints and saves the state.
     fn validation_round(&mut self) -> Result<Option<Ended>> {
+        self.settle()?;
         if batch_limit(self.cfg, &self.dataset, self.val_batch) == 0 {
             return Ok(None);
         }

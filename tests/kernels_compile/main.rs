@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Mutex;
 
+use srgan::device::Compiling;
 use srgan::device::cuda::cache::Cache;
 use srgan::device::cuda::driver::ModuleSource;
 use srgan::device::cuda::nvrtc::{Arch, Compiled, Nvrtc};
@@ -100,27 +101,28 @@ fn code_comes_from_the_cache_and_damaged_entries_are_made_anew(nvrtc: &Nvrtc) {
     let dir = tempfile::tempdir().unwrap();
     let cache = Cache::at(dir.path());
     let (modules, arch) = (own_modules(), arch((9, 0)));
-    let compile = |cache: &Cache| {
+    let compile = |cache: &Cache, cached: usize| {
         let mut done = Vec::new();
-        let codes = machine_code(nvrtc, cache, &arch, &modules, &mut |n| done.push(n)).unwrap();
-        assert_eq!(done, [1, 2]);
+        let codes = machine_code(nvrtc, cache, &arch, &modules, &mut |compiling| done.push(compiling)).unwrap();
+        let all = (cached..=2).map(|done| Compiling { total: 2, cached, done });
+        assert_eq!(done, all.collect::<Vec<_>>());
         codes
     };
-    let first = compile(&cache);
+    let first = compile(&cache, 0);
     assert_eq!(cache.contents().entries, 2);
-    assert_eq!(compile(&cache), first);
+    assert_eq!(compile(&cache, 2), first);
     // What is in the cache is what is used.
     cache.put(&nvrtc.key(&modules[0], &arch), b"stored").unwrap();
-    assert_eq!(compile(&cache), [b"stored".to_vec(), first[1].clone()]);
+    assert_eq!(compile(&cache, 2), [b"stored".to_vec(), first[1].clone()]);
     for entry in std::fs::read_dir(dir.path()).unwrap() {
         std::fs::write(entry.unwrap().path(), "damaged").unwrap();
     }
-    assert_eq!(compile(&cache), first);
+    assert_eq!(compile(&cache, 0), first);
     assert_eq!(cache.get(&nvrtc.key(&modules[0], &arch)), Some(first[0].clone()));
     // A folder that cannot be made.
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
-    assert_eq!(compile(&Cache::at(file)), first);
+    assert_eq!(compile(&Cache::at(file), 0), first);
 }
 
 fn the_first_error_of_the_list_is_reported(nvrtc: &Nvrtc) {

@@ -101,6 +101,8 @@ fn options_that_do_not_fit_are_refused() {
     bench(&scratch, &["--hr", "32", "--data", "cfg"]).exits(2).says(&["--hr", "Data.hr_size=32"]);
     bench(&scratch, &["--hr", "32", "--phase", "loader"]).exits(2).says(&["--hr", "Data.hr_size=32"]);
     bench(&scratch, &["--profile", "--phase", "loader"]).exits(2).says(&["--profile", "loader"]);
+    bench(&scratch, &["--sync-kernels"]).exits(2).says(&["--sync-kernels", "--device cuda"]);
+    bench(&scratch, &["--sync-kernels", "--phase", "loader"]).exits(2).says(&["--sync-kernels", "loader"]);
     bench(&scratch, &["--data", "cfg", "--phase", "forward"]).exits(2).says(&["--data cfg", "pretrain"]);
     let accumulated = ["--data", "cfg", "--profile", "Training.accumulate_grad_batches=2"];
     bench(&scratch, &accumulated).exits(2).says(&["--profile", "accumulate_grad_batches=1"]);

@@ -46,7 +46,7 @@ fn wrong_overrides_are_refused() {
 #[test]
 fn a_dry_run_prints_and_trains_nothing() {
     let scratch = Scratch::new();
-    let shown = ["generator", "discriminator", "optimiser", "workspace", "4 steps per epoch", "device: cpu"];
+    let shown = ["generator", "discriminator", "optimiser", "available", "4 steps per epoch", "device: cpu"];
     scratch.train(&["--dry-run", "--run-dir", "run"]).exits(0).says(&shown);
     assert!(!scratch.path("logs").exists() && !scratch.path("run").exists());
 }
@@ -58,6 +58,13 @@ fn cuda_is_refused_with_a_way_out() {
     scratch.train(&["--device", "tpu"]).exits(2).says(&["tpu", "cpu"]);
     assert!(!scratch.path("logs").exists());
     scratch.train(&["--device", "auto", "--dry-run"]).exits(0);
+}
+
+#[test]
+fn waiting_after_kernels_is_for_the_gpu() {
+    let scratch = Scratch::new();
+    scratch.train(&["--sync-kernels"]).exits(2).says(&["--sync-kernels", "cpu device", "--device cuda"]);
+    assert!(!scratch.path("logs").exists());
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! A folder with a small scene and a small configuration, and the program running in it.
 
 use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use srgan::checkpoint::{CheckpointFile, Meta, TensorFile, TensorRef};
@@ -154,8 +156,11 @@ impl Scratch {
     fn rows(&self, run: &str) -> Vec<(u64, String)> {
         let text = fs::read_to_string(self.path(run).join("metrics.csv")).unwrap_or_default();
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        let rows = whole.lines().skip(1).filter_map(|l| Some((l.split(',').next()?.parse().ok()?, l.to_owned())));
-        rows.collect()
+        let cells = |line: &str| line.matches(',').count();
+        let expected = whole.lines().next().map_or(0, cells);
+        // While a row is written again, what is read may be parts of both.
+        let complete = whole.lines().skip(1).filter(|l| cells(l) == expected);
+        complete.filter_map(|l| Some((l.split(',').next()?.parse().ok()?, l.to_owned()))).collect()
     }
 
     pub fn metrics_text(&self, run: &str) -> String {
@@ -174,6 +179,26 @@ impl Scratch {
     /// The same as numbers, without the steps.
     pub fn numbers(&self, run: &str, name: &str) -> Vec<f64> {
         self.column(run, name).into_iter().map(|(_, cell)| cell.parse().unwrap()).collect()
+    }
+}
+
+/// A writer whose text can be read while others write to it.
+#[derive(Clone, Default)]
+pub struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl Shared {
+    pub fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

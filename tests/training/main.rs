@@ -1,12 +1,16 @@
 //! Training from end to end on tiny networks and scenes: resuming, reproducibility, numbers that are not finite,
-//! averages, schedules, the files of a run, the data sets, and everything that the command line refuses; measuring.
+//! averages, schedules, the files of a run, the data sets, and everything that the command line refuses; measuring; what a
+//! GPU does to a run.
 
 mod averages;
 mod bad_input;
 mod bench;
 mod command_line;
 mod common;
+mod cuda;
 mod data_sets;
+mod gpu;
+mod late_driver;
 mod not_finite;
 mod resume;
 mod run_files;

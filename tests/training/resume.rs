@@ -15,7 +15,7 @@ const LONG: [&str; 4] = [
 
 /// Asserts that two runs have the same tensors, metrics and state.
 #[track_caller]
-fn assert_same_runs(scratch: &Scratch, a: &str, b: &str) {
+pub fn assert_same_runs(scratch: &Scratch, a: &str, b: &str) {
     assert_same_tensors(&tensors(&scratch.last(a)), &tensors(&scratch.last(b)));
     for (a, b) in scratch.metrics_text(a).lines().zip(scratch.metrics_text(b).lines()) {
         assert_eq!(a, b);

@@ -1,12 +1,12 @@
 //! The CPU as a device: holds states, the arena and loaded plans. Locations become addresses once, when a plan is
 //! loaded or the arena grows (`ready.rs`); a run walks the step list and allocates only what it gives back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::ready::{Addresses, Ready};
-use super::{Buffer, Ctx, Isa, Pool, View, ViewMut, peak};
-use crate::device::{Device, Outcome, Peaks, PlanId};
+use super::{Buffer, Ctx, Isa, Pool, View, ViewMut, memory, peak};
+use crate::device::{Device, Outcome, Peaks, PlanId, Run};
 use crate::plan::{Plan, Target};
 use crate::tape::Shape;
 use crate::{Error, Result};
@@ -18,6 +18,9 @@ pub struct Cpu {
     arena: Buffer,
     states: BTreeMap<String, (Shape, Buffer)>,
     plans: Vec<Loaded>,
+    /// Runs that were not collected, by ticket.
+    done: VecDeque<(usize, Outcome)>,
+    runs: usize,
     profile: bool,
 }
 
@@ -44,6 +47,8 @@ impl Cpu {
             arena: Buffer::zeroed(0)?,
             states: BTreeMap::new(),
             plans: Vec::new(),
+            done: VecDeque::new(),
+            runs: 0,
             profile: false,
         })
     }
@@ -129,7 +134,7 @@ impl Device for Cpu {
         Ok(())
     }
 
-    fn run(&mut self, plan: PlanId) -> Result<Outcome> {
+    fn start(&mut self, plan: PlanId) -> Result<Run> {
         let ctx = Ctx { pool: &self.pool, isa: self.isa };
         let loaded = &mut self.plans[plan.0];
         for (step, time) in loaded.steps.iter().zip(&mut loaded.times) {
@@ -145,7 +150,16 @@ impl Device for Cpu {
                 c.op.run(&ctx, inputs, states);
             }
         }
-        Ok(Outcome { committed, outputs: loaded.outputs.iter().map(gather).collect() })
+        let outcome = Outcome { committed, outputs: loaded.outputs.iter().map(gather).collect() };
+        self.runs += 1;
+        self.done.push_back((self.runs, outcome));
+        Ok(Run { plan, ticket: self.runs })
+    }
+
+    fn collect(&mut self, run: Run) -> Result<Outcome> {
+        let at = self.done.iter().position(|(ticket, _)| *ticket == run.ticket);
+        let outcome = at.and_then(|at| self.done.remove(at)).map(|(_, outcome)| outcome);
+        outcome.ok_or_else(|| Error::Internal("a run of another device".into()))
     }
 
     fn set_state(&mut self, name: &str, shape: Shape, data: &[f32]) -> Result<()> {
@@ -173,6 +187,10 @@ impl Device for Cpu {
     fn state(&self, name: &str) -> Result<Vec<f32>> {
         let found = self.states.get(name).map(|(_, buffer)| buffer.as_slice().to_vec());
         found.ok_or_else(|| Error::Internal(format!("there is no state {name}")))
+    }
+
+    fn available_memory(&self) -> Result<Option<usize>> {
+        Ok(memory::available())
     }
 
     fn poison(&mut self) -> Result<()> {

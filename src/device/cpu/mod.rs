@@ -15,6 +15,7 @@ mod extent;
 mod float;
 mod gemm;
 mod isa;
+mod memory;
 mod micro;
 mod pack;
 mod peak;

@@ -19,7 +19,7 @@ pub(super) struct StackedWeightGrad {
     shape: ConvShape,
     /// Blocks along an axis.
     blocks: usize,
-    /// The 3×3 convolution with stacked output channels.
+    /// The 3×3 convolution with stacked output channels, of one image: the stack is the larger part of the scratch.
     stacked: ConvShape,
 }
 
@@ -43,6 +43,7 @@ impl StackedWeightGrad {
         let blocks = s.ksize_h / BLOCK;
         let moved = (blocks - 1) * BLOCK;
         let stacked = ConvShape {
+            batch: 1,
             out_h: s.out_h + moved,
             out_w: s.out_w + moved,
             out_ch: (blocks * blocks * s.out_ch).next_multiple_of(CHANNEL_STEP),
@@ -56,7 +57,7 @@ impl StackedWeightGrad {
     /// Floats of scratch: stacked d_output, stacked gradient, and what the 3×3 pass needs.
     fn parts(&self, threads: usize) -> [usize; 3] {
         let s = &self.stacked;
-        let d_output = s.batch * s.out_h * s.out_w * s.out_ch;
+        let d_output = s.out_h * s.out_w * s.out_ch;
         [d_output, s.weight_len(), WinogradWeightGrad::new(s).scratch_len(threads)]
     }
 
@@ -72,19 +73,23 @@ impl StackedWeightGrad {
         let s = &self.stacked;
         let parts = self.parts(ctx.pool.threads());
         let [stack, gradient, inner] = carve(scratch, parts);
-        ctx.pool.run(s.batch * s.out_h, &|row, _| {
-            // SAFETY: each item writes one row of the stack.
-            unsafe { self.stack_row(&d_output, row / s.out_h, row % s.out_h, stack.at(row * s.out_w * s.out_ch)) };
-        });
-        let stack = View { ptr: stack.at(0), n: s.batch, h: s.out_h, w: s.out_w, c: s.out_ch, stride: s.out_ch };
-        // SAFETY: parts of the scratch memory that nothing else uses; the caller's promise about the input.
-        let gradient = unsafe {
+        // SAFETY: parts of the scratch memory that nothing else uses.
+        let (gradient, inner) = unsafe {
             let gradient = std::slice::from_raw_parts_mut(gradient.at(0), parts[1]);
-            let inner = std::slice::from_raw_parts_mut(inner.at(0), parts[2]);
-            WinogradWeightGrad::new(s).run(ctx, input, stack, gradient, inner);
-            gradient
+            (gradient, std::slice::from_raw_parts_mut(inner.at(0), parts[2]))
         };
-        self.unstack(gradient, d_weight);
+        d_weight.fill(0.0);
+        for n in 0..self.shape.batch {
+            ctx.pool.run(s.out_h, &|y, _| {
+                // SAFETY: each item writes one row of the stack.
+                unsafe { self.stack_row(&d_output, n, y, stack.at(y * s.out_w * s.out_ch)) };
+            });
+            let stack = View { ptr: stack.at(0), n: 1, h: s.out_h, w: s.out_w, c: s.out_ch, stride: s.out_ch };
+            let image = View { ptr: input.at(n, 0, 0), n: 1, ..input };
+            // SAFETY: the caller's promise about the input.
+            unsafe { WinogradWeightGrad::new(s).run(ctx, image, stack, gradient, inner) };
+            self.add_unstacked(gradient, d_weight);
+        }
     }
 
     /// One row of the stack: d_output, moved by each block's place, zero where it does not reach.
@@ -108,14 +113,15 @@ impl StackedWeightGrad {
     }
 
     /// From `[block][output channel][3][3][input channel]` to O,kh,kw,I.
-    fn unstack(&self, gradient: &[f32], d_weight: &mut [f32]) {
+    fn add_unstacked(&self, gradient: &[f32], d_weight: &mut [f32]) {
         let (k, out_ch) = (self.shape.ksize_h, self.shape.out_ch);
         let run = BLOCK * self.shape.in_ch;
         for (i, from) in gradient.chunks_exact(run).enumerate().take(self.blocks * self.blocks * out_ch * BLOCK) {
             let (stacked, tap_y) = (i / BLOCK, i % BLOCK);
             let (block, o) = (stacked / out_ch, stacked % out_ch);
             let (y, block_x) = (block / self.blocks * BLOCK + tap_y, block % self.blocks);
-            d_weight[((o * k + y) * self.blocks + block_x) * run..][..run].copy_from_slice(from);
+            let to = &mut d_weight[((o * k + y) * self.blocks + block_x) * run..][..run];
+            to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
         }
     }
 }

@@ -17,6 +17,9 @@ use super::{ConvShape, Ctx, Pass, Tile, TileSink, View};
 const BLOCK_TILES: usize = 24;
 /// Result channels between two inverse transforms.
 const BLOCK_CHANNELS: usize = 64;
+/// Transformed weights that are kept at a time, 4 MiB: more would cost memory and lie beyond the second-level cache, and
+/// transforming the input once for each group of result channels is little work.
+const GROUP_FLOATS: usize = 1 << 20;
 /// Tiles that one item transforms where the input is stored.
 const INPUT_TILES: usize = 4;
 /// Floats added to a plane, so that the planes do not fall into the same cache sets.
@@ -41,6 +44,8 @@ pub(super) struct WinogradConv {
     order: Order,
     /// Tiles of a plane of transformed input.
     block_tiles: usize,
+    /// Result channels whose weights are transformed at a time, where a block is one of tiles.
+    group: usize,
 }
 
 impl WinogradConv {
@@ -58,7 +63,9 @@ impl WinogradConv {
             Order::Tiles => BLOCK_TILES,
             Order::Channels => tiles.count.next_multiple_of(WIDE_PIXELS),
         };
-        WinogradConv { weights, result, tiles, pad, order, block_tiles }
+        let groups = (POINTS * source_ch * result_ch).div_ceil(GROUP_FLOATS);
+        let group = result_ch.div_ceil(groups).next_multiple_of(BLOCK_CHANNELS);
+        WinogradConv { weights, result, tiles, pad, order, block_tiles, group }
     }
 
     /// Whether the algorithm can compute a pass: 3×3 or 4×4, stride 1, no dilation, channels in steps of 8.
@@ -84,7 +91,10 @@ impl WinogradConv {
         let per_thread = |floats| threads * scratch::whole_lines(floats);
         let input = POINTS * self.source_plane();
         let (weights, input) = match self.order {
-            Order::Tiles => (POINTS * source_ch * result_ch.next_multiple_of(MAX_LANES), per_thread(input)),
+            Order::Tiles => {
+                let channels = self.group.min(result_ch.next_multiple_of(MAX_LANES));
+                (POINTS * source_ch * channels, per_thread(input))
+            }
             Order::Channels => (per_thread(POINTS * STAGED_SOURCES.min(source_ch) * BLOCK_CHANNELS), input),
         };
         let products = POINTS * self.product_plane();
@@ -126,27 +136,31 @@ impl WinogradConv {
         let Weights { source_ch, result_ch, .. } = self.weights;
         let own = |part: Shared, i: usize, worker: usize| part.at(worker * (parts[i] / ctx.pool.threads()));
         let whole = panel_width(ctx.isa);
-        ctx.pool.run(result_ch.div_ceil(whole), &|panel, worker| {
-            let channels = panel * whole..((panel + 1) * whole).min(result_ch);
-            let to = weights.at(channels.start * POINTS * source_ch);
-            // SAFETY: the worker's own memory and the item's own panel.
-            unsafe { self.weights.transform(ctx, weight, 0..source_ch, channels, own(results, 4, worker), to) };
-        });
-        ctx.pool.run(self.tiles.count.div_ceil(BLOCK_TILES), &|item, worker| {
-            let first = item * BLOCK_TILES;
-            let block = Block { first, count: BLOCK_TILES.min(self.tiles.count - first), conv: self, ctx };
-            let (input, products) = (own(inputs, 2, worker), own(products, 3, worker));
-            // SAFETY: the parts were sized for this; each worker uses its own of the last three.
-            unsafe {
-                block.transform_input(&source, zeros.at(0), input);
-                for c0 in (0..result_ch).step_by(BLOCK_CHANNELS) {
-                    let weights = weights.at(c0 * POINTS * source_ch);
-                    let channels = BLOCK_CHANNELS.min(result_ch - c0);
-                    block.multiply(input, source_ch, weights, channels, products, false);
-                    block.store(products, own(results, 4, worker), c0, sink);
+        for start in (0..result_ch).step_by(self.group) {
+            let end = (start + self.group).min(result_ch);
+            ctx.pool.run((end - start).div_ceil(whole), &|panel, worker| {
+                let first = start + panel * whole;
+                let to = weights.at((first - start) * POINTS * source_ch);
+                let channels = first..(first + whole).min(end);
+                // SAFETY: the worker's own memory and the item's own panel.
+                unsafe { self.weights.transform(ctx, weight, 0..source_ch, channels, own(results, 4, worker), to) };
+            });
+            ctx.pool.run(self.tiles.count.div_ceil(BLOCK_TILES), &|item, worker| {
+                let first = item * BLOCK_TILES;
+                let block = Block { first, count: BLOCK_TILES.min(self.tiles.count - first), conv: self, ctx };
+                let (input, products) = (own(inputs, 2, worker), own(products, 3, worker));
+                // SAFETY: the parts were sized for this; each worker uses its own of the last three.
+                unsafe {
+                    block.transform_input(&source, zeros.at(0), input);
+                    for c0 in (start..end).step_by(BLOCK_CHANNELS) {
+                        let weights = weights.at((c0 - start) * POINTS * source_ch);
+                        let channels = BLOCK_CHANNELS.min(end - c0);
+                        block.multiply(input, source_ch, weights, channels, products, false);
+                        block.store(products, own(results, 4, worker), c0, sink);
+                    }
                 }
-            }
-        });
+            });
+        }
     }
 
     unsafe fn run_channels(

@@ -12,7 +12,7 @@ use super::winograd::{
 use super::{ConvShape, Ctx, View};
 
 /// Floats of transformed tiles in a chunk.
-const CHUNK_FLOATS: usize = 1 << 19;
+const CHUNK_FLOATS: usize = 1 << 18;
 /// Tiles that are transformed by one item.
 const ITEM_TILES: usize = 8;
 /// Output channels of a register block.

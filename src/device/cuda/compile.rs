@@ -7,12 +7,14 @@ use std::thread;
 use super::cache::Cache;
 use super::driver::ModuleSource;
 use super::nvrtc::{Arch, Nvrtc};
+use crate::device::Compiling;
 use crate::{Error, Result};
 
 /// The compiler's recursion is deep.
 const STACK_BYTES: usize = 16 << 20;
 
-/// The machine code of each module. `progress` is called with the number of modules done so far.
+/// The machine code of each module. `progress` is called when it is known what the cache holds, then after each module
+/// that was compiled.
 ///
 /// # Errors
 /// That of the first module that does not compile, in the order of the list.
@@ -21,19 +23,29 @@ pub fn machine_code(
     cache: &Cache,
     arch: &Arch,
     modules: &[ModuleSource],
-    progress: &mut dyn FnMut(usize),
+    progress: &mut dyn FnMut(Compiling),
 ) -> Result<Vec<Vec<u8>>> {
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(modules.len());
+    let keys: Vec<String> = modules.iter().map(|module| nvrtc.key(module, arch)).collect();
+    let mut codes: Vec<Option<Vec<u8>>> = keys.iter().map(|key| cache.get(key)).collect();
+    let missing: Vec<usize> = (0..modules.len()).filter(|i| codes[*i].is_none()).collect();
+    let cached = modules.len() - missing.len();
+    let mut compiling = Compiling { total: modules.len(), cached, done: cached };
+    progress(compiling);
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(missing.len());
     let next = AtomicUsize::new(0);
     let (send, results) = mpsc::channel();
-    let mut codes: Vec<Vec<u8>> = vec![Vec::new(); modules.len()];
     let mut failed: Option<(usize, Error)> = None;
     thread::scope(|scope| -> Result<()> {
         for _ in 0..threads {
-            let (send, next) = (send.clone(), &next);
+            let (send, next, missing, keys) = (send.clone(), &next, &missing, &keys);
             let work = move || {
-                while let Some((i, module)) = take(next, modules) {
-                    if send.send((i, one(nvrtc, cache, arch, module))).is_err() {
+                while let Some(i) = take(next, missing) {
+                    let code = nvrtc.compile(&modules[i], arch).map(|compiled| compiled.cubin);
+                    if let Ok(code) = &code {
+                        // A cache that cannot be written costs the next run's time; `srgan doctor` says why.
+                        let _ = cache.put(&keys[i], code);
+                    }
+                    if send.send((i, code)).is_err() {
                         break;
                     }
                 }
@@ -42,13 +54,14 @@ pub fn machine_code(
             builder.spawn_scoped(scope, work).map_err(|e| Error::device(format!("cannot start a thread: {e}")))?;
         }
         drop(send);
-        for (count, (i, result)) in results.iter().enumerate() {
-            progress(count + 1);
+        for (i, result) in results {
+            compiling.done += 1;
+            progress(compiling);
             match result {
-                Ok(code) => codes[i] = code,
+                Ok(code) => codes[i] = Some(code),
                 Err(error) => {
                     // Those before it have been taken already, so the first of the list is among the answers.
-                    next.store(modules.len(), Ordering::Relaxed);
+                    next.store(missing.len(), Ordering::Relaxed);
                     if failed.as_ref().is_none_or(|(first, _)| i < *first) {
                         failed = Some((i, error));
                     }
@@ -57,22 +70,10 @@ pub fn machine_code(
         }
         Ok(())
     })?;
-    failed.map_or(Ok(codes), |(_, error)| Err(error))
+    failed.map_or(Ok(codes.into_iter().flatten().collect()), |(_, error)| Err(error))
 }
 
 /// The next module that nobody has taken.
-fn take<'a>(next: &AtomicUsize, modules: &'a [ModuleSource]) -> Option<(usize, &'a ModuleSource)> {
-    let i = next.fetch_add(1, Ordering::Relaxed);
-    modules.get(i).map(|module| (i, module))
-}
-
-fn one(nvrtc: &Nvrtc, cache: &Cache, arch: &Arch, module: &ModuleSource) -> Result<Vec<u8>> {
-    let key = nvrtc.key(module, arch);
-    if let Some(cubin) = cache.get(&key) {
-        return Ok(cubin);
-    }
-    let cubin = nvrtc.compile(module, arch)?.cubin;
-    // A cache that cannot be written costs the next run's time; `srgan doctor` says why.
-    let _ = cache.put(&key, &cubin);
-    Ok(cubin)
+fn take(next: &AtomicUsize, missing: &[usize]) -> Option<usize> {
+    missing.get(next.fetch_add(1, Ordering::Relaxed)).copied()
 }

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use crate::Result;
+use crate::device::Compiling;
 
 /// An address in the driver's memory, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,6 +52,10 @@ pub struct FunctionId(pub usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GraphId(pub usize);
 
+/// A copy from the device of one driver, to be collected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ReadId(pub usize);
+
 /// A kernel with all that a launch of it needs.
 #[derive(Clone, Debug)]
 pub struct Launch {
@@ -74,12 +79,16 @@ pub trait Driver: fmt::Debug {
     fn specialises(&self) -> bool;
 
     /// Compiles modules, in parallel and through a cache. The answer has the functions of each module in the
-    /// order of its `kernels`. `progress` is called with the number of modules done so far, those of the cache
-    /// included.
+    /// order of its `kernels`. `progress` is called when it is known what the cache holds, then after each module
+    /// that it does not.
     ///
     /// # Errors
     /// The compiler's log with the lines of the kernel's file, or what is missing and how to install it.
-    fn compile(&mut self, modules: &[ModuleSource], progress: &mut dyn FnMut(usize)) -> Result<Vec<Vec<FunctionId>>>;
+    fn compile(
+        &mut self,
+        modules: &[ModuleSource],
+        progress: &mut dyn FnMut(Compiling),
+    ) -> Result<Vec<Vec<FunctionId>>>;
 
     /// Memory of `bytes` bytes, aligned to 256; what it holds is undefined (the host fills it with NaN).
     ///
@@ -110,6 +119,22 @@ pub trait Driver: fmt::Debug {
     /// # Safety
     /// `from` has as many bytes.
     unsafe fn download(&mut self, bytes: &mut [u8], from: DevicePtr) -> Result<()>;
+
+    /// Starts a copy from the device after all work before it, to be collected by [`Driver::finish_read`]. It waits
+    /// for nothing.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    ///
+    /// # Safety
+    /// `from` has as many bytes.
+    unsafe fn start_read(&mut self, from: DevicePtr, bytes: usize) -> Result<ReadId>;
+
+    /// Waits for a copy and takes what it has brought, as many bytes as were asked for.
+    ///
+    /// # Errors
+    /// Those of the driver, those of the work before the copy included.
+    fn finish_read(&mut self, read: ReadId, bytes: &mut [u8]) -> Result<()>;
 
     /// Starts a kernel.
     ///

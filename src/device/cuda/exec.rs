@@ -6,19 +6,24 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::driver::{DevicePtr, Driver, FunctionId, Geometry, GraphId, Launch, ModuleSource};
+use super::driver::{DevicePtr, Driver, FunctionId, Geometry, GraphId, Launch, ModuleSource, ReadId};
 use super::launch::KernelLaunch;
 use super::module::module;
 use super::peak;
 use super::resolve::{Addresses, OK_FLOATS};
-use crate::device::{Device, Outcome, Peaks, PlanId};
+use crate::device::{Device, OnCompile, Outcome, Peaks, PlanId, Run};
 use crate::plan::{Plan, Target};
 use crate::tape::Shape;
 use crate::{Error, Result};
 
+/// Memory that is left to the driver: for the machine code of kernels, for graphs, for what kernels spill, and for
+/// its rounding of each allocation.
+const RESERVED_BYTES: usize = 256 << 20;
+
 /// A CUDA device behind a driver.
 pub struct Cuda {
     driver: RefCell<Box<dyn Driver>>,
+    on_compile: Option<OnCompile>,
     functions: HashMap<ModuleSource, FunctionId>,
     arena: (DevicePtr, usize),
     states: BTreeMap<String, (Shape, DevicePtr)>,
@@ -45,12 +50,19 @@ impl Cuda {
     pub fn new(driver: Box<dyn Driver>) -> Cuda {
         Cuda {
             driver: RefCell::new(driver),
+            on_compile: None,
             functions: HashMap::new(),
             arena: (DevicePtr(0), 0),
             states: BTreeMap::new(),
             plans: Vec::new(),
             profile: false,
         }
+    }
+
+    /// The same device, which says how far it is while it compiles kernels.
+    #[must_use]
+    pub fn with_progress(self, on_compile: Option<OnCompile>) -> Cuda {
+        Cuda { on_compile, ..self }
     }
 
     fn check_states(&self, plan: &Plan) -> Result<()> {
@@ -122,7 +134,12 @@ impl Cuda {
                 missing.push(source.clone());
             }
         }
-        let compiled = driver.compile(&missing, &mut |_| ())?;
+        let (name, on_compile) = (driver.describe(), &mut self.on_compile);
+        let compiled = driver.compile(&missing, &mut |compiling| {
+            if let Some(show) = on_compile {
+                show(&name, compiling);
+            }
+        })?;
         for (source, functions) in missing.into_iter().zip(compiled) {
             self.functions.insert(source, functions[0]);
         }
@@ -215,7 +232,7 @@ impl Device for Cuda {
         unsafe { self.driver.get_mut().upload(loaded.slots[i], bytes) }
     }
 
-    fn run(&mut self, plan: PlanId) -> Result<Outcome> {
+    fn start(&mut self, plan: PlanId) -> Result<Run> {
         if self.profile {
             self.run_timed(plan.0)?;
         } else if let Some(graph) = self.plans[plan.0].graph {
@@ -223,12 +240,15 @@ impl Device for Cuda {
             unsafe { self.driver.get_mut().replay(graph)? };
         }
         let loaded = &self.plans[plan.0];
+        // SAFETY: the outbox has as many bytes. What the next run writes there, it writes after the copy.
+        let read = unsafe { self.driver.get_mut().start_read(loaded.outbox, loaded.outbox_floats * 4)? };
+        Ok(Run { plan, ticket: read.0 })
+    }
+
+    fn collect(&mut self, run: Run) -> Result<Outcome> {
+        let loaded = &self.plans[run.plan.0];
         let mut floats = vec![0f32; loaded.outbox_floats];
-        // SAFETY: plain data, of the outbox's size.
-        unsafe {
-            let bytes = std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), floats.len() * 4);
-            self.driver.get_mut().download(bytes, loaded.outbox)?;
-        }
+        self.driver.get_mut().finish_read(ReadId(run.ticket), bytes_of_mut(&mut floats))?;
         let mut outputs = Vec::new();
         let mut rest = &floats[OK_FLOATS..];
         for (_, loc) in &loaded.plan.outputs {
@@ -266,12 +286,14 @@ impl Device for Cuda {
     fn state(&self, name: &str) -> Result<Vec<f32>> {
         let (shape, ptr) = self.states.get(name).ok_or_else(|| Error::Internal(format!("there is no state {name}")))?;
         let mut data = vec![0f32; shape.len()];
-        // SAFETY: plain data, of the state's size.
-        unsafe {
-            let bytes = std::slice::from_raw_parts_mut(data.as_mut_ptr().cast(), data.len() * 4);
-            self.driver.borrow_mut().download(bytes, *ptr)?;
-        }
+        // SAFETY: of the state's size.
+        unsafe { self.driver.borrow_mut().download(bytes_of_mut(&mut data), *ptr)? };
         Ok(data)
+    }
+
+    fn available_memory(&self) -> Result<Option<usize>> {
+        let (free, _) = self.driver.borrow().memory()?;
+        Ok(Some(free.saturating_sub(RESERVED_BYTES)))
     }
 
     fn poison(&mut self) -> Result<()> {
@@ -295,4 +317,10 @@ impl Device for Cuda {
     fn peaks(&self) -> Result<Peaks> {
         peak::measure(&mut **self.driver.borrow_mut())
     }
+}
+
+/// The bytes of floats that a copy fills.
+fn bytes_of_mut(data: &mut [f32]) -> &mut [u8] {
+    // SAFETY: plain data; any bytes are floats, and u8 has no alignment.
+    unsafe { std::slice::from_raw_parts_mut(data.as_mut_ptr().cast(), std::mem::size_of_val(data)) }
 }

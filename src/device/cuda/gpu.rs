@@ -12,13 +12,15 @@ use cudarc::nvrtc::Ptx;
 
 use super::cache::Cache;
 use super::compile::machine_code;
-use super::driver::{DevicePtr, Driver, FunctionId, GraphId, Launch, ModuleSource};
+use super::driver::{DevicePtr, Driver, FunctionId, GraphId, Launch, ModuleSource, ReadId};
 use super::failure::failure;
 use super::gpus::gpus;
 use super::libraries::{Library, Version};
 use super::nvrtc::{Arch, Nvrtc};
+use super::readback::Readback;
 use super::search::{Env, SearchPath};
 use super::staging::Staging;
+use crate::device::Compiling;
 use crate::{Error, Result};
 
 /// The oldest driver's CUDA version that has all that is called here.
@@ -56,6 +58,7 @@ pub struct GpuDriver {
     allocations: HashSet<u64>,
     /// None where the system gives no page-locked memory.
     staging: Option<Staging>,
+    readback: Readback,
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
 }
@@ -95,7 +98,7 @@ impl GpuDriver {
         let nvrtc = Nvrtc::load(&search, Some(driver))?;
         nvrtc.supports(&arch)?;
         let (context, stream) = open(ordinal).map_err(|e| failure(&format!("GPU {ordinal} does not open"), e))?;
-        let staging = Staging::new(&context).ok();
+        let (staging, readback) = (Staging::new(&context).ok(), Readback::new(&context));
         let name = gpu.name.clone();
         let (graphs, functions, allocations) = (Vec::new(), Vec::new(), HashSet::new());
         Ok(GpuDriver {
@@ -108,6 +111,7 @@ impl GpuDriver {
             functions,
             allocations,
             staging,
+            readback,
             stream,
             context,
         })
@@ -204,7 +208,11 @@ impl Driver for GpuDriver {
         true
     }
 
-    fn compile(&mut self, modules: &[ModuleSource], progress: &mut dyn FnMut(usize)) -> Result<Vec<Vec<FunctionId>>> {
+    fn compile(
+        &mut self,
+        modules: &[ModuleSource],
+        progress: &mut dyn FnMut(Compiling),
+    ) -> Result<Vec<Vec<FunctionId>>> {
         let codes = machine_code(&self.nvrtc, &self.cache, &self.arch, modules, progress)?;
         modules.iter().zip(codes).map(|(module, cubin)| self.load(module, cubin)).collect()
     }
@@ -254,6 +262,17 @@ impl Driver for GpuDriver {
             copied.map_err(|e| failure("copying from the GPU", e))?;
         }
         self.synchronize()
+    }
+
+    unsafe fn start_read(&mut self, from: DevicePtr, bytes: usize) -> Result<ReadId> {
+        // SAFETY: the caller's.
+        let started = unsafe { self.readback.start(from.0, bytes, &self.stream) };
+        started.map(ReadId).map_err(|e| failure("copying from the GPU", e))
+    }
+
+    fn finish_read(&mut self, read: ReadId, bytes: &mut [u8]) -> Result<()> {
+        let finished = self.readback.finish(read.0, bytes).map_err(|e| failure("waiting for the GPU", e))?;
+        finished.ok_or_else(|| unknown("read", read.0))
     }
 
     unsafe fn launch(&mut self, launch: &Launch) -> Result<()> {

@@ -19,6 +19,7 @@ mod module;
 pub mod nvrtc;
 mod peak;
 mod ptxas;
+mod readback;
 mod resolve;
 mod ring;
 pub mod search;

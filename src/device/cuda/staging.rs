@@ -18,6 +18,8 @@ const PIECE: usize = 8 << 20;
 pub(super) struct Staging {
     memory: *mut u8,
     ring: Ring<CudaEvent>,
+    /// Events that have been waited for, to be used again.
+    free: Vec<CudaEvent>,
     context: Arc<CudaContext>,
 }
 
@@ -27,7 +29,7 @@ impl Staging {
         context.bind_to_thread()?;
         // SAFETY: freed on drop.
         let memory = unsafe { malloc_host(BYTES, 0)? };
-        Ok(Staging { memory: memory.cast(), ring: Ring::new(BYTES), context: context.clone() })
+        Ok(Staging { memory: memory.cast(), ring: Ring::new(BYTES), free: Vec::new(), context: context.clone() })
     }
 
     /// Copies to `to` after the stream's earlier work.
@@ -37,14 +39,22 @@ impl Staging {
     pub unsafe fn upload(&mut self, to: u64, bytes: &[u8], stream: &CudaStream) -> Result<(), DriverError> {
         self.context.bind_to_thread()?;
         for (i, piece) in bytes.chunks(PIECE).enumerate() {
-            let range = self.ring.reserve(piece.len(), |event| event.synchronize())?;
+            let free = &mut self.free;
+            let range = self.ring.reserve(piece.len(), |event| {
+                event.synchronize()?;
+                free.push(event);
+                Ok(())
+            })?;
             // SAFETY: the range lies in the ring, and no copy uses it any more; `to` is the caller's.
             unsafe {
                 let staged = std::slice::from_raw_parts_mut(self.memory.add(range.start), range.len());
                 staged.copy_from_slice(piece);
                 memcpy_htod_async(to + (i * PIECE) as u64, staged, stream.cu_stream())?;
             }
-            let done = self.context.new_event(None)?;
+            let done = match self.free.pop() {
+                Some(event) => event,
+                None => self.context.new_event(None)?,
+            };
             done.record(stream)?;
             self.ring.use_until(range, done);
         }

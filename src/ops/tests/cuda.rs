@@ -76,7 +76,7 @@ fn under_the_sanitizer() {
 }
 
 /// Cases of extents with single pixels, images and channels, odd sizes, and whole vectors, `rounds` for each op.
-fn random_cases(rounds: usize) -> Vec<Case> {
+pub(super) fn random_cases(rounds: usize) -> Vec<Case> {
     let mut rng = Rng::new(7, Stream::Noise, 0, 0);
     let mut pick = |from: &[usize]| from[rng.below(from.len() as u32) as usize];
     let mut cases = Vec::new();

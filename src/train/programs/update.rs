@@ -110,6 +110,7 @@ impl Programs<'_> {
         let count = tape.state(names::EMA_UPDATES, Shape::SCALAR);
         let (decay, use_num_updates) = (ema.decay, ema.use_num_updates);
         metrics.push(names::EMA_LAST_DECAY, tape.push(EmaDecay { decay, use_num_updates }, &[enabled, count])?);
+        metrics.push(names::EMA_NUM_UPDATES, count);
         let states = vec![(format!("ema.{params}"), n), (params, n), (names::EMA_UPDATES.to_owned(), Shape::SCALAR)];
         commits.push(Commit { op: Arc::new(EmaCommit { decay, use_num_updates }), inputs: vec![enabled], states });
         for b in &self.generator.buffers {

@@ -176,16 +176,23 @@ impl Toolchain {
         self.build(command, &self.runtime, "the host runtime")
     }
 
-    /// The library of a module, from the folder or built now.
+    /// Where the library of a module lies.
+    fn library(&self, module: &ModuleSource) -> PathBuf {
+        self.folder.join(format!("{}-{}.so", module.name, hash(&module.text)))
+    }
+
+    /// The library of a module, if it has been built.
+    pub fn built(&self, module: &ModuleSource) -> Option<PathBuf> {
+        Some(self.library(module)).filter(|library| library.exists())
+    }
+
+    /// Builds the library of a module.
     ///
     /// # Errors
     /// The compiler's log.
     pub fn module(&self, module: &ModuleSource) -> Result<PathBuf> {
-        let stem = self.folder.join(format!("{}-{}", module.name, hash(&module.text)));
-        let (source, library) = (stem.with_extension("cpp"), stem.with_extension("so"));
-        if library.exists() {
-            return Ok(library);
-        }
+        let library = self.library(module);
+        let source = library.with_extension("cpp");
         self.write(&source, &format!("{PRELUDE}#line 1 \"{}\"\n{}", module.name, module.text))?;
         let mut command = self.command();
         command.arg("-fvisibility=hidden").arg("-I").arg(&self.folder).arg(&source).arg(&self.runtime);

@@ -22,7 +22,8 @@ use libloading::Library;
 use compile::Toolchain;
 pub use compile::sanitizer_library;
 
-use super::driver::{DevicePtr, Driver, FunctionId, GraphId, Launch, ModuleSource};
+use super::driver::{DevicePtr, Driver, FunctionId, GraphId, Launch, ModuleSource, ReadId};
+use crate::device::Compiling;
 use crate::{Error, Result};
 
 /// What `alloc` promises, and what vector accesses of kernels rely on.
@@ -90,6 +91,9 @@ pub struct HostDriver {
     functions: Vec<Entry>,
     graphs: Vec<Vec<Launch>>,
     allocations: HashMap<u64, Layout>,
+    /// What copies that are not collected have brought.
+    reads: HashMap<usize, Vec<u8>>,
+    next_read: usize,
     // Holds the code of `functions`.
     libraries: Vec<Library>,
 }
@@ -110,6 +114,8 @@ impl HostDriver {
             functions: Vec::new(),
             graphs: Vec::new(),
             allocations: HashMap::new(),
+            reads: HashMap::new(),
+            next_read: 0,
             libraries: Vec::new(),
         })
     }
@@ -163,7 +169,11 @@ impl Driver for HostDriver {
         false
     }
 
-    fn compile(&mut self, modules: &[ModuleSource], progress: &mut dyn FnMut(usize)) -> Result<Vec<Vec<FunctionId>>> {
+    fn compile(
+        &mut self,
+        modules: &[ModuleSource],
+        progress: &mut dyn FnMut(Compiling),
+    ) -> Result<Vec<Vec<FunctionId>>> {
         let paths = build(&self.toolchain, modules, progress);
         modules.iter().zip(paths).map(|(module, path)| self.load(module, &path?)).collect()
     }
@@ -198,6 +208,23 @@ impl Driver for HostDriver {
     unsafe fn download(&mut self, bytes: &mut [u8], from: DevicePtr) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe { std::ptr::copy_nonoverlapping(from.0 as *const u8, bytes.as_mut_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    unsafe fn start_read(&mut self, from: DevicePtr, bytes: usize) -> Result<ReadId> {
+        let mut copy = vec![0; bytes];
+        // SAFETY: the caller's promise.
+        unsafe { self.download(&mut copy, from)? };
+        self.next_read += 1;
+        self.reads.insert(self.next_read, copy);
+        Ok(ReadId(self.next_read))
+    }
+
+    fn finish_read(&mut self, read: ReadId, bytes: &mut [u8]) -> Result<()> {
+        match self.reads.remove(&read.0) {
+            Some(copy) if copy.len() == bytes.len() => bytes.copy_from_slice(&copy),
+            _ => return Err(Error::Internal(format!("there is no read {} of {} bytes", read.0, bytes.len()))),
+        }
         Ok(())
     }
 
@@ -267,27 +294,30 @@ impl Drop for HostDriver {
 }
 
 /// Builds modules on all CPUs; the results are in the order of `modules`.
-fn build(toolchain: &Toolchain, modules: &[ModuleSource], progress: &mut dyn FnMut(usize)) -> Vec<Result<PathBuf>> {
+fn build(toolchain: &Toolchain, modules: &[ModuleSource], progress: &mut dyn FnMut(Compiling)) -> Vec<Result<PathBuf>> {
+    let mut built: Vec<_> = modules.iter().map(|module| toolchain.built(module).map(Ok)).collect();
+    let missing: Vec<usize> = (0..modules.len()).filter(|i| built[*i].is_none()).collect();
+    let cached = modules.len() - missing.len();
+    let mut compiling = Compiling { total: modules.len(), cached, done: cached };
+    progress(compiling);
     let next = AtomicUsize::new(0);
     let (sender, receiver) = mpsc::channel();
-    let mut built: Vec<_> = thread::scope(|scope| {
-        for _ in 0..cpus().min(modules.len()) {
-            let (sender, next) = (sender.clone(), &next);
+    thread::scope(|scope| {
+        for _ in 0..cpus().min(missing.len()) {
+            let (sender, next, missing) = (sender.clone(), &next, &missing);
             scope.spawn(move || {
-                while let Some((i, module)) = take(next, modules) {
+                while let Some(i) = missing.get(next.fetch_add(1, Ordering::Relaxed)).copied() {
                     // The receiver lives until all senders are gone.
-                    let _ = sender.send((i, toolchain.module(module)));
+                    let _ = sender.send((i, toolchain.module(&modules[i])));
                 }
             });
         }
         drop(sender);
-        receiver.into_iter().enumerate().inspect(|(done, _)| progress(done + 1)).map(|(_, result)| result).collect()
+        for (i, path) in receiver {
+            built[i] = Some(path);
+            compiling.done += 1;
+            progress(compiling);
+        }
     });
-    built.sort_by_key(|&(i, _)| i);
-    built.into_iter().map(|(_, path)| path).collect()
-}
-
-fn take<'a>(next: &AtomicUsize, modules: &'a [ModuleSource]) -> Option<(usize, &'a ModuleSource)> {
-    let i = next.fetch_add(1, Ordering::Relaxed);
-    modules.get(i).map(|module| (i, module))
+    built.into_iter().flatten().collect()
 }

@@ -258,8 +258,11 @@ fn a_graph_replays_its_launches_in_order() {
     let mut driver = HostDriver::new(&cache(), HostOptions::default()).unwrap();
     let modules = [module(32, "a.out[threadIdx.x] = 1.f;"), module(32, "a.out[threadIdx.x] *= 3.f;")];
     let mut steps = Vec::new();
-    let functions = driver.compile(&modules, &mut |done| steps.push(done)).unwrap();
-    assert_eq!(steps, [1, 2]);
+    let functions = driver.compile(&modules, &mut |compiling| steps.push(compiling)).unwrap();
+    // An earlier run of the tests may have built them.
+    let (first, last) = (steps[0], steps[steps.len() - 1]);
+    assert_eq!((first.total, first.done, last.done), (2, first.cached, 2), "{steps:?}");
+    assert_eq!(steps.len(), 3 - first.cached);
     let out = driver.alloc(128).unwrap();
     let args = [0, 0, out.0, 0].map(u64::to_ne_bytes).concat();
     let geometry = Geometry { grid: [1; 3], block: [32, 1, 1], shared_bytes: 0 };

@@ -1,0 +1,153 @@
+//! Exchange of a session's states with checkpoints.
+
+use std::path::Path;
+
+use super::{SavedTensor, Session, flat_states};
+use crate::checkpoint::{TensorFile, compare_architecture};
+use crate::nn::{Layout, Tensor};
+use crate::tape::Shape;
+use crate::{Error, Result};
+
+/// A tensor's name without its network: `body.0.conv1.weight`.
+fn bare<'t>(layout: &Layout, tensor: &'t Tensor) -> &'t str {
+    tensor.name.strip_prefix(&layout.prefix).map_or(&tensor.name, |s| s.trim_start_matches('.'))
+}
+
+impl Session<'_> {
+    /// Every tensor of a checkpoint, in file order.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn tensors(&self) -> Result<Vec<SavedTensor>> {
+        let mut out = Vec::new();
+        for (prefix, generator, state) in flat_states(&self.programs, self.has_ema()) {
+            let layout = if generator { self.programs.generator() } else { self.programs.discriminator() };
+            let flat = self.device.state(&state)?;
+            for p in &layout.params {
+                let data = p.to_file(layout.slice(p, &flat));
+                out.push(SavedTensor { name: format!("{prefix}.{}", bare(layout, p)), shape: p.file_shape(), data });
+            }
+        }
+        for (state, tensor) in self.buffers() {
+            let data = tensor.to_file(&self.device.state(&state)?);
+            out.push(SavedTensor { name: self.buffer_name(&state), shape: tensor.file_shape(), data });
+        }
+        Ok(out)
+    }
+
+    /// `ema.generator.x` is called `ema.x` in files.
+    fn buffer_name(&self, state: &str) -> String {
+        let averaged = format!("ema.{}.", self.programs.generator().prefix);
+        state.strip_prefix(&averaged).map_or_else(|| state.to_owned(), |rest| format!("ema.{rest}"))
+    }
+
+    /// Takes every tensor of a checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] with a table of differing names and extents, before anything is changed; then
+    /// those of reading.
+    pub fn restore(&mut self, file: &mut TensorFile, path: &Path) -> Result<()> {
+        let found = file.entries().iter().map(|e| (e.name.clone(), e.shape.clone())).collect::<Vec<_>>();
+        let averaged = |name: &str| name.starts_with("ema.");
+        let (wanted, present) = (self.has_ema(), found.iter().any(|(n, _)| averaged(n)));
+        // An average that was switched on or off since is started from the live weights, or left alone.
+        let counts = |(name, _): &(String, Vec<usize>)| !averaged(name) || (wanted && present);
+        let expected: Vec<_> = self.tensor_shapes().into_iter().filter(counts).collect();
+        let found: Vec<_> = found.into_iter().filter(counts).collect();
+        if let Some(table) = compare_architecture(&expected, &found) {
+            let message = format!("its tensors are not those of this configuration\n{table}");
+            return Err(Error::checkpoint(path, message)
+                .with_hint("use the configuration that the checkpoint was trained with (config.yaml beside it)"));
+        }
+        self.set_some_tensors(|name| !name.starts_with("ema") || present, |name| file.read(name))?;
+        if wanted && !present { self.average_from_live() } else { Ok(()) }
+    }
+
+    /// The average starts at the live weights.
+    fn average_from_live(&mut self) -> Result<()> {
+        let generator = self.programs.generator().clone();
+        let flat = self.device.state(&generator.params_state())?;
+        self.device.set_state(&format!("ema.{}", generator.params_state()), Shape::vector(flat.len()), &flat)?;
+        for b in &generator.buffers {
+            let values = self.device.state(&b.name)?;
+            self.device.set_state(&format!("ema.{}", b.name), b.shape, &values)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the generator's and, where the file has them all, the discriminator's weights, nothing else.
+    ///
+    /// # Errors
+    /// As [`Session::restore`].
+    pub fn restore_weights(&mut self, file: &mut TensorFile, path: &Path) -> Result<Vec<String>> {
+        let found = file.entries().iter().map(|e| (e.name.clone(), e.shape.clone())).collect::<Vec<_>>();
+        let mut taken = Vec::new();
+        for generator in [true, false] {
+            let layout = if generator { self.programs.generator() } else { self.programs.discriminator() };
+            let prefix = format!("{}.", layout.prefix);
+            let expected: Vec<_> = self.tensor_shapes().into_iter().filter(|(n, _)| n.starts_with(&prefix)).collect();
+            let present: Vec<_> = found.iter().filter(|(n, _)| n.starts_with(&prefix)).cloned().collect();
+            if !generator && present.is_empty() {
+                continue;
+            }
+            if let Some(table) = compare_architecture(&expected, &present) {
+                let message = format!("its {} is not that of this configuration\n{table}", layout.prefix);
+                return Err(Error::checkpoint(path, message));
+            }
+            taken.push(layout.prefix.clone());
+        }
+        let wanted = taken.clone();
+        self.set_some_tensors(|name| wanted.iter().any(|p| name.split('.').next() == Some(p)), |name| file.read(name))?;
+        if self.has_ema() {
+            self.average_from_live()?;
+        }
+        Ok(taken)
+    }
+
+    /// Names and file extents of all tensors of a checkpoint.
+    pub fn tensor_shapes(&self) -> Vec<(String, Vec<usize>)> {
+        let mut out = Vec::new();
+        for (prefix, generator, _) in flat_states(&self.programs, self.has_ema()) {
+            let layout = if generator { self.programs.generator() } else { self.programs.discriminator() };
+            let name = |p: &Tensor| format!("{prefix}.{}", bare(layout, p));
+            out.extend(layout.params.iter().map(|p| (name(p), p.file_shape())));
+        }
+        out.extend(self.buffers().iter().map(|(state, t)| (self.buffer_name(state), t.file_shape())));
+        out
+    }
+
+    /// Sets every tensor from `read`, which is given the name in files and answers in file order.
+    ///
+    /// # Errors
+    /// Those of `read` and of the device.
+    pub fn set_tensors(&mut self, read: impl FnMut(&str) -> Result<Vec<f32>>) -> Result<()> {
+        self.set_some_tensors(|_| true, read)
+    }
+
+    fn set_some_tensors(
+        &mut self,
+        wanted: impl Fn(&str) -> bool,
+        mut read: impl FnMut(&str) -> Result<Vec<f32>>,
+    ) -> Result<()> {
+        for (prefix, generator, state) in flat_states(&self.programs, self.has_ema()) {
+            let layout = if generator { self.programs.generator() } else { self.programs.discriminator() };
+            if !wanted(prefix) {
+                continue;
+            }
+            let mut flat = vec![0.0; layout.len];
+            for p in &layout.params {
+                let values = p.from_file(&read(&format!("{prefix}.{}", bare(layout, p)))?);
+                flat[p.offset..p.offset + values.len()].copy_from_slice(&values);
+            }
+            self.device.set_state(&state, Shape::vector(flat.len()), &flat)?;
+        }
+        for (state, tensor) in self.buffers() {
+            let name = self.buffer_name(&state);
+            if wanted(&name) {
+                let values = tensor.from_file(&read(&name)?);
+                self.device.set_state(&state, tensor.shape, &values)?;
+            }
+        }
+        Ok(())
+    }
+}
