@@ -6,8 +6,11 @@ use std::fs;
 use std::rc::Rc;
 
 use srgan::config::{Config, Resume};
-use srgan::device::Device;
+use srgan::device::{Device, bytes_of};
 use srgan::log::Messages;
+use srgan::ops::sum_to::{Expand, SumTo};
+use srgan::plan::{Plan, PlanOptions, Program, Target};
+use srgan::tape::{DType, Shape, Tape};
 use srgan::train::{RunOptions, dry_run_on, run_on};
 use srgan::{Error, Result};
 
@@ -207,4 +210,27 @@ fn a_dry_run_says_how_much_memory_there_is() {
     let (device, _) = late_device(Faults { free: Some(1000 << 20), ..Faults::default() });
     let text = dry_run_on(device, &config(&scratch, &[]), false).unwrap();
     assert_eq!(number(&text, "available"), 1000.0 - 256.0, "{text}");
+}
+
+/// Sums `count` copies of a number, which takes as many floats of working memory.
+fn sum_of_copies(count: usize) -> Plan {
+    let mut tape = Tape::new();
+    let x = tape.input("x", Shape::SCALAR, DType::F32);
+    let copies = tape.push(Expand { target: Shape::vector(count) }, &[x]).unwrap();
+    let sum = tape.push(SumTo { target: Shape::SCALAR }, &[copies, copies]).unwrap();
+    let outputs = vec![("sum".to_owned(), sum)];
+    let program = Program { name: "sum", tape, outputs, checks: vec![], commits: vec![] };
+    Plan::compile(&program, PlanOptions::new(Target::Cuda)).unwrap()
+}
+
+#[test]
+fn a_plan_does_not_run_on_memory_that_another_one_failed_to_get() {
+    let (mut device, _) = late_device(Faults { free: Some(1 << 20), ..Faults::default() });
+    let small = device.load(sum_of_copies(64)).unwrap();
+    device.upload(small, "x", bytes_of(&[2.0])).unwrap();
+    assert_eq!(device.run(small).unwrap().outputs, [[256.0]]);
+    let text = device.load(sum_of_copies(1 << 20)).unwrap_err().to_string();
+    assert!(text.contains("bytes of memory left"), "{text}");
+    let text = device.run(small).unwrap_err().to_string();
+    assert!(text.contains("plan sum was not loaded"), "{text}");
 }

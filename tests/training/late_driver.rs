@@ -166,6 +166,10 @@ impl Driver for LateDriver {
     fn alloc(&mut self, bytes: usize) -> Result<DevicePtr> {
         self.check()?;
         self.seen.borrow_mut().allocations += 1;
+        let (free, _) = self.memory()?;
+        if bytes > free {
+            return Err(Error::device(format!("the GPU has no {bytes} bytes of memory left")));
+        }
         let ptr = self.host.alloc(bytes)?;
         self.allocated.insert(ptr, bytes);
         Ok(ptr)

@@ -203,9 +203,14 @@ impl Device for Cuda {
         if grows {
             let driver = self.driver.get_mut();
             driver.synchronize()?;
-            let (old, len) = self.arena;
+            let (old, len) = std::mem::replace(&mut self.arena, (DevicePtr(0), 0));
+            // If what follows fails, no plan runs on memory that is not there any more.
+            for plan in &mut self.plans {
+                plan.graph = None;
+                plan.work.clear();
+            }
             if len > 0 {
-                // SAFETY: all plans are resolved again below; nothing runs.
+                // SAFETY: no plan uses it until it is resolved again below; nothing runs.
                 unsafe { driver.free(old) };
             }
             self.arena = (driver.alloc(needed * 4)?, needed);
@@ -229,9 +234,12 @@ impl Device for Cuda {
     }
 
     fn start(&mut self, plan: PlanId) -> Result<Run> {
+        let loaded = &self.plans[plan.0];
+        let not_ready = || Error::Internal(format!("plan {} was not loaded: an earlier call failed", loaded.plan.name));
+        let graph = loaded.graph.ok_or_else(not_ready)?;
         if self.profile {
             self.run_timed(plan.0)?;
-        } else if let Some(graph) = self.plans[plan.0].graph {
+        } else {
             // SAFETY: as recorded by `resolve`.
             unsafe { self.driver.get_mut().replay(graph)? };
         }

@@ -62,7 +62,7 @@ pub struct CudaCall<'a> {
     pub inputs: &'a [DeviceView],
     /// Where the result goes; an op that hosts an epilogue uses `finish` instead.
     pub output: DeviceView,
-    /// As many floats as `cuda_scratch` asked for, with any content, 256-byte aligned.
+    /// As many floats as `cuda_scratch` asked for, with any content, 64-byte aligned.
     pub scratch: DevicePtr,
     /// What becomes of finished values.
     pub finish: Finish,

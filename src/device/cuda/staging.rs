@@ -47,8 +47,9 @@ impl Staging {
             })?;
             // SAFETY: the range lies in the ring, and no copy uses it any more; `to` is the caller's.
             unsafe {
-                let staged = std::slice::from_raw_parts_mut(self.memory.add(range.start), range.len());
-                staged.copy_from_slice(piece);
+                let staged = self.memory.add(range.start);
+                std::ptr::copy_nonoverlapping(piece.as_ptr(), staged, piece.len());
+                let staged = std::slice::from_raw_parts(staged, piece.len());
                 memcpy_htod_async(to + (i * PIECE) as u64, staged, stream.cu_stream())?;
             }
             let done = match self.free.pop() {
