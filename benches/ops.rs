@@ -64,7 +64,7 @@ fn configs() -> Result<Vec<PathBuf>> {
 fn measured_peaks(session: &Session) -> Result<Peaks> {
     let peaks = session.device().peaks()?;
     println!(
-        "The CPU's ops are timed, this build has no GPU device: {}, at most {:.0} GFLOP/s and {:.1} GB/s",
+        "The CPU's ops are timed, not a GPU's kernels: {}, at most {:.0} GFLOP/s and {:.1} GB/s",
         session.device().describe(),
         peaks.flops / 1e9,
         peaks.bandwidth / 1e9
