@@ -27,6 +27,21 @@ pub(super) fn geometry(s: &ConvShape, transposed: bool) -> Args {
         .fixed("TRANSPOSED", usize::from(transposed))
 }
 
+/// What the kernels of forward pass and input gradient are told, and the rows, columns and channels of the result.
+pub(super) fn correlation(call: &CudaCall, s: &ConvShape, pass: Pass) -> (Args, [usize; 3]) {
+    let transposed = pass == Pass::InputGrad;
+    let [rows, cols, channels] = if transposed { [s.in_h, s.in_w, s.in_ch] } else { [s.out_h, s.out_w, s.out_ch] };
+    let args = geometry(s, transposed)
+        .input("x", call.inputs[0])
+        .input("w", call.inputs[1])
+        .size("images", s.batch)
+        .size("rows", rows)
+        .size("cols", cols)
+        .size("channels", channels)
+        .finish(&call.finish);
+    (args, [rows, cols, channels])
+}
+
 /// Whether products run on tensor cores. Gradients of strided and dilated convolutions, which no network has, do not:
 /// their taps have no sources at equal distances.
 fn on_tensor_cores(call: &CudaCall, s: &ConvShape, pass: Pass) -> bool {
@@ -39,20 +54,10 @@ pub(super) fn correlate(call: &CudaCall, s: &ConvShape, pass: Pass) -> Vec<Kerne
     if on_tensor_cores(call, s, pass) {
         return mma::correlate(call, s, pass);
     }
-    let transposed = pass == Pass::InputGrad;
-    let (rows, cols, channels) = if transposed { (s.in_h, s.in_w, s.in_ch) } else { (s.out_h, s.out_w, s.out_ch) };
-    let [source, weight] = [call.inputs[0], call.inputs[1]];
-    let args = geometry(s, transposed)
-        .input("x", source)
-        .input("w", weight)
-        .size("images", s.batch)
-        .size("rows", rows)
-        .size("cols", cols)
-        .size("channels", channels)
-        .finish(&call.finish);
+    let (args, [rows, cols, channels]) = correlation(call, s, pass);
     let pixels = s.batch * rows * cols;
     if s.depthwise {
-        let vector = if source.has_vectors() && channels.is_multiple_of(4) { call.finish.vector() } else { 1 };
+        let vector = if call.inputs[0].has_vectors() && channels.is_multiple_of(4) { call.finish.vector() } else { 1 };
         let args = args.fixed("V", vector);
         return vec![KernelLaunch::over("conv2d", "conv2d_depthwise", pixels * channels / vector, args)];
     }

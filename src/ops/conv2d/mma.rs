@@ -1,6 +1,6 @@
 //! Launches of dense convolutions on tensor cores, in bf16 or tf32: `kernels/conv2d_mma.cu`.
 
-use super::cuda::{BLOCKS, Parts, geometry, sum_parts};
+use super::cuda::{BLOCKS, Parts, correlation, geometry, sum_parts};
 use crate::device::cpu::{ConvShape, Pass};
 use crate::device::cuda::{Args, CudaCall, DeviceView, KernelLaunch};
 use crate::plan::Precision;
@@ -54,22 +54,12 @@ pub(super) fn correlate(call: &CudaCall, s: &ConvShape, pass: Pass) -> Vec<Kerne
     let [source, weight] = [call.inputs[0], call.inputs[1]];
     let to = products(call.precision);
     let transposed = pass == Pass::InputGrad;
-    let (rows, cols, channels) = if transposed { (s.in_h, s.in_w, s.in_ch) } else { (s.out_h, s.out_w, s.out_ch) };
+    let (args, [rows, cols, channels]) = correlation(call, s, pass);
     let run = if transposed { s.in_ch } else { s.taps() * s.in_ch };
     let split = if transposed { s.stride } else { 1 };
     let class_pixels = s.batch * rows.div_ceil(split) * cols.div_ceil(split);
     let width = block_channels(channels, class_pixels * split * split);
-    let args = geometry(s, transposed)
-        .input("x", source)
-        .input("w", weight)
-        .size("images", s.batch)
-        .size("rows", rows)
-        .size("cols", cols)
-        .size("channels", channels)
-        .size("split", split)
-        .finish(&call.finish)
-        .fixed("V", call.finish.vector())
-        .fixed("WIDTH", width);
+    let args = args.size("split", split).fixed("V", call.finish.vector()).fixed("WIDTH", width);
     let args = pipeline(args, to, [fetch(&source, source.shape.c(), source.stride, to), fetch(&weight, run, run, to)]);
     let blocks = class_pixels.div_ceil(BLOCK_PIXELS) * channels.div_ceil(width);
     let results = BLOCK_PIXELS * (width + 8) * 4;
