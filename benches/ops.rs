@@ -1,5 +1,5 @@
 //! Every op of every network at its real shapes: the distinct plan steps (kernel, fused ops, extents) of the pretraining
-//! and adversarial programs of benches/compare/*.yaml, each run alone.
+//! and adversarial programs of benches/compare/*.yaml, and of the networks that only configs/*.yaml have, each run alone.
 //!
 //! `cargo bench` times all of them, `cargo bench -- conv2d` those with a name that contains `conv2d`. Elements are
 //! operations, two per multiply-add; steps without products report bytes. Below each result stands its share of what
@@ -30,7 +30,8 @@ fn main() -> Result<()> {
     let mut criterion = quick.configure_from_args();
     let (mut peaks, mut known) = (None, HashSet::new());
     for path in configs()? {
-        let (cfg, _) = Config::load(&path, &[])?;
+        // The same batch everywhere; more blocks would only repeat the same shapes.
+        let (cfg, _) = Config::load(&path, &["Data.train_batch_size=2".to_owned(), "Generator.n_blocks=1".to_owned()])?;
         let mut session = Session::new(&cfg, open_device(&cfg)?)?;
         let peaks = match peaks {
             Some(peaks) => peaks,
@@ -58,6 +59,8 @@ fn configs() -> Result<Vec<PathBuf>> {
     let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     paths.retain(|path| path.extension().is_some_and(|e| e == "yaml"));
     paths.sort();
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    paths.extend(["rrdb", "esrgan", "stochastic"].map(|name| root.join("configs").join(name).with_extension("yaml")));
     Ok(paths)
 }
 
