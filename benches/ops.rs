@@ -1,26 +1,34 @@
-//! Every op of every network at its real shapes: the distinct plan steps (kernel, fused ops, extents) of the pretraining
-//! and adversarial programs of benches/compare/*.yaml, and of the networks that only configs/*.yaml have, each run alone.
+//! Every op of every network at real shapes: the distinct plan steps (kernel, fused ops, extents) of the pretraining and
+//! adversarial programs, each run alone.
+//!
+//! On a GPU its kernels are timed, by events and with cold caches, each beside the algorithms of cuDNN and cuBLASLt for
+//! the same step, at the extents of `benches/compare/gpu/*.yaml`. On a machine without a GPU the CPU's ops are timed, on
+//! patches of 128 pixels in batches of 2. Both also run networks that only `configs/*.yaml` have. `SRGAN_BENCH_DEVICE`
+//! chooses: `auto` (a GPU if there is one), `cuda`, `cpu`.
 //!
 //! `cargo bench` times all of them, `cargo bench -- conv2d` those with a name that contains `conv2d`. Elements are
 //! operations, two per multiply-add; steps without products report bytes. Below each result stands its share of what
 //! the machine can do (see `srgan bench --profile`).
 
 use std::collections::HashSet;
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
 use srgan::bench::{Phase, random_program, upload_random};
-use srgan::config::Config;
-use srgan::device::{Peaks, PlanId};
+use srgan::config::{Config, DeviceChoice};
+use srgan::device::choices::{OWN, short_name};
+use srgan::device::{Device, Peaks, PlanId, Workload};
 use srgan::plan::{Loc, Plan, Step};
 use srgan::train::names::scalars;
 use srgan::train::open_device;
 use srgan::train::session::Session;
 use srgan::{Error, Result};
 
-/// Side of the HR patches.
-const SIDE: usize = 128;
+/// Networks that only `configs` has.
+const OTHERS: [&str; 3] = ["rrdb", "esrgan", "stochastic"];
+/// Side of the HR patches of `benches/compare/gpu`.
+const LARGE: usize = 512;
 /// Extents of operands that a name shows.
 const SHOWN: usize = 4;
 
@@ -28,23 +36,23 @@ fn main() -> Result<()> {
     let quick = Criterion::default().sample_size(10).nresamples(1001);
     let quick = quick.warm_up_time(Duration::from_millis(100)).measurement_time(Duration::from_millis(300));
     let mut criterion = quick.configure_from_args();
+    let gpu = choose_device()?;
     let (mut peaks, mut known) = (None, HashSet::new());
-    for path in configs()? {
-        // The same batch everywhere; more blocks would only repeat the same shapes.
-        let (cfg, _) = Config::load(&path, &["Data.train_batch_size=2".to_owned(), "Generator.n_blocks=1".to_owned()])?;
-        let mut session = Session::new(&cfg, open_device(&cfg)?)?;
-        let peaks = match peaks {
-            Some(peaks) => peaks,
-            None => *peaks.insert(measured_peaks(&session)?),
-        };
+    for (path, side) in configs(gpu)? {
         for phase in [Phase::Pretrain, Phase::Adversarial] {
-            let whole = session.plan(random_program(&cfg, phase, SIDE)?)?;
-            upload_random(&mut session, whole, &cfg, SIDE)?;
+            let cfg = fitting(&path, gpu, phase, side)?;
+            let mut session = Session::new(&cfg, open_device(&cfg)?)?;
+            let peaks = match peaks {
+                Some(peaks) => peaks,
+                None => *peaks.insert(measured_peaks(session.device())?),
+            };
+            let plan = session.plan(random_program(&cfg, phase, side)?)?;
+            upload_random(&mut session, plan, &cfg, side)?;
             // The steps alone then compute on what a whole step left in memory.
-            session.run(whole, [0.0; scalars::COUNT])?;
-            for case in cases(session.device().plan(whole)) {
+            session.run(plan, [0.0; scalars::COUNT])?;
+            for case in cases(session.device().plan(plan)) {
                 if known.insert((case.group.clone(), case.name.clone())) {
-                    time(&mut criterion, &mut session, case, &peaks);
+                    time_ways(&mut criterion, &mut session, plan, &case, &peaks)?;
                 }
             }
         }
@@ -53,46 +61,98 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn configs() -> Result<Vec<PathBuf>> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches/compare");
-    let entries = std::fs::read_dir(&folder).map_err(|e| Error::io("read", &folder, e))?;
+/// Whether a GPU's kernels are timed; says what is timed instead.
+fn choose_device() -> Result<bool> {
+    let wanted = std::env::var("SRGAN_BENCH_DEVICE").unwrap_or_else(|_| "auto".to_owned());
+    let mut cfg = Config::default();
+    cfg.training.device = DeviceChoice::Cuda;
+    match wanted.as_str() {
+        "cpu" => println!("The CPU's ops are timed, not a GPU's kernels, because SRGAN_BENCH_DEVICE is cpu."),
+        "cuda" => return open_device(&cfg).map(|_| true),
+        "auto" => match open_device(&cfg) {
+            Ok(_) => return Ok(true),
+            Err(why) => println!("The CPU's ops are timed, not a GPU's kernels. {why}"),
+        },
+        other => {
+            return Err(Error::usage(format!("SRGAN_BENCH_DEVICE is {other}"))
+                .with_hint("valid are auto, cuda and cpu; or leave it unset"));
+        }
+    }
+    Ok(false)
+}
+
+/// Config files, and the side of their HR patches.
+fn configs(gpu: bool) -> Result<Vec<(PathBuf, usize)>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = root.join("benches/compare");
+    let mut paths = yaml_files(&folder)?;
+    let side = if gpu { LARGE / 2 } else { 128 };
+    paths.extend(OTHERS.map(|name| root.join("configs").join(name).with_extension("yaml")));
+    let mut configs: Vec<_> = paths.into_iter().map(|path| (path, side)).collect();
+    if gpu {
+        let large = yaml_files(&folder.join("gpu"))?;
+        configs.splice(0..0, large.into_iter().map(|path| (path, LARGE)));
+    }
+    Ok(configs)
+}
+
+fn yaml_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).map_err(|e| Error::io("read", folder, e))?;
     let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     paths.retain(|path| path.extension().is_some_and(|e| e == "yaml"));
     paths.sort();
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    paths.extend(["rrdb", "esrgan", "stochastic"].map(|name| root.join("configs").join(name).with_extension("yaml")));
     Ok(paths)
 }
 
-fn measured_peaks(session: &Session) -> Result<Peaks> {
-    let peaks = session.device().peaks()?;
-    println!(
-        "The CPU's ops are timed, not a GPU's kernels: {}, at most {:.0} GFLOP/s and {:.1} GB/s",
-        session.device().describe(),
-        peaks.flops / 1e9,
-        peaks.bandwidth / 1e9
-    );
+/// The config with one block, since more would only repeat the same shapes. Its batch is 2 on the CPU, and on a GPU the
+/// file's own, but at least 8 where patches are small, halved as often as memory demands.
+fn fitting(path: &Path, gpu: bool, phase: Phase, side: usize) -> Result<Config> {
+    let device = if gpu { "cuda" } else { "cpu" };
+    let load = |batch: usize| {
+        let overrides = ["Generator.n_blocks=1".to_owned(), format!("Training.device={device}")];
+        Ok::<_, Error>(Config::load(path, &[&overrides[..], &[format!("Data.train_batch_size={batch}")]].concat())?.0)
+    };
+    if !gpu {
+        return load(2);
+    }
+    let own = Config::load(path, &[])?.0.data.train_batch_size;
+    let mut batch = if side < LARGE { own.max(8) } else { own };
+    loop {
+        let cfg = load(batch)?;
+        let session = Session::new(&cfg, open_device(&cfg)?)?;
+        let needed = 4 * session.compile(random_program(&cfg, phase, side)?)?.arena_len;
+        // Beside the plan: its inputs, and what measures the peaks.
+        let available = session.device().available_memory()?.map_or(usize::MAX, |bytes| bytes / 4 * 3);
+        if needed <= available || batch == 1 {
+            return Ok(cfg);
+        }
+        batch /= 2;
+    }
+}
+
+fn measured_peaks(device: &dyn Device) -> Result<Peaks> {
+    let peaks = device.peaks()?;
+    println!("{}, at most {peaks}\n", device.describe());
     Ok(peaks)
 }
 
 /// A plan step that runs alone.
 struct Case {
+    /// Its number in the plan.
+    step: usize,
     /// Names of its ops.
     group: String,
     /// Extents of its operands and results.
     name: String,
-    flops: u64,
-    bytes: u64,
-    plan: Plan,
+    work: Workload,
 }
 
 fn cases(plan: &Plan) -> Vec<Case> {
     let case = |(i, step): (usize, &Step)| Case {
+        step: i,
         group: step.label(),
         name: format!("{} to {}", extents(&step.reads()), extents(&step.writes())),
-        flops: 2 * step.macs,
-        bytes: plan.bytes(step),
-        plan: plan.only_step(i),
+        work: Workload::of_step(plan, step),
     };
     plan.steps.iter().enumerate().map(case).collect()
 }
@@ -107,32 +167,47 @@ fn extents(locs: &[Loc]) -> String {
     shown.join(", ")
 }
 
-fn time(criterion: &mut Criterion, session: &mut Session, case: Case, peaks: &Peaks) {
-    let least = peaks.least_time(case.flops, case.bytes);
-    let throughput = match case.flops {
-        0 => Throughput::Bytes(case.bytes),
-        flops => Throughput::Elements(flops),
-    };
-    let (mut plan, mut id, mut fastest) = (Some(case.plan), None::<PlanId>, f64::INFINITY);
-    let mut group = criterion.benchmark_group(case.group);
-    group.throughput(throughput).bench_function(case.name, |bencher| {
-        // Made ready here: a filter leaves most of them out.
-        if let Some(plan) = plan.take() {
-            id = Some(session.load(plan).expect("a step of a plan that is loaded"));
-        }
-        let Some(id) = id else { return };
-        bencher.iter_custom(|runs| {
-            let start = Instant::now();
-            for _ in 0..runs {
-                session.run(id, [0.0; scalars::COUNT]).expect("a step of a plan that has run");
-            }
-            let elapsed = start.elapsed();
-            fastest = fastest.min(elapsed.as_secs_f64() / runs as f64);
-            elapsed
+/// A step in each of its ways. Where there is but one, a name does not say which.
+fn time_ways(criterion: &mut Criterion, session: &mut Session, plan: PlanId, case: &Case, peaks: &Peaks) -> Result<()> {
+    let ways = session.ways(plan, case.step)?;
+    for way in &ways {
+        let name = match (ways.len(), way.as_str()) {
+            (1, OWN) => case.name.clone(),
+            _ => format!("{}, {}", case.name, short_name(way)),
+        };
+        let mut fastest = f64::INFINITY;
+        let mut run = |runs: u64| {
+            let time = session.time_step(plan, case.step, way, runs).expect("a step that has run");
+            fastest = fastest.min(time.as_secs_f64() / runs as f64);
+            time
+        };
+        let mut group = criterion.benchmark_group(&case.group);
+        group.throughput(match case.work.flops {
+            0 => Throughput::Bytes(case.work.bytes),
+            flops => Throughput::Elements(flops),
         });
-    });
-    group.finish();
-    if fastest.is_finite() {
-        println!("{:24}roofline: [{:.1} %]\n", "", 100.0 * least / fastest);
+        group.bench_function(name, |bencher| bencher.iter_custom(&mut run));
+        group.finish();
+        if fastest.is_finite() {
+            println!("{:24}{}\n", "", shares(&case.work, fastest, peaks));
+        }
+    }
+    Ok(())
+}
+
+/// How near work that took so many seconds comes to the peaks.
+fn shares(work: &Workload, seconds: f64, peaks: &Peaks) -> String {
+    let percent = |least: f64| format!("{:.1} %", 100.0 * least / seconds);
+    let gb_s = format!("{:.1} GB/s", work.bytes as f64 / seconds / 1e9);
+    let traffic = format!("{gb_s}: {} of the copy bandwidth", percent(peaks.traffic_time(work)));
+    match work.flops {
+        0 => format!("roofline: [{}]; {traffic}", percent(peaks.least_time(work))),
+        flops => format!(
+            "roofline: [{}]; {:.3} TFLOP/s: {} of the rate in {}; {traffic}",
+            percent(peaks.least_time(work)),
+            flops as f64 / seconds / 1e12,
+            percent(peaks.arithmetic_time(work)),
+            work.precision,
+        ),
     }
 }

@@ -4,6 +4,8 @@
     python3 benches/compare/compare.py                          # everything: up to an hour
     python3 benches/compare/compare.py --only rcab --phases forward pretrain --pairs 3
 
+On a GPU: gpu.py.
+
 Builds srgan, installs PyTorch into target/compare/venv, and measures every config beside this file in three phases. A
 row is one config in one phase: PyTorch runs once plainly tuned and once under torch.compile, srgan runs once to warm
 up, and then srgan and the faster of the two run in turn. The row's figure is the median of the ratios of the pairs.
@@ -16,33 +18,24 @@ import json
 import math
 import os
 import shutil
-import subprocess
 import sys
 import time
-import venv
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import geometric_mean, median
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-WORK = ROOT / "target" / "compare"
-REQUIREMENTS = ["torch==2.11.0", "pyyaml==6.0.3", "numpy==2.4.6"]
+from runs import HERE, WORK, Failed, add_program_arguments, programs, report, run, spread, table
+
 HR = 128
 # Counted steps and warm-up steps: a run lasts some seconds beside its start.
 STEPS = {"forward": (30, 5), "pretrain": (8, 3), "adversarial": (5, 2)}
 TIME_LIMIT = 3600
-RUN_LIMIT = 900
 
 # What srgan promises: patches per second over PyTorch's, and step memory over PyTorch's.
 ROW_FLOOR = 1.0
 MEAN_FLOOR = 1.5
 FORWARD_FLOOR = 1.3
 MEMORY_CEILING = 0.5
-
-
-class Failed(Exception):
-    """A program that could not be run."""
 
 
 @dataclass
@@ -71,7 +64,7 @@ def main():
     args = parse_args()
     start = time.monotonic()
     try:
-        srgan, python = build_srgan(), args.python or install_peer()
+        srgan, python = programs(args)
         rows = measure_all(args, srgan, python, start + TIME_LIMIT)
     except Failed as error:
         print(f"error: {error}", file=sys.stderr)
@@ -91,32 +84,11 @@ def parse_args():
     parser.add_argument("--only", default="", help="configs whose name contains this")
     parser.add_argument("--phases", nargs="+", choices=list(STEPS), default=list(STEPS))
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="compute threads of both")
-    parser.add_argument("--python", type=Path, help="an interpreter that has PyTorch already")
+    add_program_arguments(parser)
     args = parser.parse_args()
     if args.pairs < 1 or args.threads < 1:
         parser.error("--pairs and --threads take numbers from 1")
     return args
-
-
-def build_srgan():
-    if subprocess.run(["cargo", "build", "--release", "--bin", "srgan"], cwd=ROOT).returncode:
-        raise Failed("srgan does not build")
-    return ROOT / "target" / "release" / "srgan"
-
-
-def install_peer():
-    """A Python with the pinned PyTorch, installed at the first run."""
-    folder = WORK / "venv"
-    python, stamp = folder / "bin" / "python", folder / "installed.txt"
-    wanted = "\n".join(REQUIREMENTS)
-    if not stamp.exists() or stamp.read_text() != wanted:
-        print("installing PyTorch into target/compare/venv", file=sys.stderr)
-        venv.create(folder, with_pip=True, clear=True)
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *REQUIREMENTS]
-        if subprocess.run(pip).returncode:
-            raise Failed(f"pip could not install {', '.join(REQUIREMENTS)}")
-        stamp.write_text(wanted)
-    return python
 
 
 def peer_modes():
@@ -162,25 +134,10 @@ def measure(row, config, modes, args, srgan, python):
     print(f"{row.config} {row.phase}: single runs [patches/s] {speeds}; pairs {ratios}", flush=True)
 
 
-def run(command, threads):
-    """The JSON object that a program prints in its last line."""
-    count = str(threads)
-    cache = str(WORK / "inductor")
-    env = {**os.environ, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "TORCHINDUCTOR_CACHE_DIR": cache}
-    command = [str(part) for part in command]
-    try:
-        done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=RUN_LIMIT)
-    except subprocess.TimeoutExpired as error:
-        raise Failed(f"{' '.join(command)} took more than {RUN_LIMIT} s") from error
-    if done.returncode:
-        raise Failed(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr.strip()}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
 def print_table(rows):
     header = ["config", "phase", "PyTorch", "patches/s", "PyTorch's", "ratio", "(spread)"]
     header += ["step MiB", "PyTorch's", "ratio", "(spread)", "peak MiB", "PyTorch's"]
-    lines = [header]
+    lines = []
     for row in rows:
         middle = lambda runs, key: median(r[key] for r in runs)
         speed, memory, memory_peers = row.speed_ratios(), row.memory_ratios(), row.memory_peers()
@@ -191,13 +148,7 @@ def print_table(rows):
         line += [f"{median(memory):.2f}", spread(memory)]
         line += [f"{middle(runs, 'peak_mem_mib'):.0f}" for runs in (row.srgan, memory_peers)]
         lines.append(line)
-    print("\n| " + " | ".join(header) + " |\n|" + " --- |" * len(header))
-    for line in lines[1:]:
-        print("| " + " | ".join(line) + " |")
-
-
-def spread(values):
-    return f"{min(values):.2f}–{max(values):.2f}"
+    print("\n" + table(header, lines))
 
 
 def judge(rows, complete):
@@ -221,11 +172,7 @@ def judge(rows, complete):
             verdicts.append((mean >= floor, text))
         else:
             print(f"not judged, rows are left out: {text}")
-    failures = [text for holds, text in verdicts if not holds]
-    print(f"{len(verdicts) - len(failures)} of {len(verdicts)} floors hold")
-    for text in failures:
-        print(f"FAILED {text}")
-    return 1 if failures else 0
+    return report(verdicts)
 
 
 if __name__ == "__main__":

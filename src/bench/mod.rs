@@ -107,15 +107,18 @@ pub struct BenchResult {
     pub step_ms_min: f64,
     /// Patches per second at the median.
     pub patches_per_s: f64,
-    /// Peak resident memory of the process.
+    /// Peak resident memory of the process; on a GPU the memory there that networks, optimisers and plans take.
     pub peak_mem_mib: f64,
-    /// The peak less what was resident before the program was compiled: networks and optimisers, no activations.
+    /// The peak less what was there before the program was compiled: networks and optimisers, no activations.
     pub step_mem_mib: f64,
     /// Share of the time of all steps in which the next batch was waited for; with [`Source::Data`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wait_share: Option<f64>,
     /// Counted steps.
     pub steps: usize,
+    /// The device and the libraries whose algorithms were timed, where there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timed_on: Option<String>,
     /// What each kind of plan step costs, if asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<Profile>,
@@ -138,13 +141,13 @@ trait Steps {
 pub fn bench(cfg: &Config, device: Box<dyn Device>, options: &BenchOptions) -> Result<BenchResult> {
     let mut session = Session::new(cfg, device)?;
     // As the peer counts: networks and optimisers are resident, nothing of a step is.
-    let before = peak_resident_mib();
+    let before = peak_mib(session.device());
     let mut steps: Box<dyn Steps> = match options.source {
         Source::Random { hr } => Box::new(RandomSteps::new(&mut session, cfg, options.phase, hr)?),
         Source::Data(dataset) => Box::new(DataSteps::new(&mut session, cfg, options, dataset)?),
     };
     let times = time(&mut session, steps.as_mut(), options)?;
-    let peak = peak_resident_mib();
+    let peak = peak_mib(session.device());
     let (batch, hr) = steps.extent();
     let median = times.median();
     Ok(BenchResult {
@@ -162,6 +165,7 @@ pub fn bench(cfg: &Config, device: Box<dyn Device>, options: &BenchOptions) -> R
         step_mem_mib: rounded(peak - before),
         wait_share: matches!(options.source, Source::Data(_)).then(|| rounded(times.wait_share())),
         steps: options.steps,
+        timed_on: session.device().choices().map(|choices| choices.timed_on.clone()),
         profile: options.profile.then(|| Profile::of(session.device(), steps.plan(), options.steps)).transpose()?,
     })
 }
@@ -204,6 +208,14 @@ fn time(session: &mut Session, steps: &mut dyn Steps, options: &BenchOptions) ->
 /// Three digits after the point are all that a measurement has.
 fn rounded(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
+}
+
+/// Peak memory of this process so far on `device`, in MiB. What a GPU's plans take is never given back.
+fn peak_mib(device: &dyn Device) -> f64 {
+    match device.memory_in_use() {
+        Some(bytes) => bytes as f64 / f64::from(1 << 20),
+        None => peak_resident_mib(),
+    }
 }
 
 /// Peak resident memory of this process so far, in MiB.

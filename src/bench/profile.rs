@@ -1,55 +1,75 @@
 //! What each kind of plan step costs, and how near it comes to what the machine can do.
 
-use std::time::Duration;
-
 use serde::Serialize;
 
 use super::rounded;
 use crate::Result;
-use crate::device::{Device, Peaks, PlanId};
+use crate::device::{Device, PartTime, Peaks, PlanId, Workload};
 
-/// The plan steps of a training step by kind, the costliest first.
+/// The parts of a training step by kind, the costliest first, and what the whole step has to do.
 #[derive(Clone, Debug, Serialize)]
 pub struct Profile {
     /// What the machine can do at most.
     pub peaks: Peaks,
+    /// Operations of a training step, in 10¹².
+    pub tflop: f64,
+    /// Bytes that its parts read and write, each location once a part, in 10⁹.
+    pub gb: f64,
+    /// Milliseconds that the operations take at the machine's peaks, each in its precision.
+    pub arithmetic_ms: f64,
+    /// Milliseconds that the bytes take.
+    pub traffic_ms: f64,
+    /// Milliseconds that all parts take at least one after the other, each the longer of the two.
+    pub least_ms: f64,
     /// Kinds.
     pub lines: Vec<ProfileLine>,
 }
 
-/// The plan steps with the same ops.
+/// The parts of a plan with the same ops, done by the same kernels.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ProfileLine {
-    /// Ops of the plan step: `conv2d+add`.
+    /// Ops of the plan step, `conv2d+add`, and on a GPU its kernels or the library's algorithm.
     pub label: String,
-    /// Plan steps of this kind.
+    /// Parts of this kind.
     pub count: usize,
     /// Milliseconds per training step.
     pub ms: f64,
-    /// Share of the time of all plan steps.
+    /// Share of the time of all parts.
     pub share: f64,
     /// Operations per second, in 10⁹, by the plain formula: a convolution counts its direct method, though Winograd's
     /// does fewer. 0 where the formula has no products to count.
     pub gflop_s: f64,
-    /// Bytes that the steps read and write, each location once, per second, in 10⁹.
+    /// Bytes that the parts read and write, each location once, per second, in 10⁹.
     pub gb_s: f64,
     /// Share of the roofline: the least time that operations and bytes take at the machine's peaks, of the time that
     /// they took. More than 1 where Winograd saves operations or caches save traffic.
     pub roofline_share: f64,
 }
 
-/// Work and time of some plan steps.
+/// Work and time of some parts.
 #[derive(Clone, Debug, Default)]
 struct Cost {
     label: String,
     count: usize,
     seconds: f64,
     least: f64,
+    arithmetic: f64,
+    traffic: f64,
     flops: u64,
     bytes: u64,
 }
 
 impl Cost {
+    fn add(&mut self, work: &Workload, seconds: f64, peaks: &Peaks) {
+        self.count += 1;
+        self.seconds += seconds;
+        self.least += peaks.least_time(work);
+        self.arithmetic += peaks.arithmetic_time(work);
+        self.traffic += peaks.traffic_time(work);
+        self.flops += work.flops;
+        self.bytes += work.bytes;
+    }
+
     fn line(&self, total: f64) -> ProfileLine {
         let rate = |work: u64| if self.seconds > 0.0 { rounded(work as f64 / self.seconds / 1e9) } else { 0.0 };
         let share = |part: f64, of: f64| if of > 0.0 { rounded(part / of) } else { 0.0 };
@@ -71,44 +91,57 @@ impl Profile {
     /// # Errors
     /// If memory to measure the peaks cannot be had.
     pub(super) fn of(device: &dyn Device, plan: PlanId, runs: usize) -> Result<Profile> {
-        let peaks = device.peaks()?;
-        let (plan, times) = (device.plan(plan), device.times(plan));
-        let steps = plan.steps.iter().zip(times).map(|(step, time)| (step.label(), step.macs, plan.bytes(step), *time));
-        Ok(Profile { peaks, lines: lines(steps, runs, &peaks) })
+        Ok(Profile::new(device.times(plan), runs, device.peaks()?))
     }
-}
 
-/// Lines by label from the label, multiply-adds, bytes and time of `runs` runs of each step.
-fn lines(steps: impl Iterator<Item = (String, u64, u64, Duration)>, runs: usize, peaks: &Peaks) -> Vec<ProfileLine> {
-    let mut costs: Vec<Cost> = Vec::new();
-    for (label, macs, bytes, time) in steps {
-        let at = costs.iter().position(|c| c.label == label).unwrap_or_else(|| {
-            costs.push(Cost { label, ..Cost::default() });
-            costs.len() - 1
-        });
-        let cost = &mut costs[at];
-        cost.count += 1;
-        cost.seconds += time.as_secs_f64() / runs as f64;
-        cost.least += peaks.least_time(2 * macs, bytes);
-        cost.flops += 2 * macs;
-        cost.bytes += bytes;
+    /// The profile of the parts of a plan, timed in `runs` runs.
+    fn new(parts: Vec<PartTime>, runs: usize, peaks: Peaks) -> Profile {
+        let (mut costs, mut all) = (Vec::<Cost>::new(), Cost::default());
+        for PartTime { label, work, time } in parts {
+            let seconds = time.as_secs_f64() / runs as f64;
+            let at = costs.iter().position(|c| c.label == label).unwrap_or_else(|| {
+                costs.push(Cost { label, ..Cost::default() });
+                costs.len() - 1
+            });
+            costs[at].add(&work, seconds, &peaks);
+            all.add(&work, seconds, &peaks);
+        }
+        costs.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        Profile {
+            peaks,
+            tflop: rounded(all.flops as f64 / 1e12),
+            gb: rounded(all.bytes as f64 / 1e9),
+            arithmetic_ms: rounded(1e3 * all.arithmetic),
+            traffic_ms: rounded(1e3 * all.traffic),
+            least_ms: rounded(1e3 * all.least),
+            lines: costs.iter().map(|c| c.line(all.seconds)).collect(),
+        }
     }
-    costs.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
-    let total = costs.iter().map(|c| c.seconds).sum();
-    costs.iter().map(|c| c.line(total)).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::plan::Precision;
+
+    const PEAKS: Peaks = Peaks { flops: 100e9, tf32_flops: Some(400e9), bf16_flops: None, bandwidth: 10e9 };
+
+    fn part(label: &str, (flops, precision, bytes): (u64, Precision, u64), ms: u64) -> PartTime {
+        let work = Workload { flops, precision, bytes };
+        PartTime { label: label.to_owned(), work, time: Duration::from_millis(ms) }
+    }
 
     #[test]
-    fn steps_of_a_kind_are_summed_and_bounded_by_work_or_traffic() {
-        let peaks = Peaks { flops: 100e9, bandwidth: 10e9 };
-        let ms = Duration::from_millis;
+    fn parts_of_a_kind_are_summed_and_bounded_by_work_or_traffic() {
         // Least times: 1 ms by arithmetic, 4 ms by traffic, 2 ms by traffic.
-        let steps = [("a", 50_000_000, 1_000_000, ms(20)), ("b", 0, 40_000_000, ms(20)), ("a", 0, 20_000_000, ms(10))];
-        let got = lines(steps.into_iter().map(|(l, m, b, t)| (l.to_owned(), m, b, t)), 2, &peaks);
+        let parts = vec![
+            part("a", (100_000_000, Precision::F32, 1_000_000), 20),
+            part("b", (0, Precision::F32, 40_000_000), 20),
+            part("a", (0, Precision::F32, 20_000_000), 10),
+        ];
+        let got = Profile::new(parts, 2, PEAKS);
         let line = |label: &str, count, ms, share, gflop_s, gb_s, roofline_share| ProfileLine {
             label: label.into(),
             count,
@@ -118,6 +151,17 @@ mod tests {
             gb_s,
             roofline_share,
         };
-        assert_eq!(got, [line("a", 2, 15.0, 0.6, 6.667, 1.4, 0.2), line("b", 1, 10.0, 0.4, 0.0, 4.0, 0.4)]);
+        assert_eq!(got.lines, [line("a", 2, 15.0, 0.6, 6.667, 1.4, 0.2), line("b", 1, 10.0, 0.4, 0.0, 4.0, 0.4)]);
+        assert_eq!((got.arithmetic_ms, got.traffic_ms, got.least_ms), (1.0, 6.1, 7.0));
+    }
+
+    /// A step's operations are compared with the rate of its own precision, or that of f32 where there is no other.
+    #[test]
+    fn each_precision_has_its_peak() {
+        for (precision, arithmetic_ms) in [(Precision::F32, 8.0), (Precision::Tf32, 2.0), (Precision::Bf16, 8.0)] {
+            let got = Profile::new(vec![part("a", (800_000_000, precision, 10_000_000), 16)], 1, PEAKS);
+            assert_eq!((got.arithmetic_ms, got.traffic_ms), (arithmetic_ms, 1.0), "{precision}");
+            assert_eq!(got.lines[0].roofline_share, arithmetic_ms / 16.0, "{precision}");
+        }
     }
 }

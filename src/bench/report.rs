@@ -3,6 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::{BenchResult, LoaderResult, Profile};
+use crate::device::Peaks;
 use crate::log::Table;
 
 impl Display for BenchResult {
@@ -13,7 +14,7 @@ impl Display for BenchResult {
         table.row([format!("step, fastest of {}", self.steps), format!("{:.2} ms", self.step_ms_min)]);
         table.row(["throughput", &format!("{:.2} patches/s", self.patches_per_s)]);
         table.row(["memory of the step", &format!("{:.1} MiB", self.step_mem_mib)]);
-        table.row(["memory of the process, peak", &format!("{:.1} MiB", self.peak_mem_mib)]);
+        table.row(["memory in all, peak", &format!("{:.1} MiB", self.peak_mem_mib)]);
         if let Some(share) = self.wait_share {
             table.row(["time waiting for data", &percent(share)]);
         }
@@ -27,16 +28,19 @@ impl Display for BenchResult {
 
 impl Display for Profile {
     fn fmt(&self, f: &mut Formatter) -> fmt::Result {
-        let mut table = Table::new(["plan steps", "count", "ms", "share", "GFLOP/s", "GB/s", "roofline"]);
+        // GPUs do thousands of GFLOP/s.
+        let (unit, giga) = if self.peaks.flops < 5e12 { ("GFLOP/s", 1.0) } else { ("TFLOP/s", 1e3) };
+        let mut table = Table::new(["plan steps", "count", "ms", "share", unit, "GB/s", "roofline"]);
+        let positive = |value: f64, text: String| if value > 0.0 { text } else { String::new() };
         for l in &self.lines {
             table.row([
                 l.label.clone(),
                 l.count.to_string(),
                 format!("{:.3}", l.ms),
                 percent(l.share),
-                if l.gflop_s > 0.0 { format!("{:.1}", l.gflop_s) } else { String::new() },
-                format!("{:.1}", l.gb_s),
-                percent(l.roofline_share),
+                positive(l.gflop_s, format!("{:.1}", l.gflop_s / giga)),
+                positive(l.gb_s, format!("{:.1}", l.gb_s)),
+                positive(l.gb_s, percent(l.roofline_share)),
             ]);
         }
         let total: f64 = self.lines.iter().map(|l| l.ms).sum();
@@ -44,12 +48,31 @@ impl Display for Profile {
         table.row(["all".into(), count.to_string(), format!("{total:.3}")]);
         write!(
             f,
-            "{table}\n\nroofline: the least time for operations and bytes at the measured peaks, {:.0} GFLOP/s and {:.1} \
-             GB/s, of the time taken.\nConvolutions count the operations of the direct method and bytes are counted as \
-             if from memory: Winograd's\nmethod and caches can bring it above 100 %.",
-            self.peaks.flops / 1e9,
-            self.peaks.bandwidth / 1e9
-        )
+            "{table}\n\nroofline: the least time for operations and bytes at the measured peaks, {}, of the time \
+             taken.\nConvolutions count the operations of the direct method and bytes are counted as if from memory: \
+             Winograd's\nmethod and caches can bring it above 100 %.",
+            self.peaks
+        )?;
+        let Profile { tflop, gb, arithmetic_ms, traffic_ms, least_ms, .. } = self;
+        write!(f, "\nall: {tflop:.3} TFLOP take {arithmetic_ms:.3} ms at the peaks, {gb:.3} GB {traffic_ms:.3} ms; ")?;
+        write!(f, "one part after the other {least_ms:.3} ms.")
+    }
+}
+
+/// `118 GFLOP/s and 21.5 GB/s`; of tensor cores also their rates.
+impl Display for Peaks {
+    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+        let rate = |flops: f64| match flops {
+            ..5e12 => format!("{:.0} GFLOP/s", flops / 1e9),
+            _ => format!("{:.1} TFLOP/s", flops / 1e12),
+        };
+        write!(f, "{}", rate(self.flops))?;
+        for (name, units) in [("tf32", self.tf32_flops), ("bf16", self.bf16_flops)] {
+            if let Some(flops) = units {
+                write!(f, ", {} in {name}", rate(flops))?;
+            }
+        }
+        write!(f, " and {:.1} GB/s", self.bandwidth / 1e9)
     }
 }
 

@@ -11,6 +11,17 @@ use serde::{Deserialize, Serialize};
 /// The name of the algorithm that is this program's own kernel.
 pub const OWN: &str = "own";
 
+/// Characters of an algorithm's name that are shown.
+const SHOWN: usize = 24;
+
+/// An algorithm's name for people, its middle left out if it is long.
+pub fn short_name(algorithm: &str) -> String {
+    if algorithm.len() <= SHOWN || !algorithm.is_ascii() {
+        return algorithm.to_owned();
+    }
+    format!("{}…{}", &algorithm[..SHOWN / 2], &algorithm[algorithm.len() - SHOWN / 2..])
+}
+
 /// What was picked for one kind of step.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Choice {
@@ -107,6 +118,13 @@ mod tests {
         second.steps.insert("linear".into(), Choice::default());
         second.merge_into(&path).unwrap();
         assert_eq!(read("gpu").steps.len(), 2);
+    }
+
+    #[test]
+    fn long_names_keep_their_ends() {
+        assert_eq!(short_name(OWN), "own");
+        let long = format!("cublaslt:{:0128x}", 7);
+        assert_eq!(short_name(&long), "cublaslt:000…000000000007");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde::Serialize;
 pub use choices::{Choice, Choices};
 
 use crate::Result;
-use crate::plan::{Plan, Target};
+use crate::plan::{Plan, Precision, Step, Target};
 use crate::tape::Shape;
 
 /// A plan that a device has made ready to run.
@@ -51,21 +51,77 @@ pub struct Compiling {
 /// Is told the device's name and how far it is: first when it is known what the cache holds, then after each module.
 pub type OnCompile = Box<dyn FnMut(&str, Compiling)>;
 
-/// The most that a device can do, measured with the threads and the instruction set that it computes with.
+/// The most that a device can do, measured with the threads and the instruction set that it computes with. A multiply-add
+/// counts as two operations.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Peaks {
-    /// Operations per second of f32 multiply-adds in registers, each counted as two.
+    /// Operations per second of f32 multiply-adds in registers.
     pub flops: f64,
+    /// The same of products of matrices in tf32, where the device has units for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tf32_flops: Option<f64>,
+    /// The same in bf16.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bf16_flops: Option<f64>,
     /// Bytes per second of a copy larger than the caches, read and written bytes counted.
     pub bandwidth: f64,
 }
 
 impl Peaks {
+    /// Operations per second in a precision; without units for it, those in f32.
+    pub fn rate(&self, precision: Precision) -> f64 {
+        let units = match precision {
+            Precision::F32 => None,
+            Precision::Tf32 => self.tf32_flops,
+            Precision::Bf16 => self.bf16_flops,
+        };
+        units.unwrap_or(self.flops)
+    }
+
     /// Seconds that this work takes at least: the longer of its arithmetic and its traffic (the roofline model,
     /// Williams, Waterman and Patterson 2009).
-    pub fn least_time(&self, flops: u64, bytes: u64) -> f64 {
-        (flops as f64 / self.flops).max(bytes as f64 / self.bandwidth)
+    pub fn least_time(&self, work: &Workload) -> f64 {
+        self.arithmetic_time(work).max(self.traffic_time(work))
     }
+
+    /// Seconds that the operations take.
+    pub fn arithmetic_time(&self, work: &Workload) -> f64 {
+        work.flops as f64 / self.rate(work.precision)
+    }
+
+    /// Seconds that the bytes take.
+    pub fn traffic_time(&self, work: &Workload) -> f64 {
+        work.bytes as f64 / self.bandwidth
+    }
+}
+
+/// What a part of a plan has to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Workload {
+    /// Operations, two per multiply-add; 0 where there are no products to count.
+    pub flops: u64,
+    /// In which precision.
+    pub precision: Precision,
+    /// Bytes that are read and written, each location once.
+    pub bytes: u64,
+}
+
+impl Workload {
+    /// That of a step of `plan`.
+    pub fn of_step(plan: &Plan, step: &Step) -> Workload {
+        Workload { flops: 2 * step.macs, precision: step.precision, bytes: plan.bytes(step) }
+    }
+}
+
+/// The time of a part of a plan's runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PartTime {
+    /// What it does: the names of its ops, and, where there are several, of the kernels or the library's algorithm.
+    pub label: String,
+    /// What it has to do in one run.
+    pub work: Workload,
+    /// The time that it took in all profiled runs.
+    pub time: Duration,
 }
 
 /// Runs plans. State is held by name; all plans of a device share one arena.
@@ -151,11 +207,31 @@ pub trait Device {
     /// The plan behind an id.
     fn plan(&self, plan: PlanId) -> &Plan;
 
-    /// Whether runs add up the time of each plan step, from now on.
+    /// Bytes that states and plans take now in memory of the device's own; `None` if they are in that of the process.
+    fn memory_in_use(&self) -> Option<usize> {
+        None
+    }
+
+    /// Whether runs add up the time of each part of a plan, from now on.
     fn set_profile(&mut self, on: bool);
 
-    /// Time spent in each step of a plan while profiled.
-    fn times(&self, plan: PlanId) -> &[Duration];
+    /// Times of the parts of a plan in its profiled runs: of each step, in their order, then, where the device times
+    /// them, of state changes and the rest.
+    fn times(&self, plan: PlanId) -> Vec<PartTime>;
+
+    /// The ways in which the device can do a step of a loaded plan, this program's own, [`choices::OWN`], first.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    fn ways(&mut self, plan: PlanId, step: usize) -> Result<Vec<String>>;
+
+    /// Does a step of a loaded plan alone, `runs` times in one of its ways, and says how long that took in all. It
+    /// computes on what memory holds. On a GPU the time is taken there and caches are cold: each run follows a pass over
+    /// a buffer larger than the last of them, which does not count.
+    ///
+    /// # Errors
+    /// Those of the driver, and of a library that cannot do the step.
+    fn time_step(&mut self, plan: PlanId, step: usize, way: &str, runs: u64) -> Result<Duration>;
 
     /// Measures what the device can do at most; takes a fraction of a second and needs idle processors.
     ///

@@ -7,6 +7,7 @@ use crate::device::cpu::{Ctx, GemmShape, Matrix, StoreTo, Tile, TileSink, View, 
 use crate::device::cuda::{
     Args, CudaCall, Factor, KernelLaunch, Layout, LibraryCall, LibraryOp, Product as CudaProduct,
 };
+use crate::plan::Precision;
 use crate::tape::{Shape, Tape, Tensor64, Value};
 
 /// A product of matrices with the extents of its operands' roles.
@@ -147,6 +148,7 @@ impl<P: Product> Kernel for P {
             lhs: factor(&lhs),
             rhs: factor(&rhs),
             output: Layout::of(&call.output),
+            precision: Precision::F32,
         };
         let operands = [view(&lhs).ptr, view(&rhs).ptr, call.output.ptr];
         Some(LibraryCall { op: LibraryOp::Product(product), operands })

@@ -332,11 +332,17 @@ impl Plan {
     /// Bytes that one of the plan's steps reads and writes: each location once, as if caches kept the rest. A
     /// location that it reads and overwrites counts twice; scratch memory counts nothing.
     pub fn bytes(&self, step: &Step) -> u64 {
-        let of = |locs: Vec<Loc>| -> usize {
-            let distinct = locs.iter().enumerate().filter(|(i, loc)| !locs[..*i].contains(loc));
-            distinct.map(|(_, loc)| loc.shape.len() * self.element_size(loc)).sum()
-        };
-        (of(step.reads()) + of(step.writes())) as u64
+        self.bytes_of(&step.reads()) + self.bytes_of(&step.writes())
+    }
+
+    /// The same of a state change, which reads its states and overwrites them.
+    pub fn commit_bytes(&self, commit: &PlannedCommit) -> u64 {
+        self.bytes_of(&commit.inputs) + 2 * self.bytes_of(&commit.states)
+    }
+
+    fn bytes_of(&self, locs: &[Loc]) -> u64 {
+        let distinct = locs.iter().enumerate().filter(|(i, loc)| !locs[..*i].contains(loc));
+        distinct.map(|(_, loc)| (loc.shape.len() * self.element_size(loc)) as u64).sum()
     }
 
     fn element_size(&self, loc: &Loc) -> usize {

@@ -7,13 +7,12 @@ use crate::Result;
 use crate::checkpoint::Meta;
 use crate::config::Config;
 use crate::data::Dataset;
+use crate::device::choices::short_name;
 use crate::device::{Choice, Choices, Device, PlanId};
 use crate::log::{Messages, RunDir, Table, write_atomic};
 
 /// The file in a run's folder with the times of all candidates.
 const FILE: &str = "algorithms.json";
-/// Characters of an algorithm's name that a table shows.
-const SHOWN: usize = 24;
 
 /// Decides for all plans of a run with validation batches of `val_batch`, and writes down what was decided. A device
 /// without a choice has nothing to decide, and loads plans when they are needed.
@@ -75,30 +74,10 @@ pub(super) fn table(device: &dyn Device, plans: &[PlanId]) -> String {
             let taken = |(name, _): &&(String, f64)| *name == choice.algorithm;
             let time = choice.times.iter().find(taken).map_or("?".to_owned(), |(_, time)| format!("{time:.1}"));
             let others = choice.times.iter().filter(|other| !taken(other));
-            let others: Vec<String> = others.map(|(name, time)| format!("{} {time:.1}", shown(name))).collect();
+            let others: Vec<String> = others.map(|(name, time)| format!("{} {time:.1}", short_name(name))).collect();
             let (program, path) = (device.plan(*plan).name.to_owned(), path.to_string());
-            table.row([program, path, shown(&choice.algorithm), time, others.join(", ")]);
+            table.row([program, path, short_name(&choice.algorithm), time, others.join(", ")]);
         }
     }
     format!("{table}\n\nalgorithms timed on {}", choices.timed_on)
-}
-
-/// A name, its middle left out if it is long.
-fn shown(name: &str) -> String {
-    if name.len() <= SHOWN || !name.is_ascii() {
-        return name.to_owned();
-    }
-    format!("{}…{}", &name[..SHOWN / 2], &name[name.len() - SHOWN / 2..])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_names_keep_their_ends() {
-        assert_eq!(shown("own"), "own");
-        let long = format!("cublaslt:{:0128x}", 7);
-        assert_eq!(shown(&long), "cublaslt:000…000000000007");
-    }
 }

@@ -5,6 +5,7 @@ mod exchange;
 mod tests;
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::names::{self, scalars};
 use super::programs::{BatchShape, EvaluateOptions, Programs};
@@ -184,9 +185,25 @@ impl<'a> Session<'a> {
         self.device.reuse(choices);
     }
 
-    /// Whether runs add up the time of each plan step.
+    /// Whether runs add up the time of each part of their plan.
     pub fn set_profile(&mut self, on: bool) {
         self.device.set_profile(on);
+    }
+
+    /// The ways in which the device can do a step of a loaded plan.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn ways(&mut self, plan: PlanId, step: usize) -> Result<Vec<String>> {
+        self.device.ways(plan, step)
+    }
+
+    /// The time of `runs` runs of one step of a loaded plan, see [`Device::time_step`].
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn time_step(&mut self, plan: PlanId, step: usize, way: &str, runs: u64) -> Result<Duration> {
+        self.device.time_step(plan, step, way, runs)
     }
 
     fn has_ema(&self) -> bool {

@@ -167,6 +167,7 @@ fn products() -> Vec<(LibraryOp, [Operand; 3], usize)> {
                     lhs: Factor { layout: lhs.layout, inner_in_row: lhs_in_row },
                     rhs: Factor { layout: rhs.layout, inner_in_row: rhs_in_row },
                     output: output.layout,
+                    precision: Precision::F32,
                 };
                 all.push((LibraryOp::Product(product), [lhs, rhs, output], 2));
             }
@@ -232,9 +233,14 @@ fn only_what_may_be_taken(gpu: &mut srgan::device::cuda::GpuDriver) {
     for (work, microseconds) in [
         (vec![kernel.clone()], 10.0),
         (vec![slow.clone()], 4.0),
-        (vec![slow, kernel.clone(), kernel], 24.0),
+        (vec![slow.clone(), kernel.clone(), kernel.clone()], 24.0),
         (vec![], 0.0),
     ] {
         assert!((time(gpu, &work) - microseconds).abs() < 0.01, "{} instead of {microseconds}", time(gpu, &work));
     }
+    let parts: [&[Work]; 4] = [&[slow.clone()], &[], &[kernel.clone(), slow.clone(), kernel.clone()], &[kernel]];
+    // SAFETY: as above.
+    let times = unsafe { gpu.run_timed(&parts).unwrap() };
+    let microseconds: Vec<f64> = times.iter().map(|time| (time.as_secs_f64() * 1e7).round() / 10.0).collect();
+    assert_eq!(microseconds, [4.0, 0.0, 24.0, 10.0]);
 }

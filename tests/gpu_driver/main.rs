@@ -14,6 +14,7 @@ use srgan::Error;
 use srgan::device::Compiling;
 use srgan::device::cuda::driver::{DevicePtr, Driver, FunctionId, Geometry, Launch, ModuleSource};
 use srgan::device::cuda::libraries::Library;
+use srgan::device::cuda::library_call::Work;
 use srgan::device::cuda::nvrtc::Nvrtc;
 use srgan::device::cuda::search::SearchPath;
 use srgan::device::cuda::{GpuDriver, GpuOptions, gpus};
@@ -238,13 +239,25 @@ fn launches() {
     unsafe { gpu.launch(&turn).unwrap() };
     gpu.synchronize().unwrap();
 
+    // Work that is timed part by part is done, once and in its order.
+    upload(&mut gpu, x, &ramp(count));
+    let parts: [&[Work]; 3] = [&[halve(x, y).into()], &[], &[turn.into()]];
+    let times = unsafe { gpu.run_timed(&parts).unwrap() };
+    assert!(times.len() == 3 && times[0] > times[1] && times[2] > times[1], "{times:?}");
+    assert_eq!(download(&mut gpu, z, count), backwards(0.5));
+    assert!(unsafe { gpu.run_timed(&[]).unwrap() }.is_empty());
+
     // One by one, the same.
     let mut careful = open(true);
     let [scale, ..] = compile(&mut careful)[..] else { panic!("three kernels") };
     let [x, y] = [(); 2].map(|()| careful.alloc(count * 4).unwrap());
     upload(&mut careful, x, &ramp(count));
-    let graph = unsafe { careful.record(&[launch(scale, 64, 256, x, y, count).into()]).unwrap() };
+    let halve = Work::from(launch(scale, 64, 256, x, y, count));
+    let graph = unsafe { careful.record(std::slice::from_ref(&halve)).unwrap() };
     unsafe { careful.replay(graph).unwrap() };
+    assert_eq!(download(&mut careful, y, count), halves);
+    upload(&mut careful, y, &vec![0.0; count]);
+    assert_eq!(unsafe { careful.run_timed(&[&[halve]]).unwrap() }.len(), 1);
     assert_eq!(download(&mut careful, y, count), halves);
 }
 
@@ -285,6 +298,13 @@ fn memory() {
     let mut gpu = open(false);
     let (free, total) = gpu.memory().unwrap();
     assert!(0 < free && free <= total);
+    assert!(gpu.cache_bytes() >= 1 << 20, "{}", gpu.cache_bytes());
+    let before = gpu.allocated();
+    let some = gpu.alloc(1000).unwrap();
+    assert_eq!(gpu.allocated(), before + 1000);
+    // SAFETY: nothing uses it.
+    unsafe { gpu.free(some) };
+    assert_eq!(gpu.allocated(), before);
     let error = gpu.alloc(1 << 50).unwrap_err().to_string();
     assert!(error.contains("no 1073741824 MiB of memory left") && error.contains("are free"), "{error}");
     // What a driver held is free again when it is gone.

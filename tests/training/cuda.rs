@@ -39,12 +39,36 @@ fn on_host() -> Box<dyn Device> {
     Box::new(Cuda::new(Box::new(HostDriver::new(&cache, HostOptions::default()).unwrap())))
 }
 
+/// The same, its plans run part by part.
+fn on_host_in_parts() -> Box<dyn Device> {
+    let mut device = on_host();
+    device.set_profile(true);
+    device
+}
+
 fn on_gpu() -> Box<dyn Device> {
     Box::new(Cuda::new(Box::new(gpu().unwrap())))
 }
 
+/// Launches kernel by kernel, and waits after each.
+fn on_gpu_by_launches() -> Box<dyn Device> {
+    Box::new(Cuda::new(Box::new(gpu_with(true).unwrap())))
+}
+
+/// A profiled device has other graphs, with events between the parts of a plan.
+fn on_gpu_in_parts() -> Box<dyn Device> {
+    let mut device = on_gpu();
+    device.set_profile(true);
+    device
+}
+
 fn gpu() -> srgan::Result<GpuDriver> {
-    GpuDriver::new(GpuOptions::new(&|name| std::env::var_os(name)))
+    gpu_with(false)
+}
+
+fn gpu_with(sync_kernels: bool) -> srgan::Result<GpuDriver> {
+    let options = GpuOptions::new(&|name| std::env::var_os(name));
+    GpuDriver::new(GpuOptions { sync_kernels, ..options })
 }
 
 /// Whether there is a GPU for `test`.
@@ -84,14 +108,15 @@ fn resumed_runs_have_the_same_bits(open: Open) {
     assert_same_runs(&scratch, "whole", "split");
 }
 
-/// A profiled device launches kernel by kernel and waits after each step of the plan.
-fn graphs_compute_what_launches_do(open: Open) {
+/// A plan's graph computes the same bits as other ways to run it.
+fn graphs_compute_what_others_do(open: Open, others: &[Open]) {
     let scratch = Scratch::new();
     train_small(&scratch, "graphs", open(), &[]);
-    let mut device = open();
-    device.set_profile(true);
-    train_small(&scratch, "launches", device, &[]);
-    assert_same_runs(&scratch, "graphs", "launches");
+    for (i, other) in others.iter().enumerate() {
+        let run = format!("other_{i}");
+        train_small(&scratch, &run, other(), &[]);
+        assert_same_runs(&scratch, "graphs", &run);
+    }
 }
 
 /// Asserts that all metrics of a run are finite; the mean content loss of its last `count` steps.
@@ -120,7 +145,7 @@ fn on_the_host_resumed_runs_have_the_same_bits() {
 
 #[test]
 fn on_the_host_graphs_compute_what_launches_do() {
-    graphs_compute_what_launches_do(on_host);
+    graphs_compute_what_others_do(on_host, &[on_host_in_parts]);
 }
 
 #[test]
@@ -142,7 +167,7 @@ fn on_a_gpu_resumed_runs_have_the_same_bits() {
 #[test]
 fn on_a_gpu_graphs_compute_what_launches_do() {
     if has_gpu("on_a_gpu_graphs_compute_what_launches_do") {
-        graphs_compute_what_launches_do(on_gpu);
+        graphs_compute_what_others_do(on_gpu, &[on_gpu_by_launches, on_gpu_in_parts]);
     }
 }
 

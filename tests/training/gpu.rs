@@ -6,6 +6,7 @@ use std::fs;
 use std::rc::Rc;
 
 use srgan::config::{Config, Resume};
+use srgan::device::choices::OWN;
 use srgan::device::{Device, bytes_of};
 use srgan::log::Messages;
 use srgan::ops::sum_to::{Expand, SumTo};
@@ -221,6 +222,25 @@ fn sum_of_copies(count: usize) -> Plan {
     let outputs = vec![("sum".to_owned(), sum)];
     let program = Program { name: "sum", tape, outputs, checks: vec![], commits: vec![] };
     Plan::compile(&program, PlanOptions::new(Target::Cuda)).unwrap()
+}
+
+/// A step that is timed alone is launched as often as asked, each time behind a sweep of the cache.
+#[test]
+fn a_step_is_timed_as_often_as_asked() {
+    let (mut device, seen) = late_device(Faults::default());
+    let plan = device.load(sum_of_copies(64)).unwrap();
+    device.upload(plan, "x", bytes_of(&[2.0])).unwrap();
+    device.run(plan).unwrap();
+    for runs in [1, 16, 40] {
+        for step in 0..device.plan(plan).steps.len() {
+            device.time_step(plan, step, OWN, runs).unwrap();
+            let before = seen.borrow().launches;
+            device.time_step(plan, step, OWN, runs).unwrap();
+            let launched = (seen.borrow().launches - before) as u64;
+            assert!(launched >= 2 * runs && launched.is_multiple_of(runs), "{launched} launches in {runs} runs");
+        }
+    }
+    assert_eq!(device.run(plan).unwrap().outputs, [[256.0]]);
 }
 
 #[test]

@@ -243,4 +243,8 @@ impl Driver for LateDriver {
         let left = |at_first: usize| at_first.saturating_sub(self.allocated.values().sum());
         Ok((self.faults.free.map_or(free, left), total))
     }
+
+    fn allocated(&self) -> usize {
+        self.allocated.values().sum()
+    }
 }

@@ -1,4 +1,4 @@
-"""The networks of benches/compare/*.yaml in PyTorch: same layers, same extents as srgan's; initial values do not matter
+"""The networks of benches/compare/*.yaml and gpu/*.yaml in PyTorch: same layers, same extents as srgan's; initial values do not matter
 for speed and are PyTorch's own."""
 
 import math
@@ -121,8 +121,9 @@ class Generator(nn.Module):
         ksize = cfg.get("small_kernel_size", 3)
         large = 3 if esrgan else cfg.get("large_kernel_size", 9)
         normalised = not esrgan and cfg["block_type"] == "standard"
-        if esrgan:
-            blocks = [RrdbBlock(channels, cfg["growth_channels"]) for _ in range(count)]
+        if esrgan or cfg["block_type"] == "rrdb":
+            growth = cfg["growth_channels"] if esrgan else max(16, channels // 3)
+            blocks = [RrdbBlock(channels, growth) for _ in range(count)]
         else:
             blocks = [BLOCKS[cfg["block_type"]](channels, ksize) for _ in range(count)]
         head = [same_conv(bands, channels, large)] + ([] if esrgan else [nn.PReLU()])
@@ -165,7 +166,24 @@ def standard_discriminator(bands, cfg):
     return nn.Sequential(*layers, *judge, nn.Linear(1024, 1))
 
 
-DISCRIMINATORS = {"patchgan": patchgan_discriminator, "standard": standard_discriminator}
+def esrgan_discriminator(bands, cfg):
+    """One logit per image: five halvings, between them convolutions that double the channels."""
+    base = cfg.get("base_channels", 64)
+    layers, channels = [same_conv(bands, base, 3), nn.LeakyReLU(SLOPE)], base
+    for i, factor in enumerate([1, 2, 2, 4, 4, 8, 8, 16, 16]):
+        conv = same_conv(channels, factor * base, 3) if i % 2 else same_conv(channels, factor * base, 4, stride=2)
+        layers += [conv, nn.BatchNorm2d(factor * base), nn.LeakyReLU(SLOPE)]
+        channels = factor * base
+    hidden = cfg.get("linear_size", 1024)
+    judge = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, hidden), nn.LeakyReLU(SLOPE)]
+    return nn.Sequential(*layers, *judge, nn.Linear(hidden, 1))
+
+
+DISCRIMINATORS = {
+    "patchgan": patchgan_discriminator,
+    "standard": standard_discriminator,
+    "esrgan": esrgan_discriminator,
+}
 
 
 def discriminator(bands, cfg):

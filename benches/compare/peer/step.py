@@ -2,10 +2,12 @@
 
     python step.py -c ../rcab_4x64.yaml --phase adversarial --hr 128 --steps 10 --warmup 3 --mode tuned
 
---mode tuned     channels_last, fused Adam, and on CUDA bfloat16 autocast and cuDNN's benchmark
---mode compiled  the same with both networks under torch.compile; on the CPU that needs a C++ compiler
+--mode reference  as opensr-srgan runs it: NCHW, float32 with matrix products in tf32 where CUDA has them, eager
+--mode tuned      channels_last, fused Adam, and on CUDA bfloat16 autocast and cuDNN's benchmark
+--mode compiled   the same with both networks under torch.compile; on the CPU that needs a C++ compiler
 
-Images are random and on the device before the first step; memory counts from when networks and optimisers are there.
+Images are random and on the device before the first step. Step memory counts from when networks and optimisers are
+there; on CUDA both kinds of memory are the most that PyTorch's tensors took at once.
 """
 
 import argparse
@@ -26,7 +28,8 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-c", "--config", required=True)
     parser.add_argument("--phase", choices=["forward", "pretrain", "adversarial"], default="adversarial")
-    parser.add_argument("--mode", choices=["tuned", "compiled"], default="tuned")
+    parser.add_argument("overrides", nargs="*", metavar="SECTION.KEY=VALUE", help="values that override the config's")
+    parser.add_argument("--mode", choices=["reference", "tuned", "compiled"], default="tuned")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--hr", type=int, default=128)
     parser.add_argument("--steps", type=int, default=10)
@@ -40,6 +43,7 @@ class Training:
 
     def __init__(self, cfg, args):
         self.device, self.cuda = args.device, args.device.startswith("cuda")
+        self.tuned = args.mode != "reference"
         self.weights, rates = cfg["Training"]["Losses"], cfg["Optimizers"]
         self.clip = float(rates.get("gradient_clip_val", 0))
         bands, self.batch = cfg["Model"]["in_bands"], cfg["Data"]["train_batch_size"]
@@ -48,7 +52,8 @@ class Training:
         low = args.hr // cfg["Generator"]["scaling_factor"]
         self.lr = self.place(torch.rand(self.batch, bands, low, low))
         self.hr = self.place(torch.rand(self.batch, bands, args.hr, args.hr))
-        adam = {"betas": tuple(rates.get("betas", (0.0, 0.99))), "eps": float(rates.get("eps", 1e-7)), "fused": True}
+        adam = {"betas": tuple(rates.get("betas", (0.0, 0.99))), "eps": float(rates.get("eps", 1e-7))}
+        adam |= {"fused": True} if self.tuned else {}
         self.optim_g = torch.optim.Adam(self.g.parameters(), float(rates["optim_g_lr"]), **adam)
         self.optim_d = torch.optim.Adam(self.d.parameters(), float(rates["optim_d_lr"]), **adam)
         self.average = [p.detach().clone() for p in self.g.parameters()]
@@ -57,10 +62,10 @@ class Training:
         self.run_d = torch.compile(self.d) if compiled else self.d
 
     def place(self, what):
-        return what.to(self.device, memory_format=torch.channels_last)
+        return what.to(self.device, memory_format=torch.channels_last if self.tuned else torch.contiguous_format)
 
     def autocast(self):
-        return torch.autocast("cuda", torch.bfloat16, enabled=self.cuda)
+        return torch.autocast("cuda", torch.bfloat16, enabled=self.cuda and self.tuned)
 
     def generate(self):
         with self.autocast():
@@ -123,15 +128,24 @@ def peak_resident_mib():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def main():
-    args = parse_args()
+def load_config(args):
     with open(args.config) as file:
         cfg = yaml.safe_load(file)
+    for override in args.overrides:
+        path, value = override.split("=", 1)
+        section, key = path.split(".")
+        cfg[section][key] = yaml.safe_load(value)
+    return cfg
+
+
+def main():
+    args = parse_args()
+    cfg = load_config(args)
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("medium")
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = args.mode != "reference"
     training = Training(cfg, args)
     if args.phase == "forward":
         training.g.eval()
@@ -156,6 +170,8 @@ def main():
         "peak_mem_mib": round(peak, 1),
         "step_mem_mib": round(peak if training.cuda else peak - before, 1),
     }
+    if training.cuda:
+        result["libraries"] = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
     print(json.dumps(result))
 
 

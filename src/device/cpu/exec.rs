@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::ready::{Addresses, Ready};
 use super::{Buffer, Ctx, Isa, Pool, View, ViewMut, memory, peak};
-use crate::device::{Device, Outcome, Peaks, PlanId, Run};
-use crate::plan::{Plan, Target};
+use crate::device::choices::OWN;
+use crate::device::{Device, Outcome, PartTime, Peaks, PlanId, Run, Workload};
+use crate::plan::{Plan, Step, Target};
 use crate::tape::Shape;
 use crate::{Error, Result};
 
@@ -206,8 +207,25 @@ impl Device for Cpu {
         self.profile = on;
     }
 
-    fn times(&self, plan: PlanId) -> &[Duration] {
-        &self.plans[plan.0].times
+    fn times(&self, plan: PlanId) -> Vec<PartTime> {
+        let Loaded { plan, times, .. } = &self.plans[plan.0];
+        let part = |(step, time): (&Step, &Duration)| PartTime {
+            label: step.label(),
+            work: Workload::of_step(plan, step),
+            time: *time,
+        };
+        plan.steps.iter().zip(times).map(part).collect()
+    }
+
+    fn ways(&mut self, _plan: PlanId, _step: usize) -> Result<Vec<String>> {
+        Ok(vec![OWN.to_owned()])
+    }
+
+    fn time_step(&mut self, plan: PlanId, step: usize, _way: &str, runs: u64) -> Result<Duration> {
+        let (ctx, step) = (Ctx { pool: &self.pool, isa: self.isa }, &self.plans[plan.0].steps[step]);
+        let start = Instant::now();
+        (0..runs).for_each(|_| step.run(&ctx));
+        Ok(start.elapsed())
     }
 
     fn peaks(&self) -> Result<Peaks> {

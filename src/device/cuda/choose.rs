@@ -24,8 +24,14 @@ pub(super) struct Variants {
 }
 
 impl Variants {
+    /// Every way to do the step, this program's own kernels first.
+    pub fn algorithms(&self, driver: &mut dyn Driver) -> Vec<String> {
+        let of_library = self.library.as_ref().map(|library| driver.algorithms(&library.call.op)).unwrap_or_default();
+        [OWN.to_owned()].into_iter().chain(of_library).collect()
+    }
+
     /// The work with `algorithm`.
-    fn with(&self, algorithm: &str) -> Vec<Item> {
+    pub fn with(&self, algorithm: &str) -> Vec<Item> {
         match &self.library {
             Some(library) if algorithm != OWN => library.items(algorithm),
             _ => self.own.clone(),
@@ -144,12 +150,11 @@ pub(super) fn choose(
 fn candidates<'v>(driver: &mut dyn Driver, open: &BTreeMap<&'v str, &'v Variants>) -> Vec<Candidate<'v>> {
     let mut candidates = Vec::new();
     for (signature, variant) in open {
-        let Some(library) = &variant.library else { continue };
-        let algorithms = driver.algorithms(&library.call.op);
-        if algorithms.is_empty() {
+        let algorithms = variant.algorithms(driver);
+        if algorithms.len() == 1 {
             continue;
         }
-        for algorithm in [OWN.to_owned()].into_iter().chain(algorithms) {
+        for algorithm in algorithms {
             let items = variant.with(&algorithm).into_iter().map(|item| (variant.path.clone(), item)).collect();
             candidates.push(Candidate { signature, algorithm, items });
         }

@@ -213,11 +213,21 @@ pub trait Driver: fmt::Debug {
     /// # Safety
     /// As for [`Driver::record`].
     unsafe fn time(&mut self, work: &[Work]) -> Result<Duration> {
-        let start = Instant::now();
         // SAFETY: the caller's.
-        work.iter().try_for_each(|entry| unsafe { self.start(entry) })?;
-        self.synchronize()?;
-        Ok(start.elapsed())
+        unsafe { time_one_by_one(self, &[work]) }.map(|times| times[0])
+    }
+
+    /// Runs parts of work one after the other and says how long each takes on the device; what it takes to launch them
+    /// does not count.
+    ///
+    /// # Errors
+    /// As for [`Driver::record`].
+    ///
+    /// # Safety
+    /// As for [`Driver::record`].
+    unsafe fn run_timed(&mut self, parts: &[&[Work]]) -> Result<Vec<Duration>> {
+        // SAFETY: the caller's.
+        unsafe { time_one_by_one(self, parts) }
     }
 
     /// Records work as one graph that can be replayed. Calls of libraries may be made once for it, kernels are not run.
@@ -249,4 +259,30 @@ pub trait Driver: fmt::Debug {
     /// # Errors
     /// Those of the driver.
     fn memory(&self) -> Result<(usize, usize)>;
+
+    /// Bytes of memory that [`Driver::alloc`] has given and that were not given back.
+    fn allocated(&self) -> usize;
+
+    /// Bytes of the cache that lies before memory, 0 where there is none that is known.
+    fn cache_bytes(&self) -> usize {
+        0
+    }
+}
+
+/// Starts parts of work and waits after each; what it takes to launch them counts.
+///
+/// # Errors
+/// As for [`Driver::start`].
+///
+/// # Safety
+/// As for [`Driver::start`].
+pub(super) unsafe fn time_one_by_one<D: Driver + ?Sized>(driver: &mut D, parts: &[&[Work]]) -> Result<Vec<Duration>> {
+    let time = |part: &&[Work]| {
+        let start = Instant::now();
+        // SAFETY: the caller's.
+        part.iter().try_for_each(|entry| unsafe { driver.start(entry) })?;
+        driver.synchronize()?;
+        Ok(start.elapsed())
+    };
+    parts.iter().map(time).collect()
 }

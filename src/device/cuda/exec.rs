@@ -1,20 +1,22 @@
 //! The CUDA device: memory, loaded plans, replay. A plan's work is made once, when it is loaded or the arena
 //! has moved, and recorded as one graph; a run uploads its inputs before, replays, and reads one block back.
 
+mod measure;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::choose::{Compiler, Variants, choose};
 use super::driver::{DevicePtr, Driver, FunctionId, Geometry, GraphId, Launch, ModuleSource, ReadId};
 use super::launch::KernelLaunch;
 use super::library_call::{Item, Work};
 use super::module::module;
-use super::peak;
+use super::peak::{self, Size};
 use super::resolve::{Addresses, OK_FLOATS};
-use crate::device::{Choices, Device, OnCompile, Outcome, Peaks, PlanId, Run};
-use crate::plan::{Plan, Target};
+use crate::device::{Choices, Device, OnCompile, Outcome, PartTime, Peaks, PlanId, Run};
+use crate::plan::{Plan, Step, Target};
 use crate::tape::Shape;
 use crate::{Error, Result};
 
@@ -34,6 +36,8 @@ pub struct Cuda {
     known: Choices,
     chosen: Choices,
     profile: bool,
+    /// What is launched before each run of a step that is timed alone.
+    sweep: Option<Launch>,
 }
 
 struct Loaded {
@@ -44,12 +48,18 @@ struct Loaded {
     outbox: DevicePtr,
     outbox_floats: usize,
     work: Vec<Work>,
-    /// How many entries of the work belong to each step; the rest are checks, commits and outputs.
-    per_step: Vec<usize>,
+    /// Steps, then checks, commits and outputs.
+    parts: Vec<Part>,
     /// Paths and kinds of steps that had several ways.
     with_choice: Vec<(Arc<str>, String)>,
     graph: Option<GraphId>,
-    times: Vec<Duration>,
+}
+
+/// A part of a plan's work that is timed.
+struct Part {
+    /// How many entries of the work belong to it.
+    entries: usize,
+    measured: PartTime,
 }
 
 impl Cuda {
@@ -67,6 +77,7 @@ impl Cuda {
             states: BTreeMap::new(),
             plans: Vec::new(),
             profile: false,
+            sweep: None,
         }
     }
 
@@ -101,28 +112,29 @@ impl Cuda {
         }
         let outbox_floats = OK_FLOATS + plan.outputs.iter().map(|(_, l)| l.shape.len()).sum::<usize>();
         let outbox = driver.alloc(outbox_floats * 4)?;
-        let times = vec![Duration::ZERO; plan.steps.len()];
-        let (work, per_step, with_choice) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Loaded { plan, slots, constants, outbox, outbox_floats, work, per_step, with_choice, graph: None, times })
+        let (work, parts, with_choice) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Loaded { plan, slots, constants, outbox, outbox_floats, work, parts, with_choice, graph: None })
     }
 
-    /// Makes a plan's work for where memory is now.
-    fn resolve(&mut self, id: usize) -> Result<()> {
+    /// Where a plan's memory is now.
+    fn addresses(&self, id: usize) -> Addresses<'_> {
         let loaded = &self.plans[id];
-        let at = Addresses {
+        Addresses {
             arena: self.arena.0,
             states: &self.states,
             plan: &loaded.plan,
             slots: &loaded.slots,
             constants: &loaded.constants,
             outbox: loaded.outbox,
-        };
-        let mut variants = Vec::with_capacity(loaded.plan.steps.len());
-        for step in &loaded.plan.steps {
-            let own: Vec<Item> = at.step(step)?.into_iter().map(Item::Kernel).collect();
-            variants.push(Variants { path: step.path.clone(), own, library: at.alternative(step)? });
         }
+    }
+
+    /// Makes a plan's work for where memory is now.
+    fn resolve(&mut self, id: usize) -> Result<()> {
+        let at = self.addresses(id);
+        let variants = at.plan.steps.iter().map(|step| variants(&at, step)).collect::<Result<Vec<_>>>()?;
         let end: Vec<_> = at.end()?.into_iter().map(|(path, kernel)| (path, Item::Kernel(kernel))).collect();
+        let plan = &self.plans[id].plan;
         let mut compiler = Compiler {
             driver: self.driver.get_mut().as_mut(),
             functions: &mut self.functions,
@@ -131,42 +143,28 @@ impl Cuda {
         choose(&mut compiler, &variants, &mut self.known, &mut self.chosen)?;
         let with_choice = variants.iter().filter_map(|v| Some((v.path.clone(), v.choice(&self.chosen)?.0.clone())));
         let with_choice = with_choice.collect();
-        let (mut items, mut per_step) = (Vec::new(), Vec::new());
-        for variant in variants {
+        let (mut items, mut parts) = (Vec::new(), Vec::new());
+        for (step, variant) in plan.steps.iter().zip(variants) {
             let (path, chosen) = (variant.path.clone(), variant.chosen(&self.chosen));
-            per_step.push(chosen.len());
+            parts.push(Part::of_step(plan, step, &chosen));
             items.extend(chosen.into_iter().map(|item| (path.clone(), item)));
         }
+        parts.extend(Part::of_end(plan, &end));
         items.extend(end);
         let work = compiler.compile(&items)?;
         // SAFETY: the work uses memory of this device, which lives until the plan is resolved again.
         let graph = unsafe { compiler.driver.record(&work)? };
         let loaded = &mut self.plans[id];
-        (loaded.work, loaded.per_step, loaded.graph) = (work, per_step, Some(graph));
+        (loaded.work, loaded.parts, loaded.graph) = (work, parts, Some(graph));
         loaded.with_choice = with_choice;
         Ok(())
     }
+}
 
-    /// Runs step by step, waiting after each.
-    fn run_timed(&mut self, id: usize) -> Result<()> {
-        let driver = self.driver.get_mut();
-        let loaded = &mut self.plans[id];
-        let mut work = loaded.work.iter();
-        for (count, time) in loaded.per_step.iter().zip(&mut loaded.times) {
-            let start = Instant::now();
-            for entry in work.by_ref().take(*count) {
-                // SAFETY: as recorded by `resolve`.
-                unsafe { driver.start(entry)? };
-            }
-            driver.synchronize()?;
-            *time += start.elapsed();
-        }
-        for entry in work {
-            // SAFETY: as recorded by `resolve`.
-            unsafe { driver.start(entry)? };
-        }
-        Ok(())
-    }
+/// The ways of a step.
+fn variants(at: &Addresses, step: &Step) -> Result<Variants> {
+    let own = at.step(step)?.into_iter().map(Item::Kernel).collect();
+    Ok(Variants { path: step.path.clone(), own, library: at.alternative(step)? })
 }
 
 /// One kernel, compiled. `path` is for messages.
@@ -328,12 +326,24 @@ impl Device for Cuda {
         self.profile = on;
     }
 
-    fn times(&self, plan: PlanId) -> &[Duration] {
-        &self.plans[plan.0].times
+    fn memory_in_use(&self) -> Option<usize> {
+        Some(self.driver.borrow().allocated())
+    }
+
+    fn times(&self, plan: PlanId) -> Vec<PartTime> {
+        self.plans[plan.0].parts.iter().map(|part| part.measured.clone()).collect()
+    }
+
+    fn ways(&mut self, plan: PlanId, step: usize) -> Result<Vec<String>> {
+        self.ways_of(plan.0, step)
+    }
+
+    fn time_step(&mut self, plan: PlanId, step: usize, way: &str, runs: u64) -> Result<Duration> {
+        self.time_cold(plan.0, step, way, runs)
     }
 
     fn peaks(&self) -> Result<Peaks> {
-        peak::measure(&mut **self.driver.borrow_mut())
+        peak::measure(&mut **self.driver.borrow_mut(), &Size::GPU)
     }
 }
 

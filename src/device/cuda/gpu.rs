@@ -2,20 +2,20 @@
 
 mod work;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cudarc::driver::result::{free_sync, malloc_sync, memcpy_dtoh_async, memcpy_htod_async};
-use cudarc::driver::sys::{CUfunction_attribute as Attribute, CUresult};
+use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute as Attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaFunction, CudaGraph, CudaStream, DriverError};
 use cudarc::nvrtc::Ptx;
 
 use super::cache::Cache;
 use super::compile::machine_code;
-use super::driver::{DevicePtr, Driver, FunctionId, GraphId, Launch, ModuleSource, ReadId};
+use super::driver::{DevicePtr, Driver, FunctionId, GraphId, Launch, ModuleSource, ReadId, time_one_by_one};
 use super::failure::failure;
 use super::gpus::gpus;
 use super::libraries::{Library, Version};
@@ -63,7 +63,8 @@ pub struct GpuDriver {
     sync_kernels: bool,
     graphs: Vec<Recorded>,
     functions: Vec<Function>,
-    allocations: HashSet<u64>,
+    /// Bytes by address.
+    allocations: HashMap<u64, usize>,
     /// None where the system gives no page-locked memory.
     staging: Option<Staging>,
     math: Math,
@@ -116,7 +117,7 @@ impl GpuDriver {
         // SAFETY: the context that was just opened is current, and its stream is held beside the libraries.
         let math = unsafe { Math::open(&search, driver, stream.cu_stream().cast()) };
         let name = gpu.name.clone();
-        let (graphs, functions, allocations) = (Vec::new(), Vec::new(), HashSet::new());
+        let (graphs, functions, allocations) = (Vec::new(), Vec::new(), HashMap::new());
         let mut this = GpuDriver {
             name,
             arch,
@@ -212,12 +213,12 @@ impl Driver for GpuDriver {
             )),
             _ => failure("allocating memory", e),
         })?;
-        self.allocations.insert(ptr);
+        self.allocations.insert(ptr, bytes);
         Ok(DevicePtr(ptr))
     }
 
     unsafe fn free(&mut self, ptr: DevicePtr) {
-        if self.allocations.remove(&ptr.0) {
+        if self.allocations.remove(&ptr.0).is_some() {
             let bound = self.context.bind_to_thread();
             // SAFETY: allocated, and freed once. The driver waits for work that uses it.
             self.context.record_err(bound.and_then(|()| unsafe { free_sync(ptr.0) }));
@@ -319,6 +320,20 @@ impl Driver for GpuDriver {
         }
     }
 
+    unsafe fn run_timed(&mut self, parts: &[&[Work]]) -> Result<Vec<Duration>> {
+        if self.sync_kernels {
+            // SAFETY: the caller's.
+            return unsafe { time_one_by_one(self, parts) };
+        }
+        let failed = |e| failure("timing work", e);
+        let marks = self.timer.marks(&self.context, parts.len() + 1).map_err(failed)?;
+        // SAFETY: the caller's.
+        let graph = unsafe { self.capture_parts(parts, &marks)? };
+        graph.map_or(Ok(()), |graph| graph.launch()).map_err(failed)?;
+        self.synchronize()?;
+        self.timer.between(&marks).map_err(failed)
+    }
+
     unsafe fn record(&mut self, work: &[Work]) -> Result<GraphId> {
         // SAFETY: the caller's.
         let graph = unsafe { self.capture(work)? };
@@ -349,13 +364,22 @@ impl Driver for GpuDriver {
     fn memory(&self) -> Result<(usize, usize)> {
         self.context.mem_get_info().map_err(|e| failure("asking for free memory", e))
     }
+
+    fn allocated(&self) -> usize {
+        self.allocations.values().sum()
+    }
+
+    fn cache_bytes(&self) -> usize {
+        let bytes = self.context.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE);
+        bytes.ok().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0)
+    }
 }
 
 impl Drop for GpuDriver {
     fn drop(&mut self) {
         // Errors met here are those of work whose result nobody wants any more.
         let _ = self.stream.synchronize();
-        for ptr in std::mem::take(&mut self.allocations) {
+        for ptr in std::mem::take(&mut self.allocations).into_keys() {
             // SAFETY: allocated here, not freed yet, and nothing runs.
             let _ = unsafe { free_sync(ptr) };
         }

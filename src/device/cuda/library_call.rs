@@ -70,7 +70,7 @@ pub struct Factor {
     pub inner_in_row: bool,
 }
 
-/// `output[row, column] = Σ_inner lhs · rhs`, in f32. The operands are lhs, rhs and output.
+/// `output[row, column] = Σ_inner lhs · rhs`, summed in f32. The operands are lhs, rhs and output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Product {
     /// Rows of the output.
@@ -85,6 +85,8 @@ pub struct Product {
     pub rhs: Factor,
     /// Of the output's rows.
     pub output: Layout,
+    /// In which precision factors of f32 are multiplied: all their digits count, or those of tf32.
+    pub precision: Precision,
 }
 
 /// What a library is asked to compute.
@@ -116,7 +118,8 @@ impl fmt::Display for LibraryOp {
                 let side = |factor: &Factor| if factor.inner_in_row { "" } else { "^T" };
                 write!(f, "product {}x{}x{}", p.rows, p.columns, p.inner)?;
                 write!(f, " {}{} {}{}", p.lhs.layout, side(&p.lhs), p.rhs.layout, side(&p.rhs))?;
-                write!(f, " {}", p.output)
+                write!(f, " {}", p.output)?;
+                if p.precision == Precision::Tf32 { f.write_str(" tf32") } else { Ok(()) }
             }
         }
     }

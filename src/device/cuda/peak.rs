@@ -1,66 +1,173 @@
-//! What the device can do at most, measured by two kernels of `kernels/peak.cu`.
+//! What the device can do at most, measured by the kernels of `kernels/peak.cu` and, for products of matrices, by those of
+//! cuBLASLt too: `mma.sync`, which the kernels use, does not reach the rate of Hopper's tensor cores.
 
-use std::time::Instant;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
 
 use super::args::Args;
-use super::driver::{DevicePtr, Driver, ModuleSource};
+use super::driver::{DevicePtr, Driver, Launch, ModuleSource};
 use super::exec::prepare;
 use super::launch::{KernelLaunch, THREADS};
+use super::library_call::{Factor, Layout, LibraryCall, LibraryLaunch, LibraryOp, Product, Work};
 use super::module::module;
-use crate::Result;
 use crate::device::Peaks;
+use crate::plan::Precision;
+use crate::rng::{Rng, Stream};
+use crate::tape::Element;
+use crate::{Error, Result};
 
-/// Floats that are copied: more than the second-level cache of any GPU holds.
-const COPY_FLOATS: usize = 1 << 27;
-/// Blocks of the arithmetic kernel, its steps, and multiply-adds of a thread in a step.
-const BLOCKS: usize = 2112;
-const STEPS: usize = 1 << 14;
+/// Chains of a thread in the arithmetic kernels.
 const CHAINS: usize = 8;
-/// Measured runs; the best one counts.
+/// Operations of one tensor-core instruction for each of a warp's 32 threads, by precision: 2·16·8·K / 32.
+const TF32_OPERATIONS: usize = 2 * 16 * 8 * 8 / 32;
+const BF16_OPERATIONS: usize = 2 * 16 * 8 * 16 / 32;
+/// Measured runs after one that warms up; the best one counts.
 const RUNS: usize = 5;
+/// Blocks of the sweep.
+const SWEEP_BLOCKS: usize = 512;
 
-/// Measures multiply-adds in registers and a copy.
+/// How much work a measurement is.
+pub(super) struct Size {
+    /// Floats that are copied: more than the second-level cache holds. The factors of a product of matrices lie there too.
+    pub floats: usize,
+    /// Blocks of the arithmetic kernels.
+    pub blocks: usize,
+    /// Their steps.
+    pub steps: usize,
+    /// Side of the square matrices that cuBLASLt multiplies: their squares fit into half of the floats.
+    pub side: usize,
+}
+
+impl Size {
+    /// About a millisecond of each kind on a large GPU, in so many blocks that the last ones do not count.
+    pub const GPU: Size = Size { floats: 1 << 27, blocks: 1 << 14, steps: 1 << 10, side: 1 << 13 };
+}
+
+/// Measures multiply-adds, products of matrices and a copy.
 ///
 /// # Errors
 /// Those of the driver.
-pub(super) fn measure(driver: &mut dyn Driver) -> Result<Peaks> {
-    let buffers = [driver.alloc(COPY_FLOATS * 4)?, driver.alloc(COPY_FLOATS * 4)?];
-    let [sums, copy] = kernels(buffers);
-    let operations = (2 * BLOCKS * THREADS * STEPS * CHAINS) as f64;
-    let peaks = seconds(driver, &sums).and_then(|flops| {
-        let copied = (2 * COPY_FLOATS * 4) as f64;
-        Ok(Peaks { flops: operations / flops, bandwidth: copied / seconds(driver, &copy)? })
-    });
+pub(super) fn measure(driver: &mut dyn Driver, size: &Size) -> Result<Peaks> {
+    let mut buffers = [DevicePtr(0); 2];
+    for i in 0..buffers.len() {
+        buffers[i] = match driver.alloc(size.floats * 4) {
+            Ok(ptr) => ptr,
+            Err(error) => {
+                // SAFETY: nothing has used them.
+                buffers[..i].iter().for_each(|ptr| unsafe { driver.free(*ptr) });
+                return Err(error);
+            }
+        };
+    }
+    let peaks = measure_in(driver, buffers, size);
     // SAFETY: what used the buffers has been waited for.
-    buffers.iter().for_each(|buffer| unsafe { driver.free(*buffer) });
+    buffers.iter().for_each(|ptr| unsafe { driver.free(*ptr) });
     peaks
 }
 
-/// The arithmetic, and the copy from the first buffer to the second.
-fn kernels([from, to]: [DevicePtr; 2]) -> [KernelLaunch; 2] {
-    let sums = Args::new().pointer("to", "float", to).size("steps", STEPS).fixed("CHAINS", CHAINS);
+fn measure_in(driver: &mut dyn Driver, buffers: [DevicePtr; 2], size: &Size) -> Result<Peaks> {
+    fill(driver, buffers[0], size.floats)?;
+    let [sums, tf32, bf16, copy] = kernels(buffers, size);
+    let runs = size.blocks * THREADS * size.steps * CHAINS;
+    let mut rate = |kernel: &KernelLaunch, work: usize| -> Result<f64> {
+        let work_of_kernel = [Work::Kernel(prepare(driver, kernel, "peak")?)];
+        Ok(work as f64 / seconds(driver, &work_of_kernel)?)
+    };
+    let (flops, bandwidth) = (rate(&sums, 2 * runs)?, rate(&copy, 2 * size.floats * 4)?);
+    let (tf32, bf16) = (rate(&tf32, TF32_OPERATIONS * runs)?, rate(&bf16, BF16_OPERATIONS * runs)?);
+    let by_library = |driver: &mut dyn Driver, precision| library_rate(driver, buffers, size.side, precision);
+    Ok(Peaks {
+        flops,
+        tf32_flops: Some(tf32.max(by_library(driver, Precision::Tf32)?)),
+        bf16_flops: Some(bf16.max(by_library(driver, Precision::Bf16)?)),
+        bandwidth,
+    })
+}
+
+/// Fills floats with random ones that are random numbers as pairs of bf16 too. What is multiplied decides how much power
+/// a product takes, and a GPU slows down where that is too much.
+fn fill(driver: &mut dyn Driver, to: DevicePtr, floats: usize) -> Result<()> {
+    let mut rng = Rng::new(0, Stream::Noise, 0, 0);
+    let twice = |half: u32| f32::from_bits(half | half >> 16);
+    let pattern: Vec<f32> = (0..1 << 18).map(|_| twice((rng.uniform() - 0.5).to_bits() & 0xffff_0000)).collect();
+    for start in (0..floats).step_by(pattern.len()) {
+        let part = &pattern[..pattern.len().min(floats - start)];
+        // SAFETY: within the caller's floats.
+        unsafe { driver.upload(to.offset_by(start * 4), crate::device::bytes_of(part))? };
+    }
+    Ok(())
+}
+
+/// Sums, products of matrices in tf32 and in bf16, and the copy from the first buffer to the second.
+fn kernels([from, to]: [DevicePtr; 2], size: &Size) -> [KernelLaunch; 4] {
+    let args = || Args::new().pointer("to", "float", to).size("steps", size.steps).fixed("CHAINS", CHAINS);
+    let matrices = |bf16| {
+        KernelLaunch::new("peak", "peak_multiply_matrices", size.blocks, args().fixed("BF16", usize::from(bf16)))
+    };
     let copy = Args::new().pointer("from", "const float4", from).pointer("to", "float4", to);
     [
-        KernelLaunch::new("peak", "peak_multiply_add", BLOCKS, sums),
-        KernelLaunch::over("peak", "peak_copy", COPY_FLOATS / 4, copy),
+        KernelLaunch::new("peak", "peak_multiply_add", size.blocks, args()),
+        matrices(false),
+        matrices(true),
+        KernelLaunch::over("peak", "peak_copy", size.floats / 4, copy),
     ]
 }
 
-/// The modules of the measurement, for checks that run no kernel.
-pub fn peak_modules() -> [ModuleSource; 2] {
-    kernels([DevicePtr(1 << 20); 2]).map(|kernel| module(&kernel, true).0)
+/// Reads `bytes` bytes at `from`, and writes a float for each of its threads, [`SWEEP_FLOATS`] in all, to `to`.
+fn sweep_kernel(from: DevicePtr, bytes: usize, to: DevicePtr) -> KernelLaunch {
+    let args = Args::new().pointer("from", "const float4", from).pointer("to", "float", to);
+    let args = args.size("items", bytes / 16).size("threads", SWEEP_FLOATS);
+    KernelLaunch::new("peak", "peak_sweep", SWEEP_BLOCKS, args)
 }
 
-/// The shortest time of a kernel.
-fn seconds(driver: &mut dyn Driver, kernel: &KernelLaunch) -> Result<f64> {
-    let launch = prepare(driver, kernel, "peak")?;
-    let mut best = f64::INFINITY;
-    for _ in 0..RUNS {
-        let start = Instant::now();
-        // SAFETY: the kernel's own arguments, in memory that `measure` holds.
-        unsafe { driver.launch(&launch)? };
-        driver.synchronize()?;
-        best = best.min(start.elapsed().as_secs_f64());
+/// What a sweep writes.
+const SWEEP_FLOATS: usize = SWEEP_BLOCKS * THREADS;
+
+/// A launch after which the device's cache holds nothing of what lay there, with memory of its own.
+///
+/// # Errors
+/// Those of the driver.
+pub(super) fn sweep(driver: &mut dyn Driver) -> Result<Launch> {
+    // Twice the cache: it does not always drop what is oldest.
+    let bytes = (2 * driver.cache_bytes()).next_multiple_of(16);
+    let (from, to) = (driver.alloc(bytes)?, driver.alloc(SWEEP_FLOATS * 4)?);
+    prepare(driver, &sweep_kernel(from, bytes, to), "sweep")
+}
+
+/// The modules of measurements, for checks that run no kernel.
+pub fn peak_modules() -> Vec<ModuleSource> {
+    let somewhere = DevicePtr(1 << 20);
+    let kernels = kernels([somewhere; 2], &Size::GPU).into_iter().chain([sweep_kernel(somewhere, 1 << 20, somewhere)]);
+    kernels.map(|kernel| module(&kernel, true).0).collect()
+}
+
+/// The best rate of a library's algorithms, 0 without a library.
+fn library_rate(driver: &mut dyn Driver, buffers: [DevicePtr; 2], side: usize, precision: Precision) -> Result<f64> {
+    let element = if precision == Precision::Bf16 { Element::Bf16 } else { Element::F32 };
+    let layout = Layout { element, stride: side, align: 16 };
+    let factor = Factor { layout, inner_in_row: true };
+    let (lhs, rhs, output) = (factor, factor, layout);
+    let op = LibraryOp::Product(Product { rows: side, columns: side, inner: side, lhs, rhs, output, precision });
+    let operands = [buffers[0], buffers[0].offset_by(side * side * element.size()), buffers[1]];
+    let mut best = 0f64;
+    for algorithm in driver.algorithms(&op) {
+        let call =
+            LibraryLaunch { call: LibraryCall { op, operands }, algorithm: algorithm.into(), path: "peak".into() };
+        match seconds(driver, &[Work::Library(call)]) {
+            Ok(seconds) => best = best.max(2.0 * (side as f64).powi(3) / seconds),
+            // One that fails has no rate.
+            Err(Error::Device { .. }) => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(best)
+}
+
+/// The shortest time of work.
+fn seconds(driver: &mut dyn Driver, work: &[Work]) -> Result<f64> {
+    // SAFETY: kernels and calls with their own arguments, in memory that `measure` holds.
+    let times = unsafe { driver.run_timed(&[work; RUNS + 1])? };
+    Ok(times[1..].iter().min().map_or(f64::INFINITY, Duration::as_secs_f64))
 }

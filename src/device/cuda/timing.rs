@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cudarc::driver::sys::{CUevent, CUevent_flags::CU_EVENT_DEFAULT, CUresult};
-use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError};
+use cudarc::driver::sys::{CUevent, CUevent_flags::CU_EVENT_DEFAULT, CUresult, CUstream};
+use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, DriverError};
 
 use super::libraries::Loaded;
 use crate::Result;
@@ -18,11 +18,17 @@ const RUNS: usize = 4;
 
 /// `cuEventElapsedTime` of cuda.h. The binding's own function is one that drivers before CUDA 12.8 lack.
 type Elapsed = unsafe extern "C" fn(*mut f32, CUevent, CUevent) -> CUresult;
+/// `cuEventRecordWithFlags` of cuda.h.
+type Record = unsafe extern "C" fn(CUevent, CUstream, u32) -> CUresult;
+/// `CU_EVENT_RECORD_EXTERNAL`: the event becomes an entry of the graph that is being captured. Without it, it would only
+/// be a dependency of what follows.
+const EXTERNAL: u32 = 1;
 
 /// A clock of the GPU.
 #[derive(Debug)]
 pub(super) struct Timer {
     elapsed: Elapsed,
+    record: Record,
 }
 
 impl Timer {
@@ -31,8 +37,46 @@ impl Timer {
     /// # Errors
     /// The library lacks it.
     pub fn new(driver: &Loaded) -> Result<Timer> {
-        // SAFETY: the type is that of cuda.h.
-        Ok(Timer { elapsed: unsafe { driver.function("cuEventElapsedTime")? } })
+        // SAFETY: the types are those of cuda.h.
+        unsafe {
+            Ok(Timer {
+                elapsed: driver.function("cuEventElapsedTime")?,
+                record: driver.function("cuEventRecordWithFlags")?,
+            })
+        }
+    }
+
+    /// Events that can be recorded.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub fn marks(&self, context: &Arc<CudaContext>, count: usize) -> Result<Vec<CudaEvent>, DriverError> {
+        (0..count).map(|_| context.new_event(Some(CU_EVENT_DEFAULT))).collect()
+    }
+
+    /// Makes recording `event` an entry of the graph that `stream` is captured for.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub fn mark(&self, event: &CudaEvent, stream: &CudaStream) -> Result<(), DriverError> {
+        // SAFETY: both live.
+        unsafe { (self.record)(event.cu_event(), stream.cu_stream(), EXTERNAL) }.result()
+    }
+
+    /// The times from each event to the next, all of which are recorded.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub fn between(&self, events: &[CudaEvent]) -> Result<Vec<Duration>, DriverError> {
+        let seconds = |pair: &[CudaEvent]| Ok(f64::from(self.milliseconds(&pair[0], &pair[1])?) / 1e3);
+        events.windows(2).map(|pair| seconds(pair).map(Duration::from_secs_f64)).collect()
+    }
+
+    fn milliseconds(&self, start: &CudaEvent, end: &CudaEvent) -> Result<f32, DriverError> {
+        let mut milliseconds = 0.0;
+        // SAFETY: both events live.
+        unsafe { (self.elapsed)(&mut milliseconds, start.cu_event(), end.cu_event()) }.result()?;
+        Ok(milliseconds)
     }
 
     /// The time of one repeat in the best run of `graph`.
@@ -52,11 +96,8 @@ impl Timer {
             graph.launch()?;
             end.record(stream)?;
             end.synchronize()?;
-            let mut milliseconds = 0.0;
-            // SAFETY: both events live and are recorded.
-            unsafe { (self.elapsed)(&mut milliseconds, start.cu_event(), end.cu_event()) }.result()?;
             if run >= WARM_UP {
-                best = best.min(milliseconds);
+                best = best.min(self.milliseconds(&start, &end)?);
             }
         }
         Ok(Duration::from_secs_f64(f64::from(best) / 1e3 / REPEATS as f64))

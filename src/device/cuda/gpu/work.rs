@@ -2,9 +2,9 @@
 
 use std::ffi::c_void;
 
-use cudarc::driver::CudaGraph;
 use cudarc::driver::result::launch_kernel;
 use cudarc::driver::sys::{CUfunction_attribute as Attribute, CUgraphInstantiate_flags, CUstreamCaptureMode};
+use cudarc::driver::{CudaEvent, CudaGraph};
 
 use super::{GpuDriver, unknown};
 use crate::Result;
@@ -54,25 +54,51 @@ impl GpuDriver {
     /// # Safety
     /// As for [`Driver::record`].
     pub(super) unsafe fn capture(&mut self, work: &[Work]) -> Result<Option<CudaGraph>> {
+        if work.is_empty() {
+            return Ok(None);
+        }
+        // SAFETY: the caller's.
+        unsafe { self.capture_parts(&[work], &[]) }
+    }
+
+    /// Makes a graph of parts of work, which notes in event `i` when it comes to part `i`, in one more when it ends.
+    ///
+    /// # Safety
+    /// As for [`Driver::record`]; the events live as long as the graph.
+    pub(super) unsafe fn capture_parts(&mut self, parts: &[&[Work]], marks: &[CudaEvent]) -> Result<Option<CudaGraph>> {
         self.bind()?;
-        for entry in work {
+        for entry in parts.iter().copied().flatten() {
             match entry {
                 Work::Kernel(launch) => self.allow_shared(launch)?,
                 // SAFETY: the caller's.
                 Work::Library(launch) => unsafe { self.warm_up(launch)? },
             }
         }
-        if work.is_empty() {
-            return Ok(None);
-        }
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         self.stream.begin_capture(mode).map_err(|e| failure("recording work", e))?;
         // SAFETY: the caller's.
-        let queued = work.iter().try_for_each(|entry| unsafe { self.enqueue_any(entry) });
+        let queued = unsafe { self.enqueue_parts(parts, marks) };
         // The capture ends also after a failure, whose message says more than that of the unfinished graph.
         let ended = self.stream.end_capture(CUgraphInstantiate_flags(0));
         queued?;
         ended.map_err(|e| failure("making a graph of work", e))
+    }
+
+    /// Puts parts of work into the stream, which is being captured, with events before, between and behind them.
+    ///
+    /// # Safety
+    /// As for [`Driver::start`].
+    unsafe fn enqueue_parts(&mut self, parts: &[&[Work]], marks: &[CudaEvent]) -> Result<()> {
+        for i in 0..=parts.len() {
+            if let Some(mark) = marks.get(i) {
+                self.timer.mark(mark, &self.stream).map_err(|e| failure("recording an event", e))?;
+            }
+            for entry in parts.get(i).copied().unwrap_or_default() {
+                // SAFETY: the caller's.
+                unsafe { self.enqueue_any(entry)? };
+            }
+        }
+        Ok(())
     }
 
     /// Makes a library's call ready and makes it once: libraries load their kernels when they are first called, which

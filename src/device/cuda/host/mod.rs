@@ -350,6 +350,10 @@ impl Driver for HostDriver {
         let page = pages(libc::_SC_PAGESIZE);
         Ok((pages(libc::_SC_AVPHYS_PAGES) * page, pages(libc::_SC_PHYS_PAGES) * page))
     }
+
+    fn allocated(&self) -> usize {
+        self.allocations.values().map(Layout::size).sum()
+    }
 }
 
 impl Drop for HostDriver {

@@ -15,6 +15,7 @@ use super::{MOST_ALGORITHMS, Place, WORKSPACE_BYTES};
 use crate::device::cuda::libraries::{Library, Loaded, Version};
 use crate::device::cuda::library_call::{Factor, Layout, Product};
 use crate::device::cuda::search::SearchPath;
+use crate::plan::Precision;
 use crate::tape::Element;
 use crate::{Error, Result};
 
@@ -181,8 +182,12 @@ impl Descriptors {
     fn new(api: &Arc<CublasLtApi>, p: &Product) -> Result<Descriptors> {
         use sys::cublasLtMatmulDescAttributes_t::{CUBLASLT_MATMUL_DESC_TRANSA, CUBLASLT_MATMUL_DESC_TRANSB};
         let mut all = Descriptors { api: api.clone(), product: null_mut(), layouts: [null_mut(); 3] };
-        // Sums in f32, and of f32 factors no digit is dropped.
-        let (compute, scale) = (sys::cublasComputeType_t::CUBLAS_COMPUTE_32F as u32, data_type(Element::F32));
+        // Sums in f32; of f32 factors no digit is dropped unless tf32 is asked for.
+        let compute = match p.precision {
+            Precision::Tf32 => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
+            Precision::F32 | Precision::Bf16 => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+        };
+        let (compute, scale) = (compute as u32, data_type(Element::F32));
         // SAFETY: destroyed on drop, as are the layouts.
         check("cublasLtMatmulDescCreate", unsafe { (api.product_create)(&mut all.product, compute, scale) })?;
         // Rows in memory are the library's columns: `rhs` has to be columns × inner, `lhs` inner × rows.

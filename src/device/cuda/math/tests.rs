@@ -78,8 +78,11 @@ fn cublaslt_takes_every_description() {
         for in_row in [true, false] {
             let factor = Factor { layout: Layout { element, stride: 24, align: 8 }, inner_in_row: in_row };
             let output = Layout { element: Element::F32, stride: 24, align: 4 };
-            let product = Product { rows: 6, columns: 20, inner: 12, lhs: factor, rhs: factor, output };
-            cublaslt::check_description(&api, &product).unwrap();
+            for precision in [Precision::F32, Precision::Tf32] {
+                let (lhs, rhs) = (factor, factor);
+                let product = Product { rows: 6, columns: 20, inner: 12, lhs, rhs, output, precision };
+                cublaslt::check_description(&api, &product).unwrap();
+            }
         }
     }
 }

@@ -1,0 +1,82 @@
+//! The kernels of the measurements on the host: what they compute is what plain arithmetic says.
+
+use super::*;
+use crate::device::cuda::host::{HostDriver, HostOptions, Libraries};
+
+const SMALL: Size = Size { floats: 1 << 11, blocks: 2, steps: 3, side: 16 };
+
+fn host(libraries: Libraries) -> HostDriver {
+    let cache = std::env::temp_dir().join("srgan_host_kernels");
+    HostDriver::new(&cache, HostOptions { libraries, ..HostOptions::default() }).unwrap()
+}
+
+/// Runs a kernel; the floats at `at` after it.
+fn run(driver: &mut HostDriver, kernel: &KernelLaunch, at: DevicePtr, count: usize) -> Vec<f32> {
+    let launch = prepare(driver, kernel, "peak").unwrap();
+    let mut bytes = vec![0; count * 4];
+    // SAFETY: the callers' memory is that of `SMALL`.
+    unsafe {
+        driver.launch(&launch).unwrap();
+        driver.download(&mut bytes, at).unwrap();
+    }
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+#[test]
+fn every_operation_that_counts_is_done() {
+    let mut driver = host(Libraries::None);
+    let [from, to] = [(); 2].map(|()| driver.alloc(SMALL.floats * 4).unwrap());
+    fill(&mut driver, from, SMALL.floats).unwrap();
+    let [sums, tf32, bf16, copy] = kernels([from, to], &SMALL);
+    let (threads, steps) = (SMALL.blocks * THREADS, SMALL.steps);
+
+    let got = run(&mut driver, &sums, to, threads);
+    for (i, got) in got.iter().enumerate() {
+        let chain = |j: usize| (0..steps).fold((i % THREADS + j) as f32, |v, _| v.mul_add(0.999, 0.5));
+        let want: f32 = (0..CHAINS).map(chain).sum();
+        assert!((got - want).abs() <= 1e-6 * want, "{i}: {got}, not {want}");
+    }
+    for (kernel, inner) in [(&tf32, 8), (&bf16, 16)] {
+        let got = run(&mut driver, kernel, to, threads);
+        for (i, got) in got.iter().enumerate() {
+            let (group, lane) = (i % 32 / 4, i % 4);
+            // Rows g and g + 8, columns 2 t and 2 t + 1, both counted from 1.
+            let of_step = inner * (2 * group + 10) * (4 * lane + 3);
+            let want = CHAINS * steps * of_step + 4 * CHAINS * (CHAINS - 1) / 2;
+            assert_eq!(*got, want as f32, "{i}, K = {inner}");
+        }
+    }
+    let copied = run(&mut driver, &copy, to, SMALL.floats);
+    assert_eq!(copied, run(&mut driver, &copy, from, SMALL.floats));
+    assert!(copied.iter().all(|v| v.abs() <= 0.51) && copied[0] != copied[1]);
+    let halves = copied.iter().map(|v| v.to_bits());
+    assert!(halves.into_iter().all(|bits| bits >> 16 == bits & 0xffff), "no pairs of one bf16");
+}
+
+#[test]
+fn a_sweep_reads_all_of_its_buffer() {
+    let mut driver = host(Libraries::None);
+    // The last threads have less to read than the first.
+    let floats = 4 * (SWEEP_FLOATS + 5);
+    let [from, to] = [floats, SWEEP_FLOATS].map(|count| driver.alloc(count * 4).unwrap());
+    let values: Vec<f32> = (0..floats).map(|i| (i % 13) as f32).collect();
+    // SAFETY: as many floats.
+    unsafe { driver.upload(from, crate::device::bytes_of(&values)).unwrap() };
+    let got = run(&mut driver, &sweep_kernel(from, floats * 4, to), to, SWEEP_FLOATS);
+    for (thread, got) in got.iter().enumerate() {
+        let items = values.chunks_exact(4).skip(thread).step_by(SWEEP_FLOATS);
+        assert_eq!(*got, items.flatten().sum::<f32>(), "{thread}");
+    }
+}
+
+/// One of the algorithms always fails, and costs nothing.
+#[test]
+fn rates_are_measured_with_and_without_libraries() {
+    for libraries in [Libraries::None, Libraries::Faster] {
+        let mut driver = host(libraries);
+        let peaks = measure(&mut driver, &SMALL).unwrap();
+        let rates = [Some(peaks.flops), peaks.tf32_flops, peaks.bf16_flops, Some(peaks.bandwidth)];
+        assert!(rates.iter().all(|rate| rate.is_some_and(|r| r > 0.0 && r.is_finite())), "{peaks:?}");
+        assert_eq!(driver.allocated(), 0);
+    }
+}
