@@ -21,7 +21,7 @@ pub fn all_modules() -> Vec<ModuleSource> {
     let mut files: Vec<_> = fs::read_dir(root.join("configs")).unwrap().map(|e| e.unwrap().path()).collect();
     files.sort();
     let mut seen = HashSet::new();
-    let mut all: Vec<ModuleSource> = peak_modules().into();
+    let mut all = peak_modules();
     let configs: Vec<Config> = files.iter().map(|path| Config::load(path, &[]).unwrap().0).collect();
     for precision in [Precision::F32, Precision::Tf32, Precision::Bf16] {
         for program in configs.iter().flat_map(|cfg| programs(cfg, precision)).chain([sum_over_images()]) {
