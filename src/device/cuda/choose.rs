@@ -116,7 +116,8 @@ pub(super) fn choose(
             continue;
         }
         let usable = |choice: &&Choice| {
-            choice.algorithm == OWN || compiler.driver.prepare(&library.call.op, &choice.algorithm).is_ok()
+            let is_own = choice.algorithm == OWN || library.has_kernel(&choice.algorithm);
+            is_own || compiler.driver.prepare(&library.call.op, &choice.algorithm).is_ok()
         };
         match known.steps.get(&library.signature).filter(usable) {
             Some(choice) => _ = chosen.steps.insert(library.signature.clone(), choice.clone()),
@@ -140,12 +141,13 @@ pub(super) fn choose(
     Ok(())
 }
 
-/// Every way of every open step. Steps without a library that does them have one way, and need no choice.
+/// Every way of every open step. Steps with one way need no choice.
 fn candidates<'v>(driver: &mut dyn Driver, open: &BTreeMap<&'v str, &'v Variants>) -> Vec<Candidate<'v>> {
     let mut candidates = Vec::new();
     for (signature, variant) in open {
         let Some(library) = &variant.library else { continue };
-        let algorithms = driver.algorithms(&library.call.op);
+        let kernels = library.kernels.iter().map(|(name, _)| name.clone());
+        let algorithms: Vec<String> = kernels.chain(driver.algorithms(&library.call.op)).collect();
         if algorithms.is_empty() {
             continue;
         }

@@ -46,6 +46,11 @@ impl Arch {
         &self.0
     }
 
+    /// Whether it has the instructions that are Hopper's alone: `wgmma`.
+    pub fn has_warpgroups(&self) -> bool {
+        self.0 == "sm_90a"
+    }
+
     /// The number without what follows it: 90 of `sm_90a`.
     fn number(&self) -> Option<c_int> {
         self.0.trim_start_matches("sm_").trim_end_matches(char::is_alphabetic).parse().ok()
