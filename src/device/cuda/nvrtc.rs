@@ -14,10 +14,12 @@ use super::search::SearchPath;
 use crate::{Error, Result};
 
 /// What comes before every module.
-const PRELUDE: [(&str, &str); 3] = [
+const PRELUDE: [(&str, &str); 5] = [
     ("device.cuh", include_str!("../../../kernels/include/device.cuh")),
     ("mma.cuh", include_str!("../../../kernels/include/mma.cuh")),
     ("async.cuh", include_str!("../../../kernels/include/async.cuh")),
+    ("bulk.cuh", include_str!("../../../kernels/include/bulk.cuh")),
+    ("wgmma.cuh", include_str!("../../../kernels/include/wgmma.cuh")),
 ];
 
 /// A header of CUDA's that kernels include: bf16 arithmetic.
