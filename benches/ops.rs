@@ -12,6 +12,7 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
@@ -32,7 +33,17 @@ const LARGE: usize = 512;
 /// Extents of operands that a name shows.
 const SHOWN: usize = 4;
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match bench_all() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn bench_all() -> Result<()> {
     let quick = Criterion::default().sample_size(10).nresamples(1001);
     let quick = quick.warm_up_time(Duration::from_millis(100)).measurement_time(Duration::from_millis(300));
     let mut criterion = quick.configure_from_args();

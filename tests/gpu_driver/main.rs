@@ -129,7 +129,7 @@ fn launch(function: FunctionId, blocks: u32, threads: u32, x: DevicePtr, y: Devi
     args.extend((count as i32).to_le_bytes());
     args.extend(0.5f32.to_le_bytes());
     let geometry = Geometry { grid: [blocks, 1, 1], block: [threads, 1, 1], shared_bytes: 0 };
-    Launch { function, geometry, args, path: Arc::from("generator.head") }
+    Launch { function, geometry, args: args.into(), path: Arc::from("generator.head") }
 }
 
 fn upload(gpu: &mut GpuDriver, to: DevicePtr, values: &[f32]) {

@@ -27,7 +27,7 @@ pub fn all_modules() -> Vec<ModuleSource> {
         for program in configs.iter().flat_map(|cfg| programs(cfg, precision)).chain([sum_over_images()]) {
             let options = PlanOptions { precision, ..PlanOptions::new(Target::Cuda) };
             let plan = Plan::compile(&program, options).unwrap();
-            all.extend(modules(&plan).unwrap().into_iter().filter(|m| seen.insert(m.clone())));
+            all.extend(modules(&plan, true).unwrap().into_iter().filter(|m| seen.insert(m.clone())));
         }
     }
     all

@@ -26,8 +26,12 @@ pub(super) struct Variants {
 impl Variants {
     /// Every way to do the step, this program's own kernels first.
     pub fn algorithms(&self, driver: &mut dyn Driver) -> Vec<String> {
-        let of_library = self.library.as_ref().map(|library| driver.algorithms(&library.call.op)).unwrap_or_default();
-        [OWN.to_owned()].into_iter().chain(of_library).collect()
+        let mut ways = vec![OWN.to_owned()];
+        if let Some(library) = &self.library {
+            ways.extend(library.kernels.iter().map(|(name, _)| name.clone()));
+            ways.extend(driver.algorithms(&library.call.op));
+        }
+        ways
     }
 
     /// The work with `algorithm`.
@@ -122,7 +126,8 @@ pub(super) fn choose(
             continue;
         }
         let usable = |choice: &&Choice| {
-            choice.algorithm == OWN || compiler.driver.prepare(&library.call.op, &choice.algorithm).is_ok()
+            let is_own = choice.algorithm == OWN || library.has_kernel(&choice.algorithm);
+            is_own || compiler.driver.prepare(&library.call.op, &choice.algorithm).is_ok()
         };
         match known.steps.get(&library.signature).filter(usable) {
             Some(choice) => _ = chosen.steps.insert(library.signature.clone(), choice.clone()),
@@ -146,7 +151,7 @@ pub(super) fn choose(
     Ok(())
 }
 
-/// Every way of every open step. Steps without a library that does them have one way, and need no choice.
+/// Every way of every open step. Steps with one way need no choice.
 fn candidates<'v>(driver: &mut dyn Driver, open: &BTreeMap<&'v str, &'v Variants>) -> Vec<Candidate<'v>> {
     let mut candidates = Vec::new();
     for (signature, variant) in open {

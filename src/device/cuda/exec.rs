@@ -126,6 +126,7 @@ impl Cuda {
             slots: &loaded.slots,
             constants: &loaded.constants,
             outbox: loaded.outbox,
+            warpgroups: self.driver.borrow().has_warpgroups(),
         }
     }
 
@@ -294,7 +295,8 @@ impl Device for Cuda {
     }
 
     fn choices(&self) -> Option<&Choices> {
-        self.driver.borrow().has_libraries().then_some(&self.chosen)
+        let driver = self.driver.borrow();
+        (driver.has_libraries() || driver.has_warpgroups()).then_some(&self.chosen)
     }
 
     fn steps_with_choice(&self, plan: PlanId) -> &[(Arc<str>, String)] {

@@ -1,5 +1,6 @@
 //! The driver of a real GPU: NVRTC, then one stream of the driver API, in whose order everything is done.
 
+mod tensor_map;
 mod work;
 
 use std::collections::{HashMap, HashSet};
@@ -29,6 +30,7 @@ use super::staging::Staging;
 use super::timing::{REPEATS, Timer};
 use crate::device::Compiling;
 use crate::{Error, Result};
+use tensor_map::Encoder;
 use work::title;
 
 /// The oldest driver's CUDA version that has all that is called here.
@@ -72,6 +74,7 @@ pub struct GpuDriver {
     warm: HashSet<(LibraryOp, Arc<str>)>,
     driver: Version,
     timer: Timer,
+    encoder: Encoder,
     readback: Readback,
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
@@ -104,6 +107,7 @@ impl GpuDriver {
             return Err(Error::device(format!("the driver is of CUDA {driver}, too old: {OLDEST_DRIVER} is needed"))
                 .with_hint("update it: https://www.nvidia.com/drivers"));
         }
+        let encoder = Encoder::new(&library)?;
         let found = gpus()?;
         let gpu = found.get(ordinal).ok_or_else(|| {
             let visible = "see what nvidia-smi lists, and whether CUDA_VISIBLE_DEVICES hides it";
@@ -132,6 +136,7 @@ impl GpuDriver {
             warm: HashSet::new(),
             driver,
             timer,
+            encoder,
             readback,
             stream,
             context,
@@ -278,6 +283,10 @@ impl Driver for GpuDriver {
 
     fn choices_file(&self) -> Option<PathBuf> {
         self.cache.companion(&self.timed_on(), "json")
+    }
+
+    fn has_warpgroups(&self) -> bool {
+        self.arch.has_warpgroups()
     }
 
     fn has_libraries(&self) -> bool {

@@ -29,7 +29,7 @@ pub mod search;
 mod staging;
 mod timing;
 
-pub use args::{Args, DeviceView};
+pub use args::{Args, ArgsContent, DeviceView, TensorMap};
 pub use compile::machine_code;
 pub use exec::Cuda;
 #[cfg(test)]

@@ -25,6 +25,8 @@ pub(super) struct Addresses<'a> {
     pub slots: &'a [DevicePtr],
     pub constants: &'a [DevicePtr],
     pub outbox: DevicePtr,
+    /// Whether kernels may use `wgmma` and bulk copies.
+    pub warpgroups: bool,
 }
 
 impl Addresses<'_> {
@@ -82,7 +84,7 @@ impl Addresses<'_> {
         })
     }
 
-    /// The same step by a library, where one can do it. The library's result goes where the step's goes, or, where that
+    /// Other ways of the step, where a library can do it. The library's result goes where the step's goes, or, where that
     /// is memory that the step still reads, into scratch memory, which the plan has for it.
     pub fn alternative(&self, step: &Step) -> Result<Option<Alternative>> {
         let Base::Kernel(op, inputs) = &step.base else { return Ok(None) };
@@ -92,15 +94,17 @@ impl Addresses<'_> {
         }
         let views = self.views(inputs)?;
         let mut call = self.call(step, &views, to)?;
+        let kernels = if self.warpgroups { kernel.cuda_warpgroups(&call) } else { Vec::new() };
         let is_read = step.reads().iter().any(|read| read.overlaps(to));
         if is_read {
             call.output = DeviceView { ptr: call.scratch, stride: call.output.shape.c(), ..call.output };
         }
         let Some(library) = kernel.cuda_library(&call) else { return Ok(None) };
+        let signature = format!("{}{}", library.op, call.finish.signature());
         let finish = &call.finish;
         let is_done = finish.stages.is_empty() && finish.stores.len() == 1 && !is_read;
         let then = (!is_done).then(|| pointwise(call.output, finish));
-        Ok(Some(Alternative { call: library, then, signature: format!("{}{}", library.op, finish.signature()) }))
+        Ok(Some(Alternative { signature, kernels, call: library, then }))
     }
 
     fn finish(&self, step: &Step) -> Result<Finish> {
@@ -176,17 +180,20 @@ fn pointwise(from: DeviceView, finish: &Finish) -> KernelLaunch {
     KernelLaunch::over("pointwise", "pointwise", items, args)
 }
 
-/// The modules that a plan needs on a driver that specialises, with and without libraries, each once, for checks that
-/// run no kernel.
+/// The modules that a plan needs on a driver that specialises, whatever is chosen, each once, for checks that run no
+/// kernel. With `warpgroups` also those for GPUs that have them.
 ///
 /// # Errors
 /// As for loading the plan.
-pub fn modules(plan: &Plan) -> Result<Vec<ModuleSource>> {
-    let mut kernels = anywhere(plan, |at| at.end())?.into_iter().map(|(_, kernel)| kernel).collect::<Vec<_>>();
+pub fn modules(plan: &Plan, warpgroups: bool) -> Result<Vec<ModuleSource>> {
+    let mut kernels =
+        anywhere(plan, warpgroups, |at| at.end())?.into_iter().map(|(_, kernel)| kernel).collect::<Vec<_>>();
     for step in &plan.steps {
-        let (own, library) = anywhere(plan, |at| Ok((at.step(step)?, at.alternative(step)?)))?;
+        let (own, others) = anywhere(plan, warpgroups, |at| Ok((at.step(step)?, at.alternative(step)?)))?;
         kernels.extend(own);
-        kernels.extend(library.and_then(|library| library.then));
+        if let Some(Alternative { kernels: ways, then, .. }) = others {
+            kernels.extend(ways.into_iter().flat_map(|(_, launches)| launches).chain(then));
+        }
     }
     let mut seen = HashSet::new();
     let modules = kernels.iter().map(|kernel| module(kernel, true).0);
@@ -194,12 +201,12 @@ pub fn modules(plan: &Plan) -> Result<Vec<ModuleSource>> {
 }
 
 /// What `make` makes of a plan whose memory lies anywhere, with the alignment of real memory.
-fn anywhere<T>(plan: &Plan, make: impl FnOnce(&Addresses) -> Result<T>) -> Result<T> {
+fn anywhere<T>(plan: &Plan, warpgroups: bool, make: impl FnOnce(&Addresses) -> Result<T>) -> Result<T> {
     let somewhere = DevicePtr(1 << 20);
     let states = plan.states.iter().map(|(name, shape)| (name.to_string(), (*shape, somewhere))).collect();
     let (slots, constants) = (vec![somewhere; plan.inputs.len()], vec![somewhere; plan.constants.len()]);
     let (arena, outbox) = (somewhere, somewhere);
-    make(&Addresses { arena, states: &states, plan, slots: &slots, constants: &constants, outbox })
+    make(&Addresses { arena, states: &states, plan, slots: &slots, constants: &constants, outbox, warpgroups })
 }
 
 /// Multiply-adds of a plan's steps, and of those that a library could do.
@@ -208,7 +215,7 @@ pub(super) fn macs_with_library(plan: &Plan) -> Result<(u64, u64)> {
     let (mut all, mut with) = (0, 0);
     for step in &plan.steps {
         all += step.macs;
-        if anywhere(plan, |at| at.alternative(step))?.is_some() {
+        if anywhere(plan, false, |at| at.alternative(step))?.is_some() {
             with += step.macs;
         }
     }

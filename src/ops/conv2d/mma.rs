@@ -94,7 +94,7 @@ pub(super) fn weight_grad(call: &CudaCall, s: &ConvShape) -> Vec<KernelLaunch> {
         .input("x", x)
         .input("d", d)
         .pointer("sums", "float", sums)
-        .size("part_pixels", parts.pixels)
+        .size("part_pixels", parts.len)
         .fixed("HEIGHT", height);
     let args = pipeline(args, to, [fetch(&d, d.shape.c(), d.stride, to), fetch(&x, x.shape.c(), x.stride, to)]);
     let launch = KernelLaunch::new("conv2d_mma", "conv2d_weight_grad_mma", 1, args)

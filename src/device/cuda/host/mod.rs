@@ -268,8 +268,8 @@ impl Driver for HostDriver {
             order,
             seed,
             os_threads: u32::try_from(self.options.os_threads).unwrap_or(u32::MAX),
-            args: launch.args.as_ptr().cast(),
-            args_bytes: launch.args.len(),
+            args: launch.args.bytes.as_ptr().cast(),
+            args_bytes: launch.args.bytes.len(),
             message: message.as_mut_ptr(),
             message_bytes: message.len(),
         };
