@@ -329,8 +329,8 @@ impl Plan {
         self.steps.iter().map(|s| s.macs).sum()
     }
 
-    /// Bytes that one of the plan's steps reads and writes: each location once, as if caches kept the rest. A
-    /// location that it reads and overwrites counts twice; scratch memory counts nothing.
+    /// Bytes that one of the plan's steps reads and writes: each location once, as if caches kept the rest. One that it
+    /// reads and overwrites counts twice; scratch memory counts nothing.
     pub fn bytes(&self, step: &Step) -> u64 {
         self.bytes_of(&step.reads()) + self.bytes_of(&step.writes())
     }
@@ -341,15 +341,12 @@ impl Plan {
     }
 
     fn bytes_of(&self, locs: &[Loc]) -> u64 {
-        let distinct = locs.iter().enumerate().filter(|(i, loc)| !locs[..*i].contains(loc));
-        distinct.map(|(_, loc)| (loc.shape.len() * self.element_size(loc)) as u64).sum()
-    }
-
-    fn element_size(&self, loc: &Loc) -> usize {
-        match loc.root {
+        let size = |loc: &Loc| match loc.root {
             Root::Input(i) => self.inputs[i].dtype.size(),
             _ => loc.element.size(),
-        }
+        };
+        let distinct = locs.iter().enumerate().filter(|(i, loc)| !locs[..*i].contains(loc));
+        distinct.map(|(_, loc)| (loc.shape.len() * size(loc)) as u64).sum()
     }
 
     /// Step `index` as a plan of its own over the same memory, to run it alone. What it reads is whatever the

@@ -4,12 +4,15 @@
 use std::io::Write;
 use std::path::Path;
 
+use srgan::bench::{Phase, random_program, upload_random};
 use srgan::config::{Config, Resume};
 use srgan::device::Device;
 use srgan::device::cpu::Cpu;
 use srgan::device::cuda::host::{HostDriver, HostOptions};
 use srgan::device::cuda::{Cuda, GpuDriver, GpuOptions};
 use srgan::log::Messages;
+use srgan::train::names::scalars;
+use srgan::train::session::Session;
 use srgan::train::{RunOptions, run_on};
 
 use crate::common::{Scratch, meta};
@@ -27,6 +30,9 @@ const SMALL: [&str; 8] = [
     "Discriminator.n_blocks=2",
     "Discriminator.use_spectral_norm=true",
 ];
+
+/// Side of random patches.
+const SIDE: usize = 16;
 
 type Open = fn() -> Box<dyn Device>;
 
@@ -119,6 +125,28 @@ fn graphs_compute_what_others_do(open: Open, others: &[Open]) {
     }
 }
 
+/// Every step of a training step is timed in each of its ways, and the program goes on to run.
+fn every_step_is_timed_alone(open: Open) {
+    let scratch = Scratch::new();
+    let overrides: Vec<String> = SMALL.iter().map(|a| (*a).to_owned()).collect();
+    let (cfg, _) = Config::load(&scratch.path("cfg.yaml"), &overrides).unwrap();
+    let mut session = Session::new(&cfg, open()).unwrap();
+    let plan = session.plan(random_program(&cfg, Phase::Adversarial, SIDE).unwrap()).unwrap();
+    upload_random(&mut session, plan, &cfg, SIDE).unwrap();
+    session.run(plan, [0.0; scalars::COUNT]).unwrap();
+    let count = session.device().plan(plan).steps.len();
+    for step in 0..count {
+        for way in session.ways(plan, step).unwrap() {
+            let time = session.time_step(plan, step, &way, 2).unwrap();
+            assert!(!time.is_zero(), "step {step}, {way}");
+        }
+    }
+    session.set_profile(true);
+    session.run(plan, [0.0; scalars::COUNT]).unwrap();
+    let parts = session.device().times(plan);
+    assert!(parts.len() > count && parts[..count].iter().all(|part| !part.time.is_zero()), "{parts:?}");
+}
+
 /// Asserts that all metrics of a run are finite; the mean content loss of its last `count` steps.
 fn content_loss(scratch: &Scratch, run: &str, count: usize) -> f64 {
     let text = scratch.metrics_text(run);
@@ -149,6 +177,11 @@ fn on_the_host_graphs_compute_what_launches_do() {
 }
 
 #[test]
+fn on_the_host_every_step_is_timed_alone() {
+    every_step_is_timed_alone(on_host);
+}
+
+#[test]
 fn on_the_host_training_is_like_on_the_cpu() {
     let scratch = Scratch::new();
     for (run, device) in [("cpu", on_cpu()), ("host", on_host())] {
@@ -168,6 +201,22 @@ fn on_a_gpu_resumed_runs_have_the_same_bits() {
 fn on_a_gpu_graphs_compute_what_launches_do() {
     if has_gpu("on_a_gpu_graphs_compute_what_launches_do") {
         graphs_compute_what_others_do(on_gpu, &[on_gpu_by_launches, on_gpu_in_parts]);
+    }
+}
+
+#[test]
+fn on_a_gpu_every_step_is_timed_alone() {
+    if has_gpu("on_a_gpu_every_step_is_timed_alone") {
+        every_step_is_timed_alone(on_gpu);
+    }
+}
+
+#[test]
+fn on_a_gpu_tensor_cores_have_the_higher_rate() {
+    if has_gpu("on_a_gpu_tensor_cores_have_the_higher_rate") {
+        let peaks = on_gpu().peaks().unwrap();
+        let [tf32, bf16] = [peaks.tf32_flops, peaks.bf16_flops].map(Option::unwrap);
+        assert!(peaks.flops < tf32 && tf32 < bf16 && peaks.bandwidth > 0.0, "{peaks}");
     }
 }
 

@@ -347,6 +347,20 @@ fn every_example_file_is_right() {
 }
 
 #[test]
+fn every_file_of_the_comparisons_is_right() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches/compare");
+    for (folder, count) in [(folder.join("gpu"), 3), (folder, 5)] {
+        let paths = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+        let configs: Vec<_> = paths.filter(|path| path.extension().is_some_and(|e| e == "yaml")).collect();
+        assert_eq!(configs.len(), count, "{configs:?}");
+        for path in configs {
+            let (_, warnings) = Config::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(warnings, Vec::<String>::new(), "{}", path.display());
+        }
+    }
+}
+
+#[test]
 fn the_demo_is_the_known_recipe() {
     let demo = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("configs/demo.yaml");
     let (config, _) = Config::load(&demo, &[]).unwrap();

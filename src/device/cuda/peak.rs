@@ -25,7 +25,7 @@ const TF32_OPERATIONS: usize = 2 * 16 * 8 * 8 / 32;
 const BF16_OPERATIONS: usize = 2 * 16 * 8 * 16 / 32;
 /// Measured runs after one that warms up; the best one counts.
 const RUNS: usize = 5;
-/// Blocks of the sweep.
+/// Blocks of a sweep, at most.
 const SWEEP_BLOCKS: usize = 512;
 
 /// How much work a measurement is.
@@ -115,15 +115,18 @@ fn kernels([from, to]: [DevicePtr; 2], size: &Size) -> [KernelLaunch; 4] {
     ]
 }
 
-/// Reads `bytes` bytes at `from`, and writes a float for each of its threads, [`SWEEP_FLOATS`] in all, to `to`.
+/// Reads `bytes` bytes at `from`, and writes a float for each of [`sweep_threads`] to `to`.
 fn sweep_kernel(from: DevicePtr, bytes: usize, to: DevicePtr) -> KernelLaunch {
+    let threads = sweep_threads(bytes);
     let args = Args::new().pointer("from", "const float4", from).pointer("to", "float", to);
-    let args = args.size("items", bytes / 16).size("threads", SWEEP_FLOATS);
-    KernelLaunch::new("peak", "peak_sweep", SWEEP_BLOCKS, args)
+    let args = args.size("items", bytes / 16).size("threads", threads);
+    KernelLaunch::new("peak", "peak_sweep", threads / THREADS, args)
 }
 
-/// What a sweep writes.
-const SWEEP_FLOATS: usize = SWEEP_BLOCKS * THREADS;
+/// Threads of a sweep over so many bytes: whole blocks.
+fn sweep_threads(bytes: usize) -> usize {
+    (bytes / 16).div_ceil(THREADS).clamp(1, SWEEP_BLOCKS) * THREADS
+}
 
 /// A launch after which the device's cache holds nothing of what lay there, with memory of its own.
 ///
@@ -132,7 +135,7 @@ const SWEEP_FLOATS: usize = SWEEP_BLOCKS * THREADS;
 pub(super) fn sweep(driver: &mut dyn Driver) -> Result<Launch> {
     // Twice the cache: it does not always drop what is oldest.
     let bytes = (2 * driver.cache_bytes()).next_multiple_of(16);
-    let (from, to) = (driver.alloc(bytes)?, driver.alloc(SWEEP_FLOATS * 4)?);
+    let (from, to) = (driver.alloc(bytes)?, driver.alloc(sweep_threads(bytes) * 4)?);
     prepare(driver, &sweep_kernel(from, bytes, to), "sweep")
 }
 

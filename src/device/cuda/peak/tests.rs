@@ -56,16 +56,18 @@ fn every_operation_that_counts_is_done() {
 #[test]
 fn a_sweep_reads_all_of_its_buffer() {
     let mut driver = host(Libraries::None);
-    // The last threads have less to read than the first.
-    let floats = 4 * (SWEEP_FLOATS + 5);
-    let [from, to] = [floats, SWEEP_FLOATS].map(|count| driver.alloc(count * 4).unwrap());
-    let values: Vec<f32> = (0..floats).map(|i| (i % 13) as f32).collect();
-    // SAFETY: as many floats.
-    unsafe { driver.upload(from, crate::device::bytes_of(&values)).unwrap() };
-    let got = run(&mut driver, &sweep_kernel(from, floats * 4, to), to, SWEEP_FLOATS);
-    for (thread, got) in got.iter().enumerate() {
-        let items = values.chunks_exact(4).skip(thread).step_by(SWEEP_FLOATS);
-        assert_eq!(*got, items.flatten().sum::<f32>(), "{thread}");
+    // The last of the threads have less to read than the first.
+    for (floats, threads) in [(4, THREADS), (4 * THREADS + 4, 2 * THREADS), (4 * 131_077, SWEEP_BLOCKS * THREADS)] {
+        assert_eq!(sweep_threads(floats * 4), threads);
+        let [from, to] = [floats, threads].map(|count| driver.alloc(count * 4).unwrap());
+        let values: Vec<f32> = (0..floats).map(|i| (i % 13) as f32).collect();
+        // SAFETY: as many floats.
+        unsafe { driver.upload(from, crate::device::bytes_of(&values)).unwrap() };
+        let got = run(&mut driver, &sweep_kernel(from, floats * 4, to), to, threads);
+        for (thread, got) in got.iter().enumerate() {
+            let items = values.chunks_exact(4).skip(thread).step_by(threads);
+            assert_eq!(*got, items.flatten().sum::<f32>(), "{thread}");
+        }
     }
 }
 
