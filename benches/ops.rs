@@ -194,7 +194,7 @@ fn time_ways(criterion: &mut Criterion, session: &mut Session, plan: PlanId, cas
         };
         let mut group = criterion.benchmark_group(&case.group);
         group.throughput(match case.work.flops {
-            0 => Throughput::Bytes(case.work.bytes),
+            0 => Throughput::Bytes(case.work.bytes()),
             flops => Throughput::Elements(flops),
         });
         group.bench_function(name, |bencher| bencher.iter_custom(&mut run));
@@ -209,7 +209,7 @@ fn time_ways(criterion: &mut Criterion, session: &mut Session, plan: PlanId, cas
 /// How near work that took so many seconds comes to the peaks.
 fn shares(work: &Workload, seconds: f64, peaks: &Peaks) -> String {
     let percent = |least: f64| format!("{:.1} %", 100.0 * least / seconds);
-    let gb_s = format!("{:.1} GB/s", work.bytes as f64 / seconds / 1e9);
+    let gb_s = format!("{:.1} GB/s", work.bytes() as f64 / seconds / 1e9);
     let traffic = format!("{gb_s}: {} of the copy bandwidth", percent(peaks.traffic_time(work)));
     match work.flops {
         0 => format!("roofline: [{}]; {traffic}", percent(peaks.least_time(work))),

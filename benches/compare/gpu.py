@@ -142,8 +142,11 @@ def markdown(rows, command):
     parts.append(table([*header, "speed / tuned", "(spread)", "memory / tuned"], step_lines(rows)))
     profiled = [row for row in rows if row.profile.get("profile")]
     if profiled:
-        parts.append("The floor: a step's operations and bytes at the peaks that were measured beside it.")
-        header = ["config", "phase", "TFLOP", "[ms]", "GB", "[ms]", "one part after the other [ms]", "step [ms]"]
+        parts.append(
+            "The floor, at the peaks that were measured beside it: a step's operations, or its results, each written and read"
+            " once, whichever take longer. The roofline is that of all plan steps one after the other."
+        )
+        header = ["config", "phase", "TFLOP", "[ms]", "GB", "[ms]", "roofline [ms]", "step [ms]"]
         parts.append(table([*header, "share of the floor"], [floor_line(row) for row in profiled if row.runs.get("srgan")]))
         parts.append(f"The {COSTLIEST} costliest kinds of plan steps, with their kernels:")
         header = ["config", "phase", "plan steps", "count", "ms", "of all", "TFLOP/s", "GB/s", "share of peak"]

@@ -13,13 +13,14 @@ pub struct Profile {
     pub peaks: Peaks,
     /// Operations of a training step, in 10¹².
     pub tflop: f64,
-    /// Bytes that its parts read and write, each location once a part, in 10⁹.
+    /// Bytes of all its results, each written once and read once, in 10⁹.
     pub gb: f64,
     /// Milliseconds that the operations take at the machine's peaks, each in its precision.
     pub arithmetic_ms: f64,
-    /// Milliseconds that the bytes take.
+    /// Milliseconds that these bytes take.
     pub traffic_ms: f64,
-    /// Milliseconds that all parts take at least one after the other, each the longer of the two.
+    /// Milliseconds that all parts take at least, one after the other: of each the operations, or the bytes that it reads
+    /// and writes, whichever take longer.
     pub least_ms: f64,
     /// Kinds.
     pub lines: Vec<ProfileLine>,
@@ -54,9 +55,9 @@ struct Cost {
     seconds: f64,
     least: f64,
     arithmetic: f64,
-    traffic: f64,
     flops: u64,
     bytes: u64,
+    written: u64,
 }
 
 impl Cost {
@@ -65,9 +66,9 @@ impl Cost {
         self.seconds += seconds;
         self.least += peaks.least_time(work);
         self.arithmetic += peaks.arithmetic_time(work);
-        self.traffic += peaks.traffic_time(work);
         self.flops += work.flops;
-        self.bytes += work.bytes;
+        self.bytes += work.bytes();
+        self.written += work.written;
     }
 
     fn line(&self, total: f64) -> ProfileLine {
@@ -107,12 +108,13 @@ impl Profile {
             all.add(&work, seconds, &peaks);
         }
         costs.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        let traffic = Workload { read: all.written, written: all.written, ..Workload::default() };
         Profile {
             peaks,
             tflop: rounded(all.flops as f64 / 1e12),
-            gb: rounded(all.bytes as f64 / 1e9),
+            gb: rounded(traffic.bytes() as f64 / 1e9),
             arithmetic_ms: rounded(1e3 * all.arithmetic),
-            traffic_ms: rounded(1e3 * all.traffic),
+            traffic_ms: rounded(1e3 * peaks.traffic_time(&traffic)),
             least_ms: rounded(1e3 * all.least),
             lines: costs.iter().map(|c| c.line(all.seconds)).collect(),
         }
@@ -128,8 +130,9 @@ mod tests {
 
     const PEAKS: Peaks = Peaks { flops: 100e9, tf32_flops: Some(400e9), bf16_flops: None, bandwidth: 10e9 };
 
+    /// A quarter of the bytes is written.
     fn part(label: &str, (flops, precision, bytes): (u64, Precision, u64), ms: u64) -> PartTime {
-        let work = Workload { flops, precision, bytes };
+        let work = Workload { flops, precision, read: bytes * 3 / 4, written: bytes / 4 };
         PartTime { label: label.to_owned(), work, time: Duration::from_millis(ms) }
     }
 
@@ -152,7 +155,7 @@ mod tests {
             roofline_share,
         };
         assert_eq!(got.lines, [line("a", 2, 15.0, 0.6, 6.667, 1.4, 0.2), line("b", 1, 10.0, 0.4, 0.0, 4.0, 0.4)]);
-        assert_eq!((got.arithmetic_ms, got.traffic_ms, got.least_ms), (1.0, 6.1, 7.0));
+        assert_eq!((got.arithmetic_ms, got.traffic_ms, got.least_ms), (1.0, 3.05, 7.0));
     }
 
     /// A step's operations are compared with the rate of its own precision, or that of f32 where there is no other.
@@ -160,7 +163,7 @@ mod tests {
     fn each_precision_has_its_peak() {
         for (precision, arithmetic_ms) in [(Precision::F32, 8.0), (Precision::Tf32, 2.0), (Precision::Bf16, 8.0)] {
             let got = Profile::new(vec![part("a", (800_000_000, precision, 10_000_000), 16)], 1, PEAKS);
-            assert_eq!((got.arithmetic_ms, got.traffic_ms), (arithmetic_ms, 1.0), "{precision}");
+            assert_eq!((got.arithmetic_ms, got.traffic_ms), (arithmetic_ms, 0.5), "{precision}");
             assert_eq!(got.lines[0].roofline_share, arithmetic_ms / 16.0, "{precision}");
         }
     }

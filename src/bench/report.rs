@@ -54,8 +54,11 @@ impl Display for Profile {
             self.peaks
         )?;
         let Profile { tflop, gb, arithmetic_ms, traffic_ms, least_ms, .. } = self;
-        write!(f, "\nall: {tflop:.3} TFLOP take {arithmetic_ms:.3} ms at the peaks, {gb:.3} GB {traffic_ms:.3} ms; ")?;
-        write!(f, "one part after the other {least_ms:.3} ms.")
+        write!(
+            f,
+            "\nfloor: {tflop:.3} TFLOP take {arithmetic_ms:.3} ms at the peaks, all results, written and read once, "
+        )?;
+        write!(f, "{gb:.3} GB, {traffic_ms:.3} ms;\nthe roofline of one plan step after the other {least_ms:.3} ms.")
     }
 }
 

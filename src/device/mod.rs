@@ -12,7 +12,7 @@ use serde::Serialize;
 pub use choices::{Choice, Choices};
 
 use crate::Result;
-use crate::plan::{Plan, Precision, Step, Target};
+use crate::plan::{Plan, PlannedCommit, Precision, Step, Target};
 use crate::tape::Shape;
 
 /// A plan that a device has made ready to run.
@@ -91,7 +91,7 @@ impl Peaks {
 
     /// Seconds that the bytes take.
     pub fn traffic_time(&self, work: &Workload) -> f64 {
-        work.bytes as f64 / self.bandwidth
+        work.bytes() as f64 / self.bandwidth
     }
 }
 
@@ -102,14 +102,28 @@ pub struct Workload {
     pub flops: u64,
     /// In which precision.
     pub precision: Precision,
-    /// Bytes that are read and written, each location once.
-    pub bytes: u64,
+    /// Bytes that are read, each location once.
+    pub read: u64,
+    /// Bytes that are written.
+    pub written: u64,
 }
 
 impl Workload {
     /// That of a step of `plan`.
     pub fn of_step(plan: &Plan, step: &Step) -> Workload {
-        Workload { flops: 2 * step.macs, precision: step.precision, bytes: plan.bytes(step) }
+        let [read, written] = [step.reads(), step.writes()].map(|locs| plan.bytes(&locs));
+        Workload { flops: 2 * step.macs, precision: step.precision, read, written }
+    }
+
+    /// That of a state change of `plan`, which reads its states too.
+    pub fn of_commit(plan: &Plan, commit: &PlannedCommit) -> Workload {
+        let [inputs, states] = [&commit.inputs, &commit.states].map(|locs| plan.bytes(locs));
+        Workload { read: inputs + states, written: states, ..Workload::default() }
+    }
+
+    /// Bytes that are read and written. What is read and overwritten counts twice.
+    pub fn bytes(&self) -> u64 {
+        self.read + self.written
     }
 }
 

@@ -329,18 +329,8 @@ impl Plan {
         self.steps.iter().map(|s| s.macs).sum()
     }
 
-    /// Bytes that one of the plan's steps reads and writes: each location once, as if caches kept the rest. One that it
-    /// reads and overwrites counts twice; scratch memory counts nothing.
-    pub fn bytes(&self, step: &Step) -> u64 {
-        self.bytes_of(&step.reads()) + self.bytes_of(&step.writes())
-    }
-
-    /// The same of a state change, which reads its states and overwrites them.
-    pub fn commit_bytes(&self, commit: &PlannedCommit) -> u64 {
-        self.bytes_of(&commit.inputs) + 2 * self.bytes_of(&commit.states)
-    }
-
-    fn bytes_of(&self, locs: &[Loc]) -> u64 {
+    /// Bytes of the plan's memory at locations, each counted once.
+    pub fn bytes(&self, locs: &[Loc]) -> u64 {
         let size = |loc: &Loc| match loc.root {
             Root::Input(i) => self.inputs[i].dtype.size(),
             _ => loc.element.size(),

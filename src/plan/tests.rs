@@ -159,6 +159,7 @@ fn bytes_count_each_location_once_with_its_element_type() {
         let program = Program { name: "test", tape, outputs, checks: vec![], commits: vec![] };
         let plan = Plan::compile(&program, PlanOptions::new(Target::Cpu { threads: 1 })).unwrap();
         assert_eq!(plan.steps.len(), 1);
-        assert_eq!(plan.bytes(&plan.steps[0]), 120 * bytes + 8 * 4 + 2 * 120 * 4);
+        let step = &plan.steps[0];
+        assert_eq!((plan.bytes(&step.reads()), plan.bytes(&step.writes())), (120 * bytes + 8 * 4, 2 * 120 * 4));
     }
 }

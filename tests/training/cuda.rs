@@ -137,7 +137,7 @@ fn every_step_is_timed_alone(open: Open) {
     let count = session.device().plan(plan).steps.len();
     for step in 0..count {
         for way in session.ways(plan, step).unwrap() {
-            let time = session.time_step(plan, step, &way, 2).unwrap();
+            let time = session.time_step(plan, step, &way, 1).unwrap();
             assert!(!time.is_zero(), "step {step}, {way}");
         }
     }

@@ -48,7 +48,9 @@ impl Part {
         }
         for commit in &plan.commits {
             if let Some(part) = parts.iter_mut().find(|part| part.measured.label == commit.op.name()) {
-                part.measured.work.bytes += plan.commit_bytes(commit);
+                let work = Workload::of_commit(plan, commit);
+                part.measured.work.read += work.read;
+                part.measured.work.written += work.written;
             }
         }
         parts

@@ -60,7 +60,7 @@ fn a_profiled_run_names_what_ran_and_computes_the_same() {
         let conv = &parts[convolution(&device, id)];
         assert!(conv.label.starts_with("conv2d+") && conv.label.contains(by), "{}", conv.label);
         assert_eq!(conv.work.flops, 2 * device.plan(id).macs());
-        let end: Vec<_> = parts[steps..].iter().map(|part| (part.label.as_str(), part.work.bytes)).collect();
+        let end: Vec<_> = parts[steps..].iter().map(|part| (part.label.as_str(), part.work.bytes())).collect();
         // Read from a map, and the state's floats read and written.
         assert_eq!(end, [("checks", 0), ("assign", 3 * 4 * X.len() as u64), ("outputs", 0)]);
     }
