@@ -8,8 +8,8 @@ __device__ __forceinline__ unsigned mixed(unsigned x) {
   return x ^ x >> 16;
 }
 
-// Words from `to` up to `end`. A word depends on its distance from `base` alone, so that regions may overlap. No size is
-// an argument: one build serves every region.
+// Words from `to` up to `end`. A word depends on its distance from `base` alone, so that regions may overlap. No size
+// is an argument: one build serves every region.
 template <class Args>
 __device__ void fill(const Args& a) {
   const size_t step = size_t(gridDim.x) * Args::THREADS;

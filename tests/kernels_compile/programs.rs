@@ -15,7 +15,8 @@ use srgan::train::programs::{BatchShape, EvaluateOptions, Programs};
 /// Side of the images of the plans; a kernel's code hardly depends on it.
 const HR: usize = 64;
 
-/// The modules of every program of every config in every precision, and of the device's measurements and checks, each once.
+/// The modules of every program of every config in every precision, and of the device's measurements and checks, each
+/// once.
 pub fn all_modules() -> Vec<ModuleSource> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files: Vec<_> = fs::read_dir(root.join("configs")).unwrap().map(|e| e.unwrap().path()).collect();

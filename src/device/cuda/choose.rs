@@ -109,7 +109,8 @@ struct Candidate<'v> {
 }
 
 /// Chooses for every step with several ways that `chosen` does not have: what is `known`, if it still can be done, else
-/// what takes the least time and gives the own kernel's result. What was timed is kept for later runs; a file that cannot be written costs their time.
+/// what takes the least time and gives the own kernel's result. What was timed is kept for later runs; a file that
+/// cannot be written costs their time.
 ///
 /// # Errors
 /// Those of this program's own kernels; a library that fails has lost.
@@ -170,8 +171,8 @@ fn candidates<'v>(driver: &mut dyn Driver, open: &BTreeMap<&'v str, &'v Variants
     candidates
 }
 
-/// Times all candidates, which are compiled together, and picks the fastest right one of each step; of equals, the first.
-/// A step's own way comes before its others.
+/// Times all candidates, which are compiled together, and picks the fastest right one of each step; of equals, the
+/// first. A step's own way comes before its others.
 fn time<'v>(compiler: &mut Compiler, candidates: &[Candidate<'v>]) -> Result<BTreeMap<&'v str, Choice>> {
     let items =
         candidates.iter().flat_map(|c| c.fill.iter().chain(&c.items).map(|item| (c.path.clone(), item.clone())));

@@ -1,6 +1,8 @@
-//! Whether a candidate computes what this program's own kernels compute on the same memory, before it may be the fastest.
+//! Whether a candidate computes what this program's own kernels compute on the same memory, before it may be the
+//! fastest.
 //!
-//! A wrong candidate is no fault of the user's: a kernel that this GPU has never run, or a library's algorithm with a bug.
+//! A wrong candidate is no fault of the user's: a kernel that this GPU has never run, or a library's algorithm with a
+//! bug.
 
 use crate::Result;
 use crate::device::cuda::args::{Args, DeviceView};
@@ -11,8 +13,8 @@ use crate::device::cuda::module::module;
 use crate::plan::Precision;
 use crate::tape::Element;
 
-/// Elements of a store that are compared at most, and the pieces that they lie in if the store has more: results of large
-/// layers have hundreds of MiB. The first and the last element are among them.
+/// Elements of a store that are compared at most, and the pieces that they lie in if the store has more: results of
+/// large layers have hundreds of MiB. The first and the last element are among them.
 const ELEMENTS: usize = 1 << 20;
 const PIECES: usize = 16;
 
@@ -61,8 +63,8 @@ pub fn fill_module() -> ModuleSource {
 }
 
 impl Touched {
-    /// Fills the memory with the same values each time: products of sums that neither cancel nor overflow, in every form
-    /// that elements have. Steps that compute in place find their operand again.
+    /// Fills the memory with the same values each time: products of sums that neither cancel nor overflow, in every
+    /// form that elements have. Steps that compute in place find their operand again.
     pub fn fill(&self) -> Vec<KernelLaunch> {
         self.regions.iter().map(Region::kernel).collect()
     }
@@ -123,22 +125,23 @@ impl Distance {
 
     /// Whether the other results are wrong.
     pub fn is_wrong(&self) -> bool {
-        !(self.relative <= self.bound)
+        self.relative.is_nan() || self.relative > self.bound
     }
 }
 
 /// The relative L2 distance that rounding explains, on operands of random signs.
 ///
-/// Sums in f32: with K terms, added one after the other, the distance of two orders is about √(K/2) · 2⁻²⁴, 5e-5 for the
-/// million pixels of a weight gradient; Winograd's and Fourier's methods stay below that too. 2⁻¹³ = 1.2e-4 is still less
-/// than what factors rounded to tf32 would cost where f32 was asked for, 3e-4.
+/// Sums in f32: with K terms, added one after the other, the distance of two orders is about √(K/2) · 2⁻²⁴, 5e-5 for
+/// the million pixels of a weight gradient; Winograd's and Fourier's methods stay below that too. 2⁻¹³ = 1.2e-4 is
+/// still less than what factors rounded to tf32 would cost where f32 was asked for, 3e-4.
 ///
-/// Factors in tf32: each is rounded, or cut off as some libraries do, to 11 bits: up to 2⁻¹⁰ for a product of two. Products
-/// of bf16 are exact, but matrix units cut off sums at every step, which adds up over the terms of a weight gradient.
-/// 2⁻⁸ is four times the former. A kernel that leaves out one of K terms is 1/√K away: 2⁻⁸ finds one of 65 536.
+/// Factors in tf32: each is rounded, or cut off as some libraries do, to 11 bits: up to 2⁻¹⁰ for a product of two.
+/// Products of bf16 are exact, but matrix units cut off sums at every step, which adds up over the terms of a weight
+/// gradient. 2⁻⁸ is four times the former. A kernel that leaves out one of K terms is 1/√K away: 2⁻⁸ finds one of 65
+/// 536.
 ///
-/// Stores in bf16: rounding to 8 bits costs 1.5e-3 (2⁻⁸/√3 of the power of two below a value), and a library's result is
-/// rounded once more before what follows. 2⁻⁷ is five times the former.
+/// Stores in bf16: rounding to 8 bits costs 1.5e-3 (2⁻⁸/√3 of the power of two below a value), and a library's result
+/// is rounded once more before what follows. 2⁻⁷ is five times the former.
 fn bound(precision: Precision, element: Element) -> f64 {
     let products = match precision {
         Precision::F32 => 2f64.powi(-13),
@@ -171,8 +174,9 @@ fn decoded(bytes: &[u8], element: Element) -> Vec<f32> {
     }
 }
 
-/// The distance of two stores. Elements between the channels of a slice belong to others, and are the same in both unless
-/// one has written there. Where the own result is not finite, nothing can be said; elsewhere the other one must be.
+/// The distance of two stores. Elements between the channels of a slice belong to others, and are the same in both
+/// unless one has written there. Where the own result is not finite, nothing can be said; elsewhere the other one must
+/// be.
 fn relative(store: &DeviceView, own: &[f32], other: &[f32]) -> f64 {
     let channels = if store.shape.pixels() == 1 { usize::MAX } else { store.shape.c() };
     let places = pieces(span(store)).into_iter().flat_map(|(first, count)| first..first + count);
@@ -218,7 +222,8 @@ mod tests {
 
     /// Values of either sign from 1/2 to 2.
     fn values(count: usize) -> Vec<f32> {
-        let value = |i: usize| (0.5 + 1.5 * ((i * 7919) % 1000) as f32 / 1000.0) * if i % 3 == 0 { -1.0 } else { 1.0 };
+        let value =
+            |i: usize| (0.5 + 1.5 * ((i * 7919) % 1000) as f32 / 1000.0) * if i.is_multiple_of(3) { -1.0 } else { 1.0 };
         (0..count).map(value).collect()
     }
 

@@ -10,8 +10,8 @@ use crate::device::cuda::library_call::{Convolution, Layout, LibraryLaunch, Libr
 use crate::tape::Element;
 use crate::{Error, Result};
 
-/// What the host offers: one that fails when it is called, one that computes, and a slower one; or wrong ones beside it:
-/// all elements are off by 3 %, one element is, one is not a number.
+/// What the host offers: one that fails when it is called, one that computes, and a slower one; or wrong ones beside
+/// it: all elements are off by 3 %, one element is, one is not a number.
 pub(super) fn algorithms(libraries: Libraries) -> &'static [&'static str] {
     match libraries {
         Libraries::None => &[],
