@@ -1,5 +1,6 @@
 //! The driver of a real GPU: NVRTC, then one stream of the driver API, in whose order everything is done.
 
+mod limits;
 mod tensor_map;
 mod work;
 
@@ -22,7 +23,6 @@ use super::gpus::gpus;
 use super::libraries::{Library, Version};
 use super::library_call::{LibraryLaunch, LibraryOp, Work};
 use super::math::{Math, WORKSPACE_BYTES};
-use super::module::all_kernels;
 use super::nvrtc::{Arch, Nvrtc};
 use super::readback::Readback;
 use super::search::{Env, SearchPath};
@@ -63,6 +63,9 @@ pub struct GpuDriver {
     nvrtc: Nvrtc,
     cache: Cache,
     sync_kernels: bool,
+    /// Whether kernels may use what is Hopper's alone.
+    warpgroups: bool,
+    keeps_choices: bool,
     graphs: Vec<Recorded>,
     functions: Vec<Function>,
     allocations: HashSet<u64>,
@@ -120,13 +123,16 @@ impl GpuDriver {
         // SAFETY: the context that was just opened is current, and its stream is held beside the libraries.
         let math = unsafe { Math::open(&search, driver, stream.cu_stream().cast()) };
         let name = gpu.name.clone();
-        let (graphs, functions, allocations) = (Vec::new(), Vec::new(), HashSet::new());
+        let (warpgroups, graphs) = (arch.has_warpgroups(), Vec::new());
+        let (functions, allocations) = (Vec::new(), HashSet::new());
         let mut this = GpuDriver {
             name,
             arch,
             nvrtc,
             cache,
             sync_kernels,
+            warpgroups,
+            keeps_choices: true,
             graphs,
             functions,
             allocations,
@@ -276,16 +282,16 @@ impl Driver for GpuDriver {
     }
 
     fn timed_on(&self) -> String {
-        let kernels = crc32c::crc32c(self.nvrtc.key(&all_kernels(), &self.arch).as_bytes());
-        format!("{}, CUDA {}{}, kernels {kernels:08x}", self.describe(), self.driver, self.math)
+        let left_out = if self.warpgroups == self.arch.has_warpgroups() { "" } else { ", none for Hopper alone" };
+        self.checked_on() + left_out
     }
 
     fn choices_file(&self) -> Option<PathBuf> {
-        self.cache.companion(&self.timed_on(), "json")
+        self.cache.companion(&self.timed_on(), "json").filter(|_| self.keeps_choices)
     }
 
     fn has_warpgroups(&self) -> bool {
-        self.arch.has_warpgroups()
+        self.warpgroups
     }
 
     fn has_libraries(&self) -> bool {
