@@ -1,6 +1,7 @@
 // The scheduler of a block. A thread runs until it waits at a barrier or in a warp-wide function; who waits for a
-// condition that has come true is appended to the ready ring, in the launch's order of threads. Between two
-// barriers each thread thus runs alone, and a missing barrier shows as NaN or as another result in one order.
+// condition that has come true is put into the ready ring, in the launch's order of threads: at its end, or, the lanes of
+// a warp that runs ahead, at its beginning (all warps in the reverse order, some in a random one). Between two barriers
+// each thread thus runs alone, and a missing barrier shows as NaN or as another result in one order.
 #include "block.h"
 
 #include <stdlib.h>
@@ -99,6 +100,7 @@ void Block::start_threads(uint64_t index) {
   at_barrier_ = 0;
   ready_begin_ = ready_end_ = 0;
   copies_.clear();
+  copies_late_ = draw();
   for (unsigned i = 0; i < count_; ++i) {
     Thread& thread = threads_[i];
     thread.thread = position(i, extent);
@@ -115,7 +117,7 @@ void Block::start_threads(uint64_t index) {
   }
   for (unsigned first = 0; first < count_; first += WARP) {
     const unsigned lanes = count_ - first;
-    warps_[first / WARP] = {0, lanes >= WARP ? ALL_LANES : (1u << lanes) - 1, {}, 0, 0};
+    warps_[first / WARP] = {0, lanes >= WARP ? ALL_LANES : (1u << lanes) - 1, {}, 0, 0, draw(), draw()};
   }
   make_ready(0, count_, [](const Thread&) { return true; });
 }
@@ -206,7 +208,9 @@ void Block::release_lanes_if_complete(Thread& first) {
   const std::string wrong = first.combine ? first.combine(operands, needed) : std::string();
   if (!wrong.empty()) fail(std::string(first.what) + " at " + text(first.place) + ": " + wrong);
   lanes.waiting &= ~needed;
-  make_ready(begin, begin + WARP, [=](const Thread& thread) { return needed >> thread.lane & 1; });
+  const auto chosen = [=](const Thread& thread) { return needed >> thread.lane & 1; };
+  // A warp that goes on at once runs as far ahead of the others as barriers allow.
+  make_ready(begin, begin + WARP, chosen, lanes.runs_ahead);
 }
 
 // Threads go on that wait for the end of a barrier's phase.
@@ -217,21 +221,23 @@ void Block::release_phase(uint64_t* barrier, unsigned parity) {
 }
 
 template <class Chosen>
-void Block::make_ready(unsigned begin, unsigned end, Chosen chosen) {
+void Block::make_ready(unsigned begin, unsigned end, Chosen chosen, bool at_once) {
   unsigned numbers[MAX_THREADS];
   unsigned count = 0;
   for (unsigned i = begin; i < end && i < count_; ++i) {
     if (chosen(threads_[i])) numbers[count++] = i;
   }
   order(numbers, count);
-  for (unsigned i = 0; i < count; ++i) {
-    threads_[numbers[i]].state = State::READY;
-    ready_[ready_end_++ % MAX_THREADS] = numbers[i];
+  for (unsigned i = 0; i < count; ++i) threads_[numbers[i]].state = State::READY;
+  if (at_once) {
+    for (unsigned i = count; i > 0; --i) ready_[--ready_begin_ % MAX_THREADS] = numbers[i - 1];
+  } else {
+    for (unsigned i = 0; i < count; ++i) ready_[ready_end_++ % MAX_THREADS] = numbers[i];
   }
 }
 
-// Whether something asynchronous is left for later: never, always, or now and then.
-bool Block::is_late() {
+// Never, always, or by chance.
+bool Block::draw() {
   switch (Order(request_->order)) {
     case Order::FORWARD:
       return false;

@@ -51,6 +51,8 @@ struct Warp {
   // Its products in the order of their groups, the number of groups so far, and of products.
   std::vector<QueuedProduct> products;
   unsigned groups, issued;
+  // Whether its products wait for somebody who needs them, and whether it runs ahead of other warps.
+  bool products_late, runs_ahead;
 };
 
 struct SharedArray {
@@ -99,9 +101,9 @@ class Block {
   void release_lanes_if_complete(Thread& first);
   void run_next(Thread& from, bool forever);
   template <class Chosen>
-  void make_ready(unsigned begin, unsigned end, Chosen chosen);
+  void make_ready(unsigned begin, unsigned end, Chosen chosen, bool at_once = false);
   void order(unsigned* numbers, unsigned count);
-  bool is_late();
+  bool draw();
   void finish_copy(size_t index);
   void open_phase_if_complete(uint64_t* barrier);
   void release_phase(uint64_t* barrier, unsigned parity);
@@ -127,6 +129,7 @@ class Block {
   std::vector<SharedArray> shared_;
   // Copies of boxes that are started and not yet done.
   std::vector<BoxCopy> copies_;
+  bool copies_late_ = false;
   std::string message_;
 };
 

@@ -94,7 +94,7 @@ void Block::start_copy(const BoxCopy& copy, Place place) {
     }
   }
   copies_.push_back(copy);
-  if (!is_late()) finish_copy(copies_.size() - 1);
+  if (!copies_late_) finish_copy(copies_.size() - 1);
 }
 
 void Block::finish_copy(size_t index) {
@@ -130,7 +130,7 @@ void Block::queue_product(void* const operands[WARP]) {
   for (unsigned lane = 0; lane < WARP; ++lane) product.lanes[lane] = *static_cast<const GroupProduct*>(operands[lane]);
   lanes.products.push_back(product);
   ++lanes.issued;
-  if (is_late()) return;
+  if (lanes.products_late) return;
   for (const QueuedProduct& early : lanes.products) multiply(early, running_->number / WARP % GROUP_WARPS);
   lanes.products.clear();
 }

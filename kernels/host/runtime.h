@@ -76,7 +76,8 @@ struct GroupProduct {
 };
 
 // Barriers in shared memory, copies of boxes and products of warpgroups: see bulk.cuh and wgmma.cuh. Copies and
-// products are done as early as they may be (forward order of threads), as late as they may (reverse), or now and then.
+// products are done as early as they may be (forward order of threads), as late (reverse), or either, by chance for a
+// block's copies and each warp's products.
 void barrier_init(uint64_t* barrier, unsigned arrivals);
 void barrier_arrive(uint64_t* barrier, unsigned bytes, Place place);
 void barrier_wait(uint64_t* barrier, unsigned parity, Place place);

@@ -4,6 +4,7 @@
 //!
 //! Each part is a process of its own, because a fault on a GPU ends the process's context.
 
+mod checks;
 mod libraries;
 
 use std::path::Path;
@@ -20,7 +21,7 @@ use srgan::device::cuda::search::SearchPath;
 use srgan::device::cuda::{GpuDriver, GpuOptions, gpus};
 
 const PART: &str = "SRGAN_TEST_PART";
-const PARTS: [(&str, fn()); 9] = [
+const PARTS: [(&str, fn()); 11] = [
     ("copies", copies),
     ("reads", reads),
     // The stand-in gives this part no page-locked memory.
@@ -29,6 +30,8 @@ const PARTS: [(&str, fn()); 9] = [
     ("refusals", refusals),
     ("memory", memory),
     ("libraries", libraries::calls),
+    ("checks", checks::checks),
+    ("binaries", checks::binaries),
     ("fault", fault),
     ("fault_with_sync_kernels", fault_with_sync_kernels),
 ];

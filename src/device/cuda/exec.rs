@@ -15,7 +15,7 @@ use super::library_call::{Item, Work};
 use super::module::module;
 use super::peak::{self, Size};
 use super::resolve::{Addresses, OK_FLOATS};
-use crate::device::{Choices, Device, OnCompile, Outcome, PartTime, Peaks, PlanId, Run};
+use crate::device::{Choices, Device, OnCompile, OnWarning, Outcome, PartTime, Peaks, PlanId, Run};
 use crate::plan::{Plan, Step, Target};
 use crate::tape::Shape;
 use crate::{Error, Result};
@@ -28,6 +28,7 @@ const RESERVED_BYTES: usize = 256 << 20;
 pub struct Cuda {
     driver: RefCell<Box<dyn Driver>>,
     on_compile: Option<OnCompile>,
+    on_warning: Option<OnWarning>,
     functions: HashMap<ModuleSource, FunctionId>,
     arena: (DevicePtr, usize),
     states: BTreeMap<String, (Shape, DevicePtr)>,
@@ -72,6 +73,7 @@ impl Cuda {
             known,
             driver: RefCell::new(driver),
             on_compile: None,
+            on_warning: None,
             functions: HashMap::new(),
             arena: (DevicePtr(0), 0),
             states: BTreeMap::new(),
@@ -85,6 +87,12 @@ impl Cuda {
     #[must_use]
     pub fn with_progress(self, on_compile: Option<OnCompile>) -> Cuda {
         Cuda { on_compile, ..self }
+    }
+
+    /// The same device, which says what it does not use because its results are wrong.
+    #[must_use]
+    pub fn with_warnings(self, on_warning: Option<OnWarning>) -> Cuda {
+        Cuda { on_warning, ..self }
     }
 
     fn check_states(&self, plan: &Plan) -> Result<()> {
@@ -140,6 +148,7 @@ impl Cuda {
             driver: self.driver.get_mut().as_mut(),
             functions: &mut self.functions,
             on_compile: &mut self.on_compile,
+            on_warning: &mut self.on_warning,
         };
         choose(&mut compiler, &variants, &mut self.known, &mut self.chosen)?;
         let with_choice = variants.iter().filter_map(|v| Some((v.path.clone(), v.choice(&self.chosen)?.0.clone())));
@@ -165,7 +174,7 @@ impl Cuda {
 /// The ways of a step.
 fn variants(at: &Addresses, step: &Step) -> Result<Variants> {
     let own = at.step(step)?.into_iter().map(Item::Kernel).collect();
-    Ok(Variants { path: step.path.clone(), own, library: at.alternative(step)? })
+    Ok(Variants { path: step.path.clone(), own, library: at.alternative(step)?, touched: at.touched(step)? })
 }
 
 /// One kernel, compiled. `path` is for messages.

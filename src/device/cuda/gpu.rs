@@ -1,5 +1,6 @@
 //! The driver of a real GPU: NVRTC, then one stream of the driver API, in whose order everything is done.
 
+mod limits;
 mod tensor_map;
 mod work;
 
@@ -22,7 +23,6 @@ use super::gpus::gpus;
 use super::libraries::{Library, Version};
 use super::library_call::{LibraryLaunch, LibraryOp, Work};
 use super::math::{Math, WORKSPACE_BYTES};
-use super::module::all_kernels;
 use super::nvrtc::{Arch, Nvrtc};
 use super::readback::Readback;
 use super::search::{Env, SearchPath};
@@ -63,6 +63,9 @@ pub struct GpuDriver {
     nvrtc: Nvrtc,
     cache: Cache,
     sync_kernels: bool,
+    /// Whether kernels may use what is Hopper's alone.
+    warpgroups: bool,
+    keeps_choices: bool,
     graphs: Vec<Recorded>,
     functions: Vec<Function>,
     /// Bytes by address.
@@ -121,13 +124,16 @@ impl GpuDriver {
         // SAFETY: the context that was just opened is current, and its stream is held beside the libraries.
         let math = unsafe { Math::open(&search, driver, stream.cu_stream().cast()) };
         let name = gpu.name.clone();
-        let (graphs, functions, allocations) = (Vec::new(), Vec::new(), HashMap::new());
+        let (warpgroups, graphs) = (arch.has_warpgroups(), Vec::new());
+        let (functions, allocations) = (Vec::new(), HashMap::new());
         let mut this = GpuDriver {
             name,
             arch,
             nvrtc,
             cache,
             sync_kernels,
+            warpgroups,
+            keeps_choices: true,
             graphs,
             functions,
             allocations,
@@ -277,16 +283,16 @@ impl Driver for GpuDriver {
     }
 
     fn timed_on(&self) -> String {
-        let kernels = crc32c::crc32c(self.nvrtc.key(&all_kernels(), &self.arch).as_bytes());
-        format!("{}, CUDA {}{}, kernels {kernels:08x}", self.describe(), self.driver, self.math)
+        let left_out = if self.warpgroups == self.arch.has_warpgroups() { "" } else { ", none for Hopper alone" };
+        self.checked_on() + left_out
     }
 
     fn choices_file(&self) -> Option<PathBuf> {
-        self.cache.companion(&self.timed_on(), "json")
+        self.cache.companion(&self.timed_on(), "json").filter(|_| self.keeps_choices)
     }
 
     fn has_warpgroups(&self) -> bool {
-        self.arch.has_warpgroups()
+        self.warpgroups
     }
 
     fn has_libraries(&self) -> bool {
@@ -330,17 +336,8 @@ impl Driver for GpuDriver {
     }
 
     unsafe fn run_timed(&mut self, parts: &[&[Work]]) -> Result<Vec<Duration>> {
-        if self.sync_kernels {
-            // SAFETY: the caller's.
-            return unsafe { time_one_by_one(self, parts) };
-        }
-        let failed = |e| failure("timing work", e);
-        let marks = self.timer.marks(&self.context, parts.len() + 1).map_err(failed)?;
         // SAFETY: the caller's.
-        let graph = unsafe { self.capture_parts(parts, &marks)? };
-        graph.map_or(Ok(()), |graph| graph.launch()).map_err(failed)?;
-        self.synchronize()?;
-        self.timer.between(&marks).map_err(failed)
+        unsafe { if self.sync_kernels { time_one_by_one(self, parts) } else { self.time_parts(parts) } }
     }
 
     unsafe fn record(&mut self, work: &[Work]) -> Result<GraphId> {

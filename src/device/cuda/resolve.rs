@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::args::{Args, DeviceView};
+use super::choose::{Region, Touched};
 use super::driver::{DevicePtr, ModuleSource};
 use super::finish::{Finish, FinishStage, MAX_PARTS, PointwiseCode};
 use super::launch::{CudaCall, CudaCommit, KernelLaunch};
@@ -11,7 +12,7 @@ use super::library_call::Alternative;
 use super::module::{module, pointwise_index};
 use crate::ops::{Exec, Op};
 use crate::plan::{Base, Loc, Plan, Root, Step};
-use crate::tape::Shape;
+use crate::tape::{DType, Shape};
 use crate::{Error, Result};
 
 /// Floats before the outputs in the outbox; the first holds the flag of the checks.
@@ -105,6 +106,29 @@ impl Addresses<'_> {
         let is_done = finish.stages.is_empty() && finish.stores.len() == 1 && !is_read;
         let then = (!is_done).then(|| pointwise(call.output, finish));
         Ok(Some(Alternative { signature, kernels, call: library, then }))
+    }
+
+    /// What a step touches of memory that holds nothing yet; `None` if it writes where something may lie.
+    pub fn touched(&self, step: &Step) -> Result<Option<Touched>> {
+        let writes = step.writes();
+        if !writes.iter().all(|loc| matches!(loc.root, Root::Buffer(_))) {
+            return Ok(None);
+        }
+        let mut regions = Vec::new();
+        for loc in step.reads().iter().chain(&writes) {
+            let base = match loc.root {
+                Root::Buffer(_) => self.arena,
+                Root::Input(i) if self.plan.inputs[i].dtype == DType::F32 => self.slots[i],
+                Root::Input(_) | Root::Const(_) | Root::State(_) => continue,
+            };
+            let (first, size) = (loc.offset * loc.element.size(), loc.element.size());
+            let region = Region { base, words: (first / 4, (first + loc.span() * size).div_ceil(4)) };
+            if !regions.contains(&region) {
+                regions.push(region);
+            }
+        }
+        let stores = step.stores.iter().map(|(_, to)| self.view(to)).collect::<Result<_>>()?;
+        Ok(Some(Touched { regions, stores, precision: step.precision }))
     }
 
     fn finish(&self, step: &Step) -> Result<Finish> {

@@ -273,6 +273,20 @@ fn products_of_warpgroups_are_those_of_the_reference_in_any_order() {
     }
 }
 
+/// More patches in a part than stages hold.
+#[test]
+fn stages_of_patches_are_filled_again() {
+    let case = case(3, 1, 1, [1, 160, 320, 16], 16);
+    let random = (1..=4).map(ThreadOrder::Random);
+    for order in [ThreadOrder::Forward, ThreadOrder::Reverse].into_iter().chain(random) {
+        let mut driver = HostDriver::new(&cache(), HostOptions { order, ..HostOptions::default() }).unwrap();
+        let layouts = layouts(Pass::WeightGrad, Precision::Bf16, 0);
+        let (results, want) = run(&mut driver, &case, Pass::WeightGrad, Precision::Bf16, layouts);
+        assert_eq!(results.len(), 2);
+        assert_close(&results[1].1, &want, 3e-6, &format!("{order:?}"));
+    }
+}
+
 /// Blocks of 64 and 128 channels are for results that fill a GPU with them.
 #[test]
 fn wide_blocks_compute_the_reference() {

@@ -89,7 +89,7 @@ impl Cuda {
         Ok(())
     }
 
-    /// The ways of a step that work; none if it has nothing to do.
+    /// The ways of a step that work and are right; none if it has nothing to do.
     pub(super) fn ways_of(&mut self, id: usize, step: usize) -> Result<Vec<String>> {
         let at = self.addresses(id);
         let variants = variants(&at, &at.plan.steps[step])?;
@@ -97,6 +97,9 @@ impl Cuda {
             return Ok(vec![]);
         }
         let mut ways = variants.algorithms(self.driver.get_mut().as_mut());
+        if let Some((_, choice)) = variants.choice(&self.chosen) {
+            ways.retain(|way| choice.rejected.iter().all(|(wrong, _)| wrong != way));
+        }
         // Its own kernels have to work; of libraries some algorithms fail only when they are called.
         let own = ways.remove(0);
         ways.retain(|way| self.time_cold(id, step, way, 1).is_ok());
@@ -124,8 +127,13 @@ impl Cuda {
         let at = self.addresses(id);
         let variants = variants(&at, &at.plan.steps[step])?;
         let items: Vec<_> = variants.with(way).into_iter().map(|item| (variants.path.clone(), item)).collect();
-        let (driver, functions) = (self.driver.get_mut().as_mut(), &mut self.functions);
-        Compiler { driver, functions, on_compile: &mut self.on_compile }.compile(&items)
+        let mut compiler = Compiler {
+            driver: self.driver.get_mut().as_mut(),
+            functions: &mut self.functions,
+            on_compile: &mut self.on_compile,
+            on_warning: &mut self.on_warning,
+        };
+        compiler.compile(&items)
     }
 
     fn sweep(&mut self) -> Result<crate::device::cuda::driver::Launch> {

@@ -1,6 +1,7 @@
 //! A GPU's work: what is put into its stream, and graphs of it.
 
 use std::ffi::c_void;
+use std::time::Duration;
 
 use cudarc::driver::result::launch_kernel;
 use cudarc::driver::sys::{CUfunction_attribute as Attribute, CUgraphInstantiate_flags, CUstreamCaptureMode};
@@ -100,6 +101,21 @@ impl GpuDriver {
             }
         }
         Ok(())
+    }
+
+    /// Runs a graph of parts of work, and says how long each took.
+    ///
+    /// # Safety
+    /// As for [`Driver::record`].
+    pub(super) unsafe fn time_parts(&mut self, parts: &[&[Work]]) -> Result<Vec<Duration>> {
+        let failed = |e| failure("timing work", e);
+        let marks = self.timer.marks(&self.context, parts.len() + 1).map_err(failed)?;
+        // SAFETY: the caller's.
+        let graph = unsafe { self.capture_parts(parts, &marks)? };
+        graph.as_ref().map_or(Ok(()), CudaGraph::launch).map_err(failed)?;
+        // Graph and events live until all is done.
+        self.synchronize()?;
+        self.timer.between(&marks).map_err(failed)
     }
 
     /// Makes a library's call ready and makes it once: libraries load their kernels when they are first called, which

@@ -71,6 +71,8 @@ pub enum Libraries {
     Slower,
     /// They take less time than kernels.
     Faster,
+    /// They take less time than kernels, and those that compute something else take the least.
+    Faulty,
 }
 
 impl Default for HostOptions {
@@ -295,14 +297,11 @@ impl Driver for HostDriver {
     }
 
     fn algorithms(&mut self, _op: &LibraryOp) -> Vec<String> {
-        match self.options.libraries {
-            Libraries::None => vec![],
-            Libraries::Slower | Libraries::Faster => library::ALGORITHMS.map(str::to_owned).to_vec(),
-        }
+        library::algorithms(self.options.libraries).iter().map(|name| (*name).to_owned()).collect()
     }
 
     fn prepare(&mut self, op: &LibraryOp, algorithm: &str) -> Result<()> {
-        if self.options.libraries != Libraries::None && library::ALGORITHMS.contains(&algorithm) {
+        if library::algorithms(self.options.libraries).contains(&algorithm) {
             return Ok(());
         }
         Err(Error::device(format!("the host has no algorithm {algorithm} for {op}")))
