@@ -82,7 +82,7 @@ fn choose_device() -> Result<bool> {
         "cuda" => return open_device(&cfg).map(|_| true),
         "auto" => match open_device(&cfg) {
             Ok(_) => return Ok(true),
-            Err(why) => println!("The CPU's ops are timed, not a GPU's kernels. {why}"),
+            Err(why) => println!("The CPU's ops are timed, not a GPU's kernels: {}", first_line(&why)),
         },
         other => {
             return Err(Error::usage(format!("SRGAN_BENCH_DEVICE is {other}"))
@@ -90,6 +90,11 @@ fn choose_device() -> Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// What is missing; `srgan doctor` says more.
+fn first_line(error: &Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().trim_end_matches(':').to_owned()
 }
 
 /// Config files, and the side of their HR patches.
