@@ -11,6 +11,7 @@ const FASTER: HostOptions = HostOptions {
     sanitize: false,
     portable_fibers: false,
     libraries: Libraries::Faster,
+    warpgroups: false,
 };
 
 fn has_library(case: &Case) -> bool {
