@@ -9,9 +9,12 @@ use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{OnceLock, mpsc};
+use std::thread;
 
-use super::HostOptions;
+use super::{HostOptions, cpus};
+use crate::device::Compiling;
 use crate::device::cuda::driver::ModuleSource;
 use crate::{Error, Result};
 
@@ -240,6 +243,39 @@ fn hash(value: &impl Hash) -> String {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     format!("{:016x}", hasher.finish())
+}
+
+/// Builds modules on all CPUs; the results are in the order of `modules`.
+pub(super) fn build(
+    toolchain: &Toolchain,
+    modules: &[ModuleSource],
+    progress: &mut dyn FnMut(Compiling),
+) -> Vec<Result<PathBuf>> {
+    let mut built: Vec<_> = modules.iter().map(|module| toolchain.built(module).map(Ok)).collect();
+    let missing: Vec<usize> = (0..modules.len()).filter(|i| built[*i].is_none()).collect();
+    let cached = modules.len() - missing.len();
+    let mut compiling = Compiling { total: modules.len(), cached, done: cached };
+    progress(compiling);
+    let next = AtomicUsize::new(0);
+    let (sender, receiver) = mpsc::channel();
+    thread::scope(|scope| {
+        for _ in 0..cpus().min(missing.len()) {
+            let (sender, next, missing) = (sender.clone(), &next, &missing);
+            scope.spawn(move || {
+                while let Some(i) = missing.get(next.fetch_add(1, Ordering::Relaxed)).copied() {
+                    // The receiver lives until all senders are gone.
+                    let _ = sender.send((i, toolchain.module(&modules[i])));
+                }
+            });
+        }
+        drop(sender);
+        for (i, path) in receiver {
+            built[i] = Some(path);
+            compiling.done += 1;
+            progress(compiling);
+        }
+    });
+    built.into_iter().flatten().collect()
 }
 
 #[cfg(test)]
