@@ -48,7 +48,7 @@ fn a_run_writes_down_what_was_chosen_and_goes_on_with_it() {
     let scratch = Scratch::new();
     train(&scratch, "whole", 4, Libraries::Faster);
     let state = meta(&scratch.last("whole"));
-    assert_eq!(state.timed_on, "host, libraries Faster");
+    assert_eq!(state.timed_on, "host, libraries Faster, warpgroups false");
     let by_library = state.choices.values().filter(|algorithm| *algorithm == "host:plain").count();
     assert!(by_library > 5, "{:?}", state.choices);
     let text = fs::read_to_string(scratch.path("whole/algorithms.json")).unwrap();
@@ -68,14 +68,15 @@ fn another_device_chooses_anew_and_says_so() {
     let scratch = Scratch::new();
     train(&scratch, "run", 1, Libraries::Faster);
     let said = train(&scratch, "run", 2, Libraries::Slower);
-    let there = "the run's algorithms were chosen on host, libraries Faster; here is host, libraries Slower";
+    let there = "the run's algorithms were chosen on host, libraries Faster, warpgroups false; here is host, libraries \
+                 Slower, warpgroups false";
     assert!(said.contains(there), "{said}");
     let state = meta(&scratch.last("run"));
-    assert_eq!(state.timed_on, "host, libraries Slower");
+    assert_eq!(state.timed_on, "host, libraries Slower, warpgroups false");
     assert!(state.choices.values().all(|algorithm| algorithm == "own"), "{:?}", state.choices);
     // And one without libraries: own kernels, the same as those chosen.
     let said = train(&scratch, "run", 3, Libraries::None);
-    assert!(said.contains("chosen on host, libraries Slower; here is cuda (host)"), "{said}");
+    assert!(said.contains("chosen on host, libraries Slower, warpgroups false; here is cuda (host)"), "{said}");
     assert!(meta(&scratch.last("run")).choices.is_empty());
     let said = train(&scratch, "run", 4, Libraries::None);
     assert!(!said.contains("algorithms"), "{said}");
