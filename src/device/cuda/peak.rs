@@ -1,5 +1,5 @@
 //! What the device can do at most, measured by the kernels of `kernels/peak.cu` and, for products of matrices, by those of
-//! cuBLASLt too: `mma.sync`, which the kernels use, does not reach the rate of Hopper's tensor cores.
+//! cuBLASLt too: `mma.sync` does not reach the rate of Hopper's tensor cores.
 
 #[cfg(test)]
 mod tests;
