@@ -59,6 +59,8 @@ pub struct HostOptions {
     pub portable_fibers: bool,
     /// What stands in for libraries.
     pub libraries: Libraries,
+    /// Writes sizes into the source as constants, as on a GPU: every size costs a build.
+    pub specialise: bool,
 }
 
 /// What stands in for NVIDIA's libraries: plain loops. There is no timing; what a candidate takes is laid down.
@@ -81,6 +83,7 @@ impl Default for HostOptions {
             sanitize: false,
             portable_fibers: false,
             libraries: Libraries::None,
+            specialise: false,
         }
     }
 }
@@ -191,7 +194,7 @@ impl Driver for HostDriver {
     }
 
     fn specialises(&self) -> bool {
-        false
+        self.options.specialise
     }
 
     fn compile(

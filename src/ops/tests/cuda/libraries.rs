@@ -5,12 +5,13 @@ use super::*;
 use crate::device::Device;
 use crate::device::cuda::host::Libraries;
 
-const FASTER: HostOptions = HostOptions {
+pub(super) const FASTER: HostOptions = HostOptions {
     order: ThreadOrder::Forward,
     os_threads: 1,
     sanitize: false,
     portable_fibers: false,
     libraries: Libraries::Faster,
+    specialise: false,
 };
 
 fn has_library(case: &Case) -> bool {
