@@ -1,16 +1,23 @@
 //! What this machine offers: processor, GPUs, libraries, cache of compiled kernels; and what to install.
 
 use std::fmt;
-use std::path::PathBuf;
-use std::thread::available_parallelism;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread::{self, available_parallelism};
+use std::time::Duration;
 
+use crate::Error;
 use crate::device::cpu::Isa;
 use crate::device::cuda::cache::Cache;
-use crate::device::cuda::gpus;
 use crate::device::cuda::libraries::{Library, Version};
 use crate::device::cuda::nvrtc::{Arch, Nvrtc};
 use crate::device::cuda::search::{Env, SearchPath};
+use crate::device::cuda::{GpuOptions, gpus};
 use crate::log::Table;
+use crate::train::self_check::{self, Trust, Verdict, open_checked};
+
+/// How long the driver may take to say which GPUs there are: seconds for many of them.
+const ANSWER: Duration = Duration::from_secs(60);
 
 /// A report: what was found, then what can be done about the rest.
 #[derive(Debug, Default)]
@@ -18,10 +25,12 @@ pub struct Report {
     rows: Vec<[String; 3]>,
     needed: Vec<String>,
     optional: Vec<String>,
+    /// How many the driver shows.
+    gpus: usize,
 }
 
-/// Looks at the machine.
-pub fn examine(env: Env) -> Report {
+/// Looks at the machine. `program` is a binary of this project, which checks GPUs; without one they are not checked.
+pub fn examine(env: Env, program: Option<&Path>) -> Report {
     let mut report = Report::default();
     let search = SearchPath::new(env);
     report.processor();
@@ -30,6 +39,7 @@ pub fn examine(env: Env) -> Report {
         report.library(library, &search, driver);
     }
     report.headers(&search, driver);
+    report.self_checks(env, program);
     report.cache(&Cache::of_user(env));
     report
 }
@@ -52,11 +62,12 @@ impl Report {
             self.needed.push(Library::Driver.install_hint(None));
             return None;
         };
-        match gpus() {
+        match within(ANSWER, gpus).unwrap_or_else(|| Err(no_answer())) {
             Ok(found) if found.is_empty() => {
                 self.row("GPU", "none", "the driver shows no GPU; training runs on the CPU")
             }
             Ok(found) => found.iter().enumerate().for_each(|(i, gpu)| {
+                self.gpus += 1;
                 let (major, minor) = gpu.capability;
                 let more = match Arch::of(major, minor) {
                     Ok(arch) => arch.to_string(),
@@ -96,6 +107,35 @@ impl Report {
         }
     }
 
+    /// Whether each GPU trains as the CPU does. One that had not passed is checked again.
+    fn self_checks(&mut self, env: Env, program: Option<&Path>) {
+        let Some(program) = program else { return };
+        for ordinal in 0..self.gpus {
+            let (what, options) = (format!("GPU {ordinal} check"), GpuOptions { ordinal, ..GpuOptions::new(env) });
+            let program = program.to_owned();
+            let check = move || Ok(open_checked(&options, &program, Trust::Passed, &mut |_| ())?.1);
+            match within(self_check::LONGEST, check).unwrap_or_else(|| Err(no_answer())) {
+                Ok(report) => self.self_check(&what, &report),
+                Err(e) => self.row(&what, "not made", first_line(&e.to_string()).trim_end_matches(':')),
+            }
+        }
+    }
+
+    fn self_check(&mut self, what: &str, report: &self_check::Report) {
+        let state = |verdict: &Verdict, good: &str, consequence: &str| match verdict {
+            Verdict::Passed => ("passed", good.to_owned()),
+            Verdict::Failed(text) => ("failed", format!("{text}; {consequence}")),
+            Verdict::Unable(text) => ("not made", format!("{text}; {consequence}")),
+        };
+        let good = "trains as the CPU does, in f32 and bf16";
+        let (result, more) = state(&report.ordinary, good, "`--device auto` is the CPU");
+        self.row(what, result, more);
+        if let Some(verdict) = &report.warpgroups {
+            let (result, more) = state(verdict, "so do its own kernels (wgmma)", "these kernels are not used");
+            self.row("  for Hopper", result, more);
+        }
+    }
+
     fn advise(&mut self, library: Library, driver: Option<Version>) {
         let list = if library.is_required() { &mut self.needed } else { &mut self.optional };
         let hint = library.install_hint(driver);
@@ -120,6 +160,18 @@ impl Report {
             format!("{size:.1} MiB, {}, {state}", folder.display()),
         );
     }
+}
+
+/// What `work` gives within `limit`. A driver that is broken may never answer.
+fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (sender, receiver) = mpsc::channel();
+    // Where nobody waits any more, nobody is told.
+    thread::spawn(move || _ = sender.send(work()));
+    receiver.recv_timeout(limit).ok()
+}
+
+fn no_answer() -> Error {
+    Error::device("the driver does not answer; restart the machine, or ask those who run it")
 }
 
 /// The version of the driver's kernel module, as `nvidia-smi` names it.

@@ -1,6 +1,7 @@
 // The scheduler of a block. A thread runs until it waits at a barrier or in a warp-wide function; who waits for a
-// condition that has come true is appended to the ready ring, in the launch's order of threads. Between two
-// barriers each thread thus runs alone, and a missing barrier shows as NaN or as another result in one order.
+// condition that has come true is put into the ready ring, in the launch's order of threads: at its end, or, the lanes of
+// a warp that runs ahead, at its beginning (all warps in the reverse order, some in a random one). Between two barriers
+// each thread thus runs alone, and a missing barrier shows as NaN or as another result in one order.
 #include "block.h"
 
 #include <stdlib.h>
@@ -98,6 +99,8 @@ void Block::start_threads(uint64_t index) {
   live_ = count_;
   at_barrier_ = 0;
   ready_begin_ = ready_end_ = 0;
+  copies_.clear();
+  copies_late_ = draw();
   for (unsigned i = 0; i < count_; ++i) {
     Thread& thread = threads_[i];
     thread.thread = position(i, extent);
@@ -114,7 +117,7 @@ void Block::start_threads(uint64_t index) {
   }
   for (unsigned first = 0; first < count_; first += WARP) {
     const unsigned lanes = count_ - first;
-    warps_[first / WARP] = {0, lanes >= WARP ? ALL_LANES : (1u << lanes) - 1};
+    warps_[first / WARP] = {0, lanes >= WARP ? ALL_LANES : (1u << lanes) - 1, {}, 0, 0, draw(), draw()};
   }
   make_ready(0, count_, [](const Thread&) { return true; });
 }
@@ -125,8 +128,9 @@ __attribute__((no_sanitize_address)) void Block::enter() {
   current_block->return_from_kernel();
 }
 
-// A thread that has returned is waited for no longer.
-void Block::return_from_kernel() {
+// A thread that has returned is waited for no longer. Neither this nor what it ends in returns: their frames must not
+// leave red zones on a stack that the next block's threads use.
+__attribute__((no_sanitize_address)) void Block::return_from_kernel() {
   Thread& thread = *running_;
   thread.state = State::RETURNED;
   --live_;
@@ -204,21 +208,45 @@ void Block::release_lanes_if_complete(Thread& first) {
   const std::string wrong = first.combine ? first.combine(operands, needed) : std::string();
   if (!wrong.empty()) fail(std::string(first.what) + " at " + text(first.place) + ": " + wrong);
   lanes.waiting &= ~needed;
-  make_ready(begin, begin + WARP, [=](const Thread& thread) { return needed >> thread.lane & 1; });
+  const auto chosen = [=](const Thread& thread) { return needed >> thread.lane & 1; };
+  // A warp that goes on at once runs as far ahead of the others as barriers allow.
+  make_ready(begin, begin + WARP, chosen, lanes.runs_ahead);
+}
+
+// Threads go on that wait for the end of a barrier's phase.
+void Block::release_phase(uint64_t* barrier, unsigned parity) {
+  make_ready(0, count_, [=](const Thread& thread) {
+    return thread.state == State::AT_PHASE && thread.operand == barrier && thread.mask == parity;
+  });
 }
 
 template <class Chosen>
-void Block::make_ready(unsigned begin, unsigned end, Chosen chosen) {
+void Block::make_ready(unsigned begin, unsigned end, Chosen chosen, bool at_once) {
   unsigned numbers[MAX_THREADS];
   unsigned count = 0;
   for (unsigned i = begin; i < end && i < count_; ++i) {
     if (chosen(threads_[i])) numbers[count++] = i;
   }
   order(numbers, count);
-  for (unsigned i = 0; i < count; ++i) {
-    threads_[numbers[i]].state = State::READY;
-    ready_[ready_end_++ % MAX_THREADS] = numbers[i];
+  for (unsigned i = 0; i < count; ++i) threads_[numbers[i]].state = State::READY;
+  if (at_once) {
+    for (unsigned i = count; i > 0; --i) ready_[--ready_begin_ % MAX_THREADS] = numbers[i - 1];
+  } else {
+    for (unsigned i = 0; i < count; ++i) ready_[ready_end_++ % MAX_THREADS] = numbers[i];
   }
+}
+
+// Never, always, or by chance.
+bool Block::draw() {
+  switch (Order(request_->order)) {
+    case Order::FORWARD:
+      return false;
+    case Order::REVERSE:
+      return true;
+    case Order::RANDOM:
+      break;
+  }
+  return next_random(random_) & 1;
 }
 
 void Block::order(unsigned* numbers, unsigned count) {
@@ -234,9 +262,11 @@ void Block::order(unsigned* numbers, unsigned count) {
   }
 }
 
-void Block::run_next(Thread& from, bool forever) {
+__attribute__((no_sanitize_address)) void Block::run_next(Thread& from, bool forever) {
+  while (ready_begin_ == ready_end_ && live_ != 0 && !copies_.empty()) finish_copy(0);
   if (ready_begin_ == ready_end_) {
     if (live_ != 0) report_deadlock();
+    check_finished();
     switch_fiber(from.fiber, os_thread_, true);
   }
   Thread& to = threads_[ready_[ready_begin_++ % MAX_THREADS]];
@@ -288,6 +318,11 @@ void* Block::shared(const void* declaration, size_t bytes) {
   memset(memory, NAN_BYTE, bytes);
   shared_.push_back({declaration, memory, bytes});
   return memory;
+}
+
+void* Block::dynamic_shared() {
+  static const char declaration = 0;
+  return shared(&declaration, request_->shared_bytes);
 }
 
 void Block::free_shared() {

@@ -15,7 +15,7 @@ using Combine = std::string (*)(void* const operands[WARP], unsigned lanes);
 
 enum class Order : uint32_t { FORWARD, REVERSE, RANDOM };
 
-enum class State : uint8_t { READY, AT_BARRIER, IN_WARP, RETURNED };
+enum class State : uint8_t { READY, AT_BARRIER, IN_WARP, AT_PHASE, RETURNED };
 
 // A copy that is issued and not yet done; from nowhere, zeros.
 struct AsyncCopy {
@@ -39,9 +39,20 @@ struct Thread : Coordinates {
   unsigned groups;
 };
 
-// Lanes that wait in a warp-wide function, and lanes that have not returned.
+// Products of a warp that are issued and not yet done, each of 32 lanes.
+struct QueuedProduct {
+  GroupProduct lanes[WARP];
+  unsigned group;
+};
+
 struct Warp {
+  // Lanes that wait in a warp-wide function, and lanes that have not returned.
   unsigned waiting, live;
+  // Its products in the order of their groups, the number of groups so far, and of products.
+  std::vector<QueuedProduct> products;
+  unsigned groups, issued;
+  // Whether its products wait for somebody who needs them, and whether it runs ahead of other warps.
+  bool products_late, runs_ahead;
 };
 
 struct SharedArray {
@@ -67,6 +78,13 @@ class Block {
   void wait_at_barrier(Place place);
   void meet_lanes(unsigned mask, void* operand, Combine combine, const char* what, Place place);
   void* shared(const void* declaration, size_t bytes);
+  void* dynamic_shared();
+  void arrive(uint64_t* barrier, unsigned bytes, Place place);
+  void wait_for_phase(uint64_t* barrier, unsigned parity, Place place);
+  void start_copy(const BoxCopy& copy, Place place);
+  void queue_product(void* const operands[WARP]);
+  void commit_products();
+  void finish_products(unsigned groups_left);
   [[noreturn]] void fail(const std::string& reason);
   Thread& running() { return *running_; }
 
@@ -83,8 +101,14 @@ class Block {
   void release_lanes_if_complete(Thread& first);
   void run_next(Thread& from, bool forever);
   template <class Chosen>
-  void make_ready(unsigned begin, unsigned end, Chosen chosen);
+  void make_ready(unsigned begin, unsigned end, Chosen chosen, bool at_once = false);
   void order(unsigned* numbers, unsigned count);
+  bool draw();
+  void finish_copy(size_t index);
+  void open_phase_if_complete(uint64_t* barrier);
+  void release_phase(uint64_t* barrier, unsigned parity);
+  void multiply(const QueuedProduct& product, unsigned warp_of_group);
+  void check_finished();
   Warp& warp(const Thread& thread) { return warps_[thread.number / WARP]; }
 
   const Kernel* kernel_ = nullptr;
@@ -103,6 +127,9 @@ class Block {
   unsigned ready_[MAX_THREADS];
   unsigned ready_begin_ = 0, ready_end_ = 0;
   std::vector<SharedArray> shared_;
+  // Copies of boxes that are started and not yet done.
+  std::vector<BoxCopy> copies_;
+  bool copies_late_ = false;
   std::string message_;
 };
 

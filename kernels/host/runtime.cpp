@@ -37,7 +37,7 @@ class Grid {
   Grid(const Kernel& kernel, const Request& request)
       : kernel_(kernel),
         request_(request),
-        args_((request.args_bytes + sizeof(std::max_align_t) - 1) / sizeof(std::max_align_t)),
+        args_((request.args_bytes + sizeof(Chunk) - 1) / sizeof(Chunk)),
         blocks_(uint64_t(request.grid[0]) * request.grid[1] * request.grid[2]) {
     memcpy(args_.data(), request.args, request.args_bytes);
   }
@@ -70,7 +70,11 @@ class Grid {
 
   const Kernel& kernel_;
   const Request& request_;
-  std::vector<std::max_align_t> args_;
+  // Aligned as arguments may have to be.
+  struct alignas(128) Chunk {
+    char bytes[128];
+  };
+  std::vector<Chunk> args_;
   const uint64_t blocks_;
   std::atomic<uint64_t> next_{0};
   std::atomic<bool> failed_{false};
@@ -118,11 +122,7 @@ void sync_block(Place place) { Block::current().wait_at_barrier(place); }
 
 void* shared_memory(const void* declaration, size_t bytes) { return Block::current().shared(declaration, bytes); }
 
-void* dynamic_shared_memory() {
-  static const char declaration = 0;
-  Block& block = Block::current();
-  return block.shared(&declaration, block.dynamic_shared_bytes());
-}
+void* dynamic_shared_memory() { return Block::current().dynamic_shared(); }
 
 void copy_async(void* shared, const void* global, unsigned bytes, bool valid, Place place) {
   Block& block = Block::current();

@@ -56,6 +56,37 @@ void copy_async(void* shared, const void* global, unsigned bytes, bool valid, Pl
 void copy_async_commit();
 void copy_async_wait(unsigned groups_left);
 
+// A tensor map before a driver has encoded it (src/device/cuda/args.rs): bf16, extents from the innermost axis on,
+// strides in elements of all axes but that.
+struct Tensor {
+  uint64_t ptr, extents[5], strides[4], box[5];
+};
+struct BoxCopy {
+  void* to;
+  const Tensor* from;
+  int at[5];
+  uint64_t* barrier;
+};
+// A product of a warp's 16 rows, as PTX's wgmma.
+struct GroupProduct {
+  float* d;
+  unsigned width;
+  uint64_t a, b;
+  bool a_mn_major, b_mn_major;
+};
+
+// Barriers in shared memory, copies of boxes and products of warpgroups: see bulk.cuh and wgmma.cuh. Copies and
+// products are done as early as they may be (forward order of threads), as late (reverse), or either, by chance for a
+// block's copies and each warp's products.
+void barrier_init(uint64_t* barrier, unsigned arrivals);
+void barrier_arrive(uint64_t* barrier, unsigned bytes, Place place);
+void barrier_wait(uint64_t* barrier, unsigned parity, Place place);
+void copy_box(const BoxCopy& copy, Place place);
+uint64_t operand(const void* first, int along_k, int along_rows);
+void wgmma(const GroupProduct& product, Place place);
+void wgmma_commit(Place place);
+void wgmma_wait(unsigned groups_left, Place place);
+
 // A launch, as HostDriver describes it (src/device/cuda/host/mod.rs has the same struct).
 struct Request {
   uint32_t grid[3];

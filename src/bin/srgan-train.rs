@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use srgan::config::{Config, Resume};
-use srgan::train::{RunOptions, dry_run, run};
+use srgan::log::Messages;
+use srgan::train::{DeviceOptions, RunOptions, dry_run, run, self_check};
 use srgan::{Error, Result};
 
 /// Train a super-resolution GAN for satellite imagery from one YAML file.
@@ -59,8 +60,10 @@ const EXAMPLES: &str = "Examples:
   srgan-train -c cfg.yaml --dry-run";
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    match start(args) {
+    if let Some(code) = self_check::answer(std::env::args_os(), &|name| std::env::var_os(name)) {
+        return code;
+    }
+    match start(Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             match &e {
@@ -77,11 +80,14 @@ fn start(args: Args) -> Result<()> {
     overrides.extend(args.device.map(|d| format!("Training.device={d}")));
     overrides.extend(args.isa.map(|i| format!("Training.isa={i}")));
     let (cfg, warnings) = Config::load(&args.config, &overrides)?;
+    let program = self_check::this_program();
     if args.dry_run {
         warnings.iter().for_each(|w| eprintln!("warning: {w}"));
-        println!("{}", dry_run(&cfg, args.verbose)?);
+        let options = DeviceOptions { messages: Some(Messages::stderr()), program, ..DeviceOptions::default() };
+        println!("{}", dry_run(&cfg, args.verbose, &options)?);
         return Ok(());
     }
     let resume = args.resume.map(|r| if r == "auto" { Resume::Auto } else { Resume::From(r.into()) });
-    run(&cfg, &warnings, &RunOptions { resume, run_dir: args.run_dir, sync_kernels: args.sync_kernels })
+    let options = RunOptions { resume, run_dir: args.run_dir, sync_kernels: args.sync_kernels };
+    run(&cfg, &warnings, &options, program)
 }

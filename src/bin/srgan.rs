@@ -11,7 +11,7 @@ use srgan::config::Config;
 use srgan::data::Dataset;
 use srgan::doctor::examine;
 use srgan::log::Messages;
-use srgan::train::{DeviceOptions, data_settings, open_device_with, show_compiling};
+use srgan::train::{DeviceOptions, data_settings, open_device_with, self_check};
 use srgan::{Error, Result};
 
 /// Tools for super-resolution GANs.
@@ -91,10 +91,13 @@ enum DataName {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = self_check::answer(std::env::args_os(), &|name| std::env::var_os(name)) {
+        return code;
+    }
     let done = match Cli::parse().command {
         Command::Bench(args) => run_bench(args),
         Command::Doctor => {
-            println!("{}", examine(&|name| std::env::var_os(name)));
+            println!("{}", examine(&|name| std::env::var_os(name), self_check::this_program().as_deref()));
             Ok(())
         }
     };
@@ -140,8 +143,8 @@ fn run_bench(args: BenchArgs) -> Result<()> {
     let source = dataset.as_ref().map_or(Source::Random { hr: args.hr.unwrap_or(128) }, Source::Data);
     let (steps, warmup, profile) = (args.steps as usize, args.warmup, args.profile);
     let options = BenchOptions { phase, source, steps, warmup, profile };
-    let on_compile = Some(show_compiling(&Messages::stderr()));
-    let device = open_device_with(&cfg, DeviceOptions { sync_kernels: args.sync_kernels, on_compile })?;
+    let (messages, program) = (Some(Messages::stderr()), self_check::this_program());
+    let device = open_device_with(&cfg, &DeviceOptions { sync_kernels: args.sync_kernels, messages, program })?;
     print(&bench(&cfg, device, &options)?, args.json)
 }
 

@@ -117,7 +117,7 @@ choice! {
 choice! {
     /// Where training runs (`Training.device`).
     pub enum DeviceChoice {
-        /// CUDA where there is one, else the CPU.
+        /// A CUDA GPU that has passed its check, else the CPU.
         Auto = "auto" | "";
         /// The CPU.
         Cpu = "cpu";

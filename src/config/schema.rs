@@ -93,7 +93,7 @@ section! {
 section! {
     /// Phases, losses, duration (`Training`).
     pub struct Training {
-        /// Where training runs.
+        /// Where training runs; `auto` is a GPU that has passed its check, else the CPU.
         device: DeviceChoice = DeviceChoice::Auto;
         /// CUDA devices by number; a plain number n means the first n.
         gpus: Gpus = Gpus::default();

@@ -11,6 +11,11 @@ use serde::{Deserialize, Serialize};
 /// The name of the algorithm that is this program's own kernel.
 pub const OWN: &str = "own";
 
+/// Whether an algorithm is a library's: their names begin with that of the library and a colon.
+pub fn is_of_library(algorithm: &str) -> bool {
+    algorithm.contains(':')
+}
+
 /// What was picked for one kind of step.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Choice {
@@ -19,6 +24,10 @@ pub struct Choice {
     /// Microseconds of each candidate, the fastest first; empty where there was no other.
     #[serde(default)]
     pub times: Vec<(String, f64)>,
+    /// Candidates whose results were wrong, and their relative distance from the right ones, if that is a number. They
+    /// are not tried again on this device and libraries.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rejected: Vec<(String, Option<f64>)>,
 }
 
 /// The picked algorithms of one device.
@@ -82,7 +91,7 @@ mod tests {
     fn sample(timed_on: &str, algorithm: &str) -> Choices {
         let mut choices = Choices::new(timed_on);
         let times = vec![(algorithm.to_owned(), 12.5), (OWN.to_owned(), 20.25)];
-        choices.steps.insert("conv2d".into(), Choice { algorithm: algorithm.into(), times });
+        choices.steps.insert("conv2d".into(), Choice { algorithm: algorithm.into(), times, ..Choice::default() });
         choices
     }
 

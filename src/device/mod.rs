@@ -51,6 +51,9 @@ pub struct Compiling {
 /// Is told the device's name and how far it is: first when it is known what the cache holds, then after each module.
 pub type OnCompile = Box<dyn FnMut(&str, Compiling)>;
 
+/// Is told what the user should know of a device that works on.
+pub type OnWarning = Box<dyn FnMut(&str)>;
+
 /// The most that a device can do, measured with the threads and the instruction set that it computes with.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Peaks {

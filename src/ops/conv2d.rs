@@ -10,6 +10,7 @@ mod library;
 mod mma;
 #[cfg(test)]
 mod tests;
+mod wgmma;
 
 #[cfg(test)]
 pub(super) use cases::cases;
@@ -141,6 +142,10 @@ impl Kernel for Conv2d {
         let s = self.0.conv_shape(call.inputs[0].shape, call.inputs[1].shape, call.output.shape);
         cuda::correlate(call, &s, Pass::Forward)
     }
+    fn cuda_warpgroups(&self, call: &CudaCall) -> Vec<(String, Vec<KernelLaunch>)> {
+        let s = self.0.conv_shape(call.inputs[0].shape, call.inputs[1].shape, call.output.shape);
+        wgmma::correlate(call, &s, Pass::Forward)
+    }
     fn has_library(&self) -> bool {
         true
     }
@@ -217,6 +222,10 @@ impl Kernel for Conv2dInputGrad {
         let s = self.geometry.conv_shape(self.input, call.inputs[1].shape, call.inputs[0].shape);
         cuda::correlate(call, &s, Pass::InputGrad)
     }
+    fn cuda_warpgroups(&self, call: &CudaCall) -> Vec<(String, Vec<KernelLaunch>)> {
+        let s = self.geometry.conv_shape(self.input, call.inputs[1].shape, call.inputs[0].shape);
+        wgmma::correlate(call, &s, Pass::InputGrad)
+    }
     fn has_library(&self) -> bool {
         true
     }
@@ -285,6 +294,10 @@ impl Kernel for Conv2dWeightGrad {
     fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let s = self.geometry.conv_shape(call.inputs[0].shape, self.weight, call.inputs[1].shape);
         cuda::weight_grad(call, &s)
+    }
+    fn cuda_warpgroups(&self, call: &CudaCall) -> Vec<(String, Vec<KernelLaunch>)> {
+        let s = self.geometry.conv_shape(call.inputs[0].shape, self.weight, call.inputs[1].shape);
+        wgmma::weight_grad(call, &s)
     }
     fn has_library(&self) -> bool {
         true

@@ -206,6 +206,11 @@ pub trait Kernel: Send + Sync {
     /// The launches that compute the output on a CUDA device. A kernel that hosts an epilogue hands every element
     /// of the output to `call.finish` exactly once, the others write `call.output`.
     fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch>;
+    /// The same by Hopper's own instructions, `wgmma` and bulk copies, each way that may be the fastest with a name that
+    /// means the same in every run; only asked of a kernel that a library can do too.
+    fn cuda_warpgroups(&self, _call: &CudaCall) -> Vec<(String, Vec<KernelLaunch>)> {
+        Vec::new()
+    }
     /// Whether [`Kernel::cuda_library`] may have an answer.
     fn has_library(&self) -> bool {
         false

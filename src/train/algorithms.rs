@@ -41,7 +41,7 @@ pub(super) fn decide(
 pub(super) fn reuse(session: &mut Session, meta: &Meta, messages: &Messages) {
     let here = session.device().choices().map(|choices| choices.timed_on.clone());
     if here.as_ref() == Some(&meta.timed_on) {
-        let choice = |algorithm: &String| Choice { algorithm: algorithm.clone(), times: vec![] };
+        let choice = |algorithm: &String| Choice { algorithm: algorithm.clone(), ..Choice::default() };
         let steps = meta.choices.iter().map(|(step, algorithm)| (step.clone(), choice(algorithm))).collect();
         session.reuse(Choices { timed_on: meta.timed_on.clone(), steps });
     } else if here.is_some() || !meta.choices.is_empty() {
@@ -75,7 +75,9 @@ pub(super) fn table(device: &dyn Device, plans: &[PlanId]) -> String {
             let taken = |(name, _): &&(String, f64)| *name == choice.algorithm;
             let time = choice.times.iter().find(taken).map_or("?".to_owned(), |(_, time)| format!("{time:.1}"));
             let others = choice.times.iter().filter(|other| !taken(other));
-            let others: Vec<String> = others.map(|(name, time)| format!("{} {time:.1}", shown(name))).collect();
+            let others = others.map(|(name, time)| format!("{} {time:.1}", shown(name)));
+            let rejected = choice.rejected.iter().map(|(name, _)| format!("{} is wrong", shown(name)));
+            let others: Vec<String> = others.chain(rejected).collect();
             let (program, path) = (device.plan(*plan).name.to_owned(), path.to_string());
             table.row([program, path, shown(&choice.algorithm), time, others.join(", ")]);
         }

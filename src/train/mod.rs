@@ -7,6 +7,7 @@ mod open;
 pub mod programs;
 mod run;
 mod saving;
+pub mod self_check;
 pub mod session;
 pub mod signals;
 pub mod step;
@@ -15,7 +16,7 @@ mod table;
 mod trainer;
 pub mod validate;
 
-pub use open::{DeviceOptions, data_settings, open_device, open_device_with, show_compiling};
+pub use open::{DeviceOptions, data_settings, open_device, open_device_with};
 pub use run::{RunOptions, run, run_on};
 pub(crate) use summary::{check_patch, steps_per_epoch, train_shape};
 pub use summary::{dry_run, dry_run_on};

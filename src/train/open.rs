@@ -1,26 +1,50 @@
 //! What a config opens: the device and the data.
 
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use super::self_check::{self, Trust};
 use crate::config::{Config, DatasetType, DeviceChoice, IsaChoice, Layout, StoreMode};
 use crate::data::{self, DataSettings, DatasetKind};
 use crate::device::cpu::{Cpu, Isa, IsaKind};
+use crate::device::cuda::driver::Driver;
+use crate::device::cuda::libraries::Library;
 use crate::device::cuda::{Cuda, GpuDriver, GpuOptions};
-use crate::device::{Device, OnCompile};
+use crate::device::{Device, OnCompile, OnWarning};
 use crate::log::{CompileProgress, Messages};
 use crate::{Error, Result};
 
 /// What does not belong in a config.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct DeviceOptions {
     /// Wait after each kernel, so that an error names the kernel that caused it. For `cuda` alone.
     pub sync_kernels: bool,
-    /// Is told how far kernels are compiled.
-    pub on_compile: Option<OnCompile>,
+    /// Where progress and warnings go; without it they are not told.
+    pub messages: Option<Messages>,
+    /// A binary of this project, which is started to check GPUs ([`self_check`]). Without one `auto` is the CPU.
+    pub program: Option<PathBuf>,
+}
+
+impl DeviceOptions {
+    fn info(&self, text: &str) {
+        self.messages.iter().for_each(|messages| messages.info(text));
+    }
+
+    fn warn(&self, text: &str) {
+        self.messages.iter().for_each(|messages| messages.warn(text));
+    }
 }
 
 /// Shows through `messages` how far kernels are compiled.
-pub fn show_compiling(messages: &Messages) -> OnCompile {
+fn show_compiling(messages: &Messages) -> OnCompile {
     let mut progress = CompileProgress::new(messages.clone());
     Box::new(move |device, compiling| progress.show(device, (compiling.total, compiling.cached), compiling.done))
+}
+
+/// Shows warnings through `messages`.
+fn show_warnings(messages: &Messages) -> OnWarning {
+    let messages = messages.clone();
+    Box::new(move |text| messages.warn(text))
 }
 
 /// The device that a config asks for.
@@ -28,31 +52,29 @@ pub fn show_compiling(messages: &Messages) -> OnCompile {
 /// # Errors
 /// Those of [`open_device_with`].
 pub fn open_device(cfg: &Config) -> Result<Box<dyn Device>> {
-    open_device_with(cfg, DeviceOptions::default())
+    open_device_with(cfg, &DeviceOptions::default())
 }
 
-/// The device that a config asks for.
+/// The device that a config asks for. `auto` is a GPU that trains as the CPU does ([`self_check`]), else the CPU:
+/// silently where there is no driver, otherwise with a warning that says why. `cuda` is a GPU in any case, with a
+/// warning where its check fails: who asks for it may know better, for instance that the kernel at fault is none of
+/// theirs, and has planned for a GPU's speed.
 ///
 /// # Errors
 /// For `cuda`, what is missing: a GPU, its driver, the compiler of its kernels. An instruction set that the processor
 /// lacks; memory that cannot be had; options that the device has no use for.
-// `auto` is the CPU until the CUDA device's results and speed have been measured on a GPU (issue 3).
-pub fn open_device_with(cfg: &Config, options: DeviceOptions) -> Result<Box<dyn Device>> {
-    let DeviceOptions { sync_kernels, on_compile } = options;
-    if cfg.training.device == DeviceChoice::Cuda {
-        let ordinal = cfg.training.gpus.ids()[0];
-        let options = GpuOptions { ordinal, sync_kernels, ..GpuOptions::new(&|name| std::env::var_os(name)) };
-        // Asked for what this machine does not have: wrong use, not a failure of the device.
-        let driver = GpuDriver::new(options).map_err(|e| match e {
-            Error::Device { message, hint } => {
-                let hint = hint.map_or_else(String::new, |hint| format!("{hint}; or "));
-                Error::usage(format!("Training.device is cuda, but {message}")).with_hint(hint + "use `--device cpu`")
-            }
-            other => other,
-        })?;
-        return Ok(Box::new(Cuda::new(Box::new(driver)).with_progress(on_compile)));
+pub fn open_device_with(cfg: &Config, options: &DeviceOptions) -> Result<Box<dyn Device>> {
+    let gpu = match cfg.training.device {
+        DeviceChoice::Cuda => Some(gpu_asked_for(cfg, options)?),
+        DeviceChoice::Auto => gpu_found(cfg, options),
+        DeviceChoice::Cpu => None,
+    };
+    if let Some(gpu) = gpu {
+        let messages = options.messages.as_ref();
+        let device = Cuda::new(Box::new(gpu)).with_progress(messages.map(show_compiling));
+        return Ok(Box::new(device.with_warnings(messages.map(show_warnings))));
     }
-    if sync_kernels {
+    if options.sync_kernels {
         return Err(Error::usage("--sync-kernels waits after each CUDA kernel, and the cpu device has none")
             .with_hint("leave it out, or use `--device cuda`"));
     }
@@ -61,6 +83,60 @@ pub fn open_device_with(cfg: &Config, options: DeviceOptions) -> Result<Box<dyn 
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
     Ok(Box::new(Cpu::new(threads)?.with_isa(instruction_set(cfg.training.isa)?)))
+}
+
+fn gpu_options(cfg: &Config, options: &DeviceOptions) -> GpuOptions {
+    let (ordinal, sync_kernels) = (cfg.training.gpus.ids()[0], options.sync_kernels);
+    GpuOptions { ordinal, sync_kernels, ..GpuOptions::new(&|name| std::env::var_os(name)) }
+}
+
+/// A GPU, and what speaks against it, as far as a program can find out.
+fn open_gpu(gpu: &GpuOptions, options: &DeviceOptions) -> Result<(GpuDriver, Option<String>)> {
+    let Some(program) = &options.program else { return Ok((GpuDriver::new(gpu.clone())?, None)) };
+    let (driver, report) = self_check::open_checked(gpu, program, Trust::Kept, &mut |text| options.info(text))?;
+    if let Some(fault) = report.warpgroups_fault() {
+        options.warn(&format!(
+            "kernels for Hopper alone (wgmma) are not used, since they did not pass the GPU's self-check: {fault}\n  \
+             `srgan doctor` checks again"
+        ));
+    }
+    Ok((driver, report.fault()))
+}
+
+/// The GPU of `Training.device: cuda`.
+fn gpu_asked_for(cfg: &Config, options: &DeviceOptions) -> Result<GpuDriver> {
+    // Asked for what this machine does not have: wrong use, not a failure of the device.
+    let (driver, fault) = open_gpu(&gpu_options(cfg, options), options).map_err(|e| match e {
+        Error::Device { message, hint } => {
+            let hint = hint.map_or_else(String::new, |hint| format!("{hint}; or "));
+            Error::usage(format!("Training.device is cuda, but {message}")).with_hint(hint + "use `--device cpu`")
+        }
+        other => other,
+    })?;
+    if let Some(fault) = fault {
+        let name = driver.describe();
+        options.warn(&format!("training on {name}, as asked for, but {fault}\n  `srgan doctor` checks again"));
+    }
+    Ok(driver)
+}
+
+/// The GPU of `Training.device: auto`, if there is one that can be trusted.
+fn gpu_found(cfg: &Config, options: &DeviceOptions) -> Option<GpuDriver> {
+    let gpu = gpu_options(cfg, options);
+    options.program.as_ref()?;
+    Library::Driver.load(&gpu.search, None).ok()?;
+    // Who hides all GPUs wants the CPU.
+    let hides_all = |list: OsString| list.is_empty() || list == "-1" || list == "NoDevFiles";
+    if std::env::var_os("CUDA_VISIBLE_DEVICES").is_some_and(hides_all) {
+        return None;
+    }
+    let why = match open_gpu(&gpu, options) {
+        Ok((driver, None)) => return Some(driver),
+        Ok((driver, Some(fault))) => format!("not on {}: {fault}", driver.describe()),
+        Err(e) => format!("though there is an NVIDIA driver: {e}"),
+    };
+    options.warn(&format!("training on the CPU, {why}\n  `srgan doctor` shows what there is and checks again"));
+    None
 }
 
 /// The instruction set of a choice, if this processor has it.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::algorithms;
 use super::memory::fit_memory;
-use super::open::{DeviceOptions, open_device_with, show_compiling};
+use super::open::{DeviceOptions, open_device_with};
 use super::session::Session;
 use super::signals::StopSignal;
 use super::summary::{check_patch, steps_per_epoch, train_shape};
@@ -36,16 +36,17 @@ enum Begin {
     Continue { checkpoint: PathBuf, folder: PathBuf },
 }
 
-/// Trains `cfg` to its end and prints where the run's files are.
+/// Trains `cfg` to its end and prints where the run's files are. `program` is a binary of this project, which checks
+/// GPUs.
 ///
 /// # Errors
 /// Wrong config, data or checkpoint (exit code 2), divergence (3), a signal after the state was saved (75), I/O.
-pub fn run(cfg: &Config, warnings: &[String], options: &RunOptions) -> Result<()> {
+pub fn run(cfg: &Config, warnings: &[String], options: &RunOptions, program: Option<PathBuf>) -> Result<()> {
     let messages = Messages::stderr();
     warnings.iter().for_each(|w| messages.warn(w));
-    let on_compile = Some(show_compiling(&messages));
-    let device = || open_device_with(cfg, DeviceOptions { sync_kernels: options.sync_kernels, on_compile });
-    run_on(device, cfg, options, &messages)
+    let sync_kernels = options.sync_kernels;
+    let device = DeviceOptions { sync_kernels, messages: Some(messages.clone()), program };
+    run_on(|| open_device_with(cfg, &device), cfg, options, &messages)
 }
 
 /// Trains as [`run`] does, on the device that `open` opens; messages go to `messages`.

@@ -8,7 +8,7 @@ use super::memory::{Need, available};
 use super::programs::{BatchShape, EvaluateOptions};
 use super::session::{Key, Part, Session};
 use super::validate::batch_size;
-use super::{data_settings, open_device};
+use super::{DeviceOptions, data_settings, open_device_with};
 use crate::config::Config;
 use crate::data::Dataset;
 use crate::device::Device;
@@ -99,8 +99,8 @@ pub fn all_keys(cfg: &Config, dataset: &Dataset) -> Vec<Key> {
 ///
 /// # Errors
 /// Whatever would keep a run from starting: data, networks, device.
-pub fn dry_run(cfg: &Config, verbose: bool) -> Result<String> {
-    dry_run_on(open_device(cfg)?, cfg, verbose)
+pub fn dry_run(cfg: &Config, verbose: bool, options: &DeviceOptions) -> Result<String> {
+    dry_run_on(open_device_with(cfg, options)?, cfg, verbose)
 }
 
 /// The same for a run on this device.

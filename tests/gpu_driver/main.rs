@@ -4,6 +4,7 @@
 //!
 //! Each part is a process of its own, because a fault on a GPU ends the process's context.
 
+mod checks;
 mod libraries;
 
 use std::path::Path;
@@ -19,7 +20,7 @@ use srgan::device::cuda::search::SearchPath;
 use srgan::device::cuda::{GpuDriver, GpuOptions, gpus};
 
 const PART: &str = "SRGAN_TEST_PART";
-const PARTS: [(&str, fn()); 9] = [
+const PARTS: [(&str, fn()); 11] = [
     ("copies", copies),
     ("reads", reads),
     // The stand-in gives this part no page-locked memory.
@@ -28,6 +29,8 @@ const PARTS: [(&str, fn()); 9] = [
     ("refusals", refusals),
     ("memory", memory),
     ("libraries", libraries::calls),
+    ("checks", checks::checks),
+    ("binaries", checks::binaries),
     ("fault", fault),
     ("fault_with_sync_kernels", fault_with_sync_kernels),
 ];
@@ -128,7 +131,7 @@ fn launch(function: FunctionId, blocks: u32, threads: u32, x: DevicePtr, y: Devi
     args.extend((count as i32).to_le_bytes());
     args.extend(0.5f32.to_le_bytes());
     let geometry = Geometry { grid: [blocks, 1, 1], block: [threads, 1, 1], shared_bytes: 0 };
-    Launch { function, geometry, args, path: Arc::from("generator.head") }
+    Launch { function, geometry, args: args.into(), path: Arc::from("generator.head") }
 }
 
 fn upload(gpu: &mut GpuDriver, to: DevicePtr, values: &[f32]) {

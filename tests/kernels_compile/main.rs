@@ -146,22 +146,25 @@ fn every_kernel_compiles(nvrtc: &Nvrtc) -> ExitCode {
     }
     let own = own_modules();
     let all: Vec<_> = modules.iter().chain(&own).collect();
-    let work: Vec<_> = all.iter().flat_map(|m| CAPABILITIES.iter().map(|c| (arch(*c), *m))).collect();
-    let results = compile_all(nvrtc, &work);
-    // By kernel, of each variant and then of each kind of GPU.
-    let mut used: BTreeMap<&str, Vec<Vec<Usage>>> = BTreeMap::new();
-    for ((i, (arch, module)), result) in work.iter().enumerate().zip(results) {
-        let variants = used.entry(&module.name).or_default();
-        if i % CAPABILITIES.len() == 0 {
-            variants.push(Vec::new());
+    let archs = CAPABILITIES.map(arch);
+    let on = |module: &ModuleSource, arch: &Arch| arch.has_warpgroups() || !module.name.ends_with("wgmma");
+    let work: Vec<_> =
+        all.iter().flat_map(|m| archs.iter().filter(|a| on(m, a)).map(|arch| (arch.clone(), *m))).collect();
+    let mut results = compile_all(nvrtc, &work).into_iter();
+    // By kernel, of each variant and then of each kind of GPU that runs it.
+    let mut used: BTreeMap<&str, Vec<[Option<Usage>; CAPABILITIES.len()]>> = BTreeMap::new();
+    for module in &all {
+        let mut variant = [const { None }; CAPABILITIES.len()];
+        for (gpu, arch) in archs.iter().enumerate().filter(|(_, arch)| on(module, arch)) {
+            match results.next() {
+                Some(Ok(compiled)) => variant[gpu] = check(module, arch, &compiled, &mut faults),
+                Some(Err(e)) => faults.push(e.to_string()),
+                None => {}
+            }
         }
-        match (result, variants.last_mut()) {
-            (Ok(compiled), Some(variant)) => variant.extend(check(module, arch, &compiled, &mut faults)),
-            (Err(e), _) => faults.push(e.to_string()),
-            (Ok(_), None) => {}
-        }
+        used.entry(&module.name).or_default().push(variant);
     }
-    let archs = CAPABILITIES.map(|c| arch(c).to_string());
+    let archs = archs.map(|arch| arch.to_string());
     let columns = ["most registers:", "variants"].into_iter().chain(archs.iter().map(String::as_str));
     let mut table = Table::new(columns.chain(["shared", "stack", "spilled"]));
     used.iter().for_each(|(kernel, variants)| table.row(row(kernel, variants)));
@@ -194,32 +197,33 @@ fn shaping_constants(text: &str) -> Vec<String> {
     args.lines().filter_map(constant).filter(|c| c.starts_with(|first: char| first.is_ascii_uppercase())).collect()
 }
 
-/// What a module's kernels take; adds to `faults` what is wrong.
-fn check(module: &ModuleSource, arch: &Arch, compiled: &Compiled, faults: &mut Vec<String>) -> Vec<Usage> {
+/// What a module's kernel takes; adds to `faults` what is wrong.
+fn check(module: &ModuleSource, arch: &Arch, compiled: &Compiled, faults: &mut Vec<String>) -> Option<Usage> {
     if !compiled.cubin.starts_with(b"\x7fELF") {
         faults.push(format!("{} for {arch}: no machine code", module.name));
     }
-    let mut found = Vec::new();
-    for kernel in &module.kernels {
-        let Some(usage) = compiled.usage.iter().find(|u| u.kernel == *kernel) else {
-            faults.push(format!("{} for {arch}: no kernel {kernel}:\n{}", module.name, compiled.log));
-            continue;
-        };
-        if usage.spills() && !MAY_SPILL.iter().any(|(name, _)| name == kernel) {
+    let (kernel, variant) = (&module.name, shaping_constants(&module.text).join(" "));
+    let usage = compiled.usage.iter().find(|u| u.kernel == *kernel).cloned();
+    match &usage {
+        None => faults.push(format!("{kernel} for {arch}: there is no such kernel:\n{}", compiled.log)),
+        Some(usage) if usage.spills() && !MAY_SPILL.iter().any(|(name, _)| name == kernel) => {
             let bytes = usage.spill_stores.max(usage.spill_loads);
-            let variant = shaping_constants(&module.text).join(" ");
             faults.push(format!("{kernel} for {arch} spills {bytes} bytes of registers: {variant}"));
         }
-        found.push(usage.clone());
+        Some(_) => {}
     }
-    found
+    // The assembler waits after each product of a warpgroup where it cannot follow the registers of their sums.
+    if compiled.log.contains("serialized") {
+        faults.push(format!("{kernel} for {arch} waits for each product: {variant}\n{}", compiled.log));
+    }
+    usage
 }
 
-/// The number of variants, the most registers on each kind of GPU, then the most bytes of shared memory, stack and
-/// spilled registers.
-fn row(kernel: &str, variants: &[Vec<Usage>]) -> Vec<String> {
-    let registers = |gpu: usize| variants.iter().filter_map(|v| Some(v.get(gpu)?.registers)).max().unwrap_or(0);
-    let most = |of: fn(&Usage) -> u32| variants.iter().flatten().map(of).max().unwrap_or(0);
+/// The number of variants, the most registers on each kind of GPU (0 where it does not run), then the most bytes of
+/// shared memory, stack and spilled registers.
+fn row(kernel: &str, variants: &[[Option<Usage>; CAPABILITIES.len()]]) -> Vec<String> {
+    let registers = |gpu: usize| variants.iter().filter_map(|v| Some(v[gpu].as_ref()?.registers)).max().unwrap_or(0);
+    let most = |of: fn(&Usage) -> u32| variants.iter().flatten().flatten().map(of).max().unwrap_or(0);
     let bytes = [most(|u| u.shared_bytes), most(|u| u.stack_bytes), most(|u| u.spill_stores.max(u.spill_loads))];
     let numbers = (0..CAPABILITIES.len()).map(registers).chain(bytes).map(|n| n.to_string());
     [kernel.to_owned(), variants.len().to_string()].into_iter().chain(numbers).collect()

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use srgan::config::Config;
 use srgan::device::cuda::driver::ModuleSource;
-use srgan::device::cuda::{modules, peak_modules};
+use srgan::device::cuda::{fill_module, modules, peak_modules};
 use srgan::ops::pixel_shuffle::PixelShuffle;
 use srgan::ops::sum_to::sum_to;
 use srgan::plan::{Plan, PlanOptions, Precision, Program, Target};
@@ -16,19 +16,20 @@ use srgan::train::programs::{BatchShape, EvaluateOptions, Programs};
 /// Side of the images of the plans; a kernel's code hardly depends on it.
 const HR: usize = 64;
 
-/// The modules of every program of every config in every precision, and of the device's measurements, each once.
+/// The modules of every program of every config in every precision, and of the device's measurements and checks, each
+/// once.
 pub fn all_modules() -> Vec<ModuleSource> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files: Vec<_> = fs::read_dir(root.join("configs")).unwrap().map(|e| e.unwrap().path()).collect();
     files.sort();
     let mut seen = HashSet::new();
-    let mut all: Vec<ModuleSource> = peak_modules().into();
+    let mut all: Vec<ModuleSource> = [&peak_modules()[..], &[fill_module()]].concat();
     let configs: Vec<Config> = files.iter().map(|path| Config::load(path, &[]).unwrap().0).collect();
     for precision in [Precision::F32, Precision::Tf32, Precision::Bf16] {
         for program in configs.iter().flat_map(|cfg| programs(cfg, precision)).chain([uncommon()]) {
             let options = PlanOptions { precision, ..PlanOptions::new(Target::Cuda) };
             let plan = Plan::compile(&program, options).unwrap();
-            all.extend(modules(&plan).unwrap().into_iter().filter(|m| seen.insert(m.clone())));
+            all.extend(modules(&plan, true).unwrap().into_iter().filter(|m| seen.insert(m.clone())));
         }
     }
     all

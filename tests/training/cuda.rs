@@ -146,6 +146,18 @@ fn on_a_gpu_graphs_compute_what_launches_do() {
     }
 }
 
+/// The GPU has passed its check, or `auto` would be the CPU, and say so.
+#[test]
+fn on_a_gpu_auto_takes_it() {
+    if !has_gpu("on_a_gpu_auto_takes_it") {
+        return;
+    }
+    let scratch = Scratch::new();
+    let args = ["--device", "auto", "--run-dir", "run", "Training.max_steps=2"];
+    let run = scratch.train(&args).exits(0).says(&["device cuda ("]);
+    assert!(!run.text.contains("training on the CPU"), "{}", run.text);
+}
+
 /// 200 steps of the demonstration, of which the last 80 are adversarial.
 #[test]
 fn on_a_gpu_training_is_like_on_the_cpu() {

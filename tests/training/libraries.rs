@@ -95,5 +95,10 @@ fn a_verbose_dry_run_shows_candidates_and_the_choice() {
     line(&["pretrain", "generator.", "host:plain", "1.0", "own 10.0, host:slow 30.0"]);
     line(&["adversarial", "discriminator.", "host:plain"]);
     line(&["algorithms timed on host, libraries Faster"]);
+    // What computes something else is no candidate, and is shown as what it is.
+    let shown = dry_run_on(device(Libraries::Faulty), &config(&scratch, &[]), true).unwrap();
+    let wrong = "host:plain 5.0 own 10.0, host:scaled is wrong, host:hole is wrong, host:nan is wrong";
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");
+    assert!(words(&shown).contains(wrong), "{shown}");
     assert!(!scratch.path("logs").exists());
 }

@@ -52,8 +52,54 @@ impl DeviceView {
     }
 }
 
+/// A box of a tensor of bf16 in device memory, as bulk copies bring it to shared memory: from a place that they are told,
+/// zeros where there is no tensor. The first axis is the innermost, of elements that follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TensorMap {
+    /// First element, at a multiple of 16 bytes.
+    pub ptr: DevicePtr,
+    /// Extents of the tensor.
+    pub extents: [usize; TensorMap::AXES],
+    /// Elements from an index to the next along every axis but the first, multiples of 8.
+    pub strides: [usize; TensorMap::AXES - 1],
+    /// Extents of the box, at most 256.
+    pub extents_of_box: [usize; TensorMap::AXES],
+}
+
+impl TensorMap {
+    /// Most axes that bulk copies know.
+    pub const AXES: usize = 5;
+    /// What a driver's encoding takes, and its alignment (64 before CUDA 13).
+    pub const BYTES: usize = 128;
+    pub(super) const ALIGN: usize = 128;
+
+    /// The plain form that the host reads and a GPU's driver encodes: address, extents, strides, extents of the box.
+    fn record(&self) -> [u8; TensorMap::BYTES] {
+        let words = [&[self.ptr.0 as usize], &self.extents[..], &self.strides, &self.extents_of_box].concat();
+        let mut record = [0; TensorMap::BYTES];
+        for (to, word) in record.chunks_mut(8).zip(words) {
+            to.copy_from_slice(&(word as u64).to_le_bytes());
+        }
+        record
+    }
+
+    /// The tensor map of a record.
+    pub(super) fn of_record(record: &[u8]) -> TensorMap {
+        let word = |i: usize| record[8 * i..8 * i + 8].try_into().map_or(0, u64::from_le_bytes);
+        let extent = |first: usize| move |axis: usize| word(first + axis) as usize;
+        let axes = Self::AXES;
+        TensorMap {
+            ptr: DevicePtr(word(0)),
+            extents: std::array::from_fn(extent(1)),
+            strides: std::array::from_fn(extent(1 + axes)),
+            extents_of_box: std::array::from_fn(extent(2 * axes)),
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Field {
+    TensorMap { name: &'static str, map: TensorMap },
     View { name: &'static str, view: DeviceView, qualifier: &'static str },
     Pointer { name: &'static str, element: &'static str, ptr: DevicePtr },
     Size { name: &'static str, value: i32 },
@@ -87,6 +133,13 @@ impl Args {
     #[must_use]
     pub fn output(mut self, name: &'static str, view: DeviceView) -> Args {
         self.fields.push(Field::View { name, view, qualifier: "" });
+        self
+    }
+
+    /// A box for bulk copies: `TensorMap`. Before all other fields, since it is aligned to more than they are.
+    #[must_use]
+    pub fn tensor_map(mut self, name: &'static str, map: TensorMap) -> Args {
+        self.fields.push(Field::TensorMap { name, map });
         self
     }
 
@@ -158,11 +211,13 @@ impl Args {
         self.fields.iter().any(|f| matches!(f, Field::Finish(_)))
     }
 
-    /// The declaration `struct Args` and its bytes.
-    pub(super) fn render(&self, specialise: bool) -> (String, Vec<u8>) {
-        let mut out = Rendered { members: String::new(), before: String::new(), bytes: Bytes::default(), specialise };
+    /// The declaration `struct Args`, and its content.
+    pub(super) fn render(&self, specialise: bool) -> (String, ArgsContent) {
+        let (before, members) = (String::new(), String::new());
+        let mut out = Rendered { members, before, bytes: Bytes::default(), tensor_maps: Vec::new(), specialise };
         for field in &self.fields {
             match field {
+                Field::TensorMap { name, map } => out.tensor_map(name, map),
                 Field::View { name, view, qualifier } => out.view(name, view, qualifier),
                 Field::Pointer { name, element, ptr } => {
                     let _ = writeln!(out.members, "  {element}* {name};");
@@ -182,8 +237,24 @@ impl Args {
                 Field::Finish(finish) => finish.render(&mut out),
             }
         }
-        out.bytes.align(8);
-        (format!("{}struct Args {{\n{}}};\n", out.before, out.members), out.bytes.0)
+        out.bytes.align(if out.tensor_maps.is_empty() { 8 } else { TensorMap::ALIGN });
+        let content = ArgsContent { bytes: out.bytes.0, tensor_maps: out.tensor_maps };
+        (format!("{}struct Args {{\n{}}};\n", out.before, out.members), content)
+    }
+}
+
+/// What an argument struct holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ArgsContent {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Where records of tensor maps lie in them, which a GPU's driver encodes.
+    pub tensor_maps: Vec<usize>,
+}
+
+impl From<Vec<u8>> for ArgsContent {
+    fn from(bytes: Vec<u8>) -> ArgsContent {
+        ArgsContent { bytes, tensor_maps: Vec::new() }
     }
 }
 
@@ -194,6 +265,7 @@ pub(super) struct Rendered {
     /// Declarations before the struct.
     pub before: String,
     pub bytes: Bytes,
+    tensor_maps: Vec<usize>,
     pub specialise: bool,
 }
 
@@ -202,6 +274,13 @@ impl Rendered {
     pub fn view(&mut self, name: &str, view: &DeviceView, qualifier: &str) {
         let _ = writeln!(self.members, "  {} {name};", view_type(view, qualifier, self.specialise));
         self.bytes.view(view, self.specialise);
+    }
+
+    fn tensor_map(&mut self, name: &str, map: &TensorMap) {
+        let _ = writeln!(self.members, "  TensorMap {name};");
+        self.bytes.align(TensorMap::ALIGN);
+        self.tensor_maps.push(self.bytes.0.len());
+        self.bytes.0.extend_from_slice(&map.record());
     }
 
     fn number(&mut self, kind: &str, name: &str, literal: &str, bytes: &[u8]) {

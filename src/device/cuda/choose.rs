@@ -1,6 +1,7 @@
 //! Which of several ways a step takes: this program's kernels or an algorithm of a library. Each kind of step is timed
 //! once for a device and its libraries, before the first run of the first plan that has it.
 
+mod check;
 #[cfg(test)]
 mod tests;
 
@@ -12,15 +13,20 @@ use super::driver::{Driver, FunctionId, Launch, ModuleSource};
 use super::library_call::{Alternative, Item, LibraryLaunch, Work};
 use super::limits::geometry;
 use super::module::module;
-use crate::device::OnCompile;
 use crate::device::choices::{Choice, Choices, OWN};
+use crate::device::{OnCompile, OnWarning};
 use crate::{Error, Result};
+pub use check::fill_module;
+use check::{Distance, Results};
+pub(super) use check::{Region, Touched};
 
 /// The ways that a step can take.
 pub(super) struct Variants {
     pub path: Arc<str>,
     pub own: Vec<Item>,
     pub library: Option<Alternative>,
+    /// The memory that candidates are checked on; without it there are none.
+    pub touched: Option<Touched>,
 }
 
 impl Variants {
@@ -48,6 +54,7 @@ pub(super) struct Compiler<'a> {
     pub driver: &'a mut dyn Driver,
     pub functions: &'a mut HashMap<ModuleSource, FunctionId>,
     pub on_compile: &'a mut Option<OnCompile>,
+    pub on_warning: &'a mut Option<OnWarning>,
 }
 
 impl Compiler<'_> {
@@ -95,12 +102,16 @@ impl Compiler<'_> {
 /// A candidate of a step that is to be timed.
 struct Candidate<'v> {
     signature: &'v str,
+    path: &'v Arc<str>,
     algorithm: String,
-    items: Vec<(Arc<str>, Item)>,
+    touched: &'v Touched,
+    fill: Vec<Item>,
+    items: Vec<Item>,
 }
 
 /// Chooses for every step with several ways that `chosen` does not have: what is `known`, if it still can be done, else
-/// what takes the least time. What was timed is kept for later runs; a file that cannot be written costs their time.
+/// what takes the least time and gives the own kernel's result. What was timed is kept for later runs; a file that
+/// cannot be written costs their time.
 ///
 /// # Errors
 /// Those of this program's own kernels; a library that fails has lost.
@@ -117,7 +128,8 @@ pub(super) fn choose(
             continue;
         }
         let usable = |choice: &&Choice| {
-            choice.algorithm == OWN || compiler.driver.prepare(&library.call.op, &choice.algorithm).is_ok()
+            let is_own = choice.algorithm == OWN || library.has_kernel(&choice.algorithm);
+            is_own || compiler.driver.prepare(&library.call.op, &choice.algorithm).is_ok()
         };
         match known.steps.get(&library.signature).filter(usable) {
             Some(choice) => _ = chosen.steps.insert(library.signature.clone(), choice.clone()),
@@ -141,45 +153,87 @@ pub(super) fn choose(
     Ok(())
 }
 
-/// Every way of every open step. Steps without a library that does them have one way, and need no choice.
+/// Every way of every open step. Steps with one way need no choice.
 fn candidates<'v>(driver: &mut dyn Driver, open: &BTreeMap<&'v str, &'v Variants>) -> Vec<Candidate<'v>> {
     let mut candidates = Vec::new();
     for (signature, variant) in open {
-        let Some(library) = &variant.library else { continue };
-        let algorithms = driver.algorithms(&library.call.op);
+        let (Some(library), Some(touched)) = (&variant.library, &variant.touched) else { continue };
+        let kernels = library.kernels.iter().map(|(name, _)| name.clone());
+        let algorithms: Vec<String> = kernels.chain(driver.algorithms(&library.call.op)).collect();
         if algorithms.is_empty() {
             continue;
         }
         for algorithm in [OWN.to_owned()].into_iter().chain(algorithms) {
-            let items = variant.with(&algorithm).into_iter().map(|item| (variant.path.clone(), item)).collect();
-            candidates.push(Candidate { signature, algorithm, items });
+            let fill = touched.fill().into_iter().map(Item::Kernel).collect();
+            let (path, items) = (&variant.path, variant.with(&algorithm));
+            candidates.push(Candidate { signature, path, algorithm, touched, fill, items });
         }
     }
     candidates
 }
 
-/// Times all candidates, which are compiled together, and picks the fastest of each step; of equals, the first.
+/// Times all candidates, which are compiled together, and picks the fastest right one of each step; of equals, the
+/// first. A step's own way comes before its others.
 fn time<'v>(compiler: &mut Compiler, candidates: &[Candidate<'v>]) -> Result<BTreeMap<&'v str, Choice>> {
-    let all: Vec<_> = candidates.iter().flat_map(|c| c.items.iter().cloned()).collect();
-    let work = compiler.compile(&all)?;
+    let items =
+        candidates.iter().flat_map(|c| c.fill.iter().chain(&c.items).map(|item| (c.path.clone(), item.clone())));
+    let work = compiler.compile(&items.collect::<Vec<_>>())?;
     let mut rest = &work[..];
     let mut choices: BTreeMap<&str, Choice> = BTreeMap::new();
+    let mut own: Option<Results> = None;
     for candidate in candidates {
-        let (work, after) = rest.split_at(candidate.items.len());
+        let is_own = candidate.algorithm == OWN;
+        let (fill, after) = rest.split_at(candidate.fill.len());
+        let (work, after) = after.split_at(candidate.items.len());
         rest = after;
-        // SAFETY: work of a plan that is being loaded, on its own memory, in which nothing lies that is still needed.
-        let time = match unsafe { compiler.driver.time(work) } {
-            Ok(time) => time,
-            Err(Error::Device { .. }) if candidate.algorithm != OWN => continue,
+        let tried = match tried(compiler.driver, candidate, (fill, work), own.as_ref().filter(|_| !is_own)) {
+            Ok(tried) => tried,
+            Err(Error::Device { .. }) if !is_own => continue,
             Err(error) => return Err(error),
         };
-        choices.entry(candidate.signature).or_default().times.push((candidate.algorithm.clone(), microseconds(time)));
+        let (choice, algorithm) = (choices.entry(candidate.signature).or_default(), candidate.algorithm.clone());
+        match tried {
+            Tried::Right(time, results) => {
+                choice.times.push((algorithm, microseconds(time)));
+                own = if is_own { Some(results) } else { own };
+            }
+            Tried::Wrong(distance) => {
+                if let Some(warn) = compiler.on_warning {
+                    warn(&check::warning(&algorithm, candidate.path, candidate.signature, distance));
+                }
+                let relative = Some(distance.relative).filter(|relative| relative.is_finite());
+                choice.rejected.push((algorithm, relative));
+            }
+        }
     }
     for choice in choices.values_mut() {
         choice.times.sort_by(|a, b| a.1.total_cmp(&b.1));
         choice.algorithm = choice.times.first().map_or(OWN, |(algorithm, _)| algorithm).to_owned();
     }
     Ok(choices)
+}
+
+enum Tried {
+    /// What it takes, and what it computed.
+    Right(Duration, Results),
+    Wrong(Distance),
+}
+
+/// Runs a candidate once, on memory that is filled before; times it if its results are those of `own`.
+fn tried(
+    driver: &mut dyn Driver,
+    candidate: &Candidate,
+    (fill, work): (&[Work], &[Work]),
+    own: Option<&Results>,
+) -> Result<Tried> {
+    // SAFETY: work of a plan that is being loaded, on its own memory, in which nothing lies that is still needed.
+    let results = unsafe { candidate.touched.results(driver, fill, work)? };
+    let distance = own.map(|own| candidate.touched.distance(own, &results));
+    if let Some(distance) = distance.filter(Distance::is_wrong) {
+        return Ok(Tried::Wrong(distance));
+    }
+    // SAFETY: as above.
+    Ok(Tried::Right(unsafe { driver.time(work)? }, results))
 }
 
 fn microseconds(time: Duration) -> f64 {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use super::args::ArgsContent;
 use super::library_call::{LibraryLaunch, LibraryOp, Work};
 use crate::device::Compiling;
 use crate::{Error, Result};
@@ -66,8 +67,8 @@ pub struct Launch {
     pub function: FunctionId,
     /// Its extent.
     pub geometry: Geometry,
-    /// The argument struct's bytes.
-    pub args: Vec<u8>,
+    /// What the argument struct holds.
+    pub args: ArgsContent,
     /// Path of the node that it belongs to, for messages.
     pub path: std::sync::Arc<str>,
 }
@@ -156,6 +157,11 @@ pub trait Driver: fmt::Debug {
     /// The file that keeps algorithms picked by timing from run to run, if there is one.
     fn choices_file(&self) -> Option<PathBuf> {
         None
+    }
+
+    /// Whether kernels may use Hopper's `wgmma` and bulk copies of tensors.
+    fn has_warpgroups(&self) -> bool {
+        false
     }
 
     /// Whether there is a library, so that there are algorithms to choose from.

@@ -17,7 +17,7 @@ use super::limits::{self, geometry};
 use super::module::module;
 use super::peak;
 use super::resolve::{Addresses, OK_FLOATS};
-use crate::device::{Choices, Device, OnCompile, Outcome, Peaks, PlanId, Run};
+use crate::device::{Choices, Device, OnCompile, OnWarning, Outcome, Peaks, PlanId, Run};
 use crate::plan::{Plan, Target};
 use crate::tape::Shape;
 use crate::{Error, Result};
@@ -30,6 +30,7 @@ const RESERVED_BYTES: usize = 256 << 20;
 pub struct Cuda {
     driver: RefCell<Box<dyn Driver>>,
     on_compile: Option<OnCompile>,
+    on_warning: Option<OnWarning>,
     functions: HashMap<ModuleSource, FunctionId>,
     arena: (DevicePtr, usize),
     states: BTreeMap<String, (Shape, DevicePtr)>,
@@ -66,6 +67,7 @@ impl Cuda {
             known,
             driver: RefCell::new(driver),
             on_compile: None,
+            on_warning: None,
             functions: HashMap::new(),
             arena: (DevicePtr(0), 0),
             states: BTreeMap::new(),
@@ -78,6 +80,12 @@ impl Cuda {
     #[must_use]
     pub fn with_progress(self, on_compile: Option<OnCompile>) -> Cuda {
         Cuda { on_compile, ..self }
+    }
+
+    /// The same device, which says what it does not use because its results are wrong.
+    #[must_use]
+    pub fn with_warnings(self, on_warning: Option<OnWarning>) -> Cuda {
+        Cuda { on_warning, ..self }
     }
 
     fn check_states(&self, plan: &Plan) -> Result<()> {
@@ -120,17 +128,20 @@ impl Cuda {
             slots: &loaded.slots,
             constants: &loaded.constants,
             outbox: loaded.outbox,
+            warpgroups: self.driver.get_mut().has_warpgroups(),
         };
         let mut variants = Vec::with_capacity(loaded.plan.steps.len());
         for step in &loaded.plan.steps {
             let own: Vec<Item> = at.step(step)?.into_iter().map(Item::Kernel).collect();
-            variants.push(Variants { path: step.path.clone(), own, library: at.alternative(step)? });
+            let (path, library, touched) = (step.path.clone(), at.alternative(step)?, at.touched(step)?);
+            variants.push(Variants { path, own, library, touched });
         }
         let end: Vec<_> = at.end()?.into_iter().map(|(path, kernel)| (path, Item::Kernel(kernel))).collect();
         let mut compiler = Compiler {
             driver: self.driver.get_mut().as_mut(),
             functions: &mut self.functions,
             on_compile: &mut self.on_compile,
+            on_warning: &mut self.on_warning,
         };
         choose(&mut compiler, &variants, &mut self.known, &mut self.chosen)?;
         let with_choice = variants.iter().filter_map(|v| Some((v.path.clone(), v.choice(&self.chosen)?.0.clone())));
@@ -296,7 +307,8 @@ impl Device for Cuda {
     }
 
     fn choices(&self) -> Option<&Choices> {
-        self.driver.borrow().has_libraries().then_some(&self.chosen)
+        let driver = self.driver.borrow();
+        (driver.has_libraries() || driver.has_warpgroups()).then_some(&self.chosen)
     }
 
     fn steps_with_choice(&self, plan: PlanId) -> &[(Arc<str>, String)] {

@@ -1,5 +1,7 @@
 //! The driver of a real GPU: NVRTC, then one stream of the driver API, in whose order everything is done.
 
+mod limits;
+mod tensor_map;
 mod work;
 
 use std::collections::HashSet;
@@ -21,7 +23,6 @@ use super::gpus::gpus;
 use super::libraries::{Library, Version};
 use super::library_call::{LibraryLaunch, LibraryOp, Work};
 use super::math::{Math, WORKSPACE_BYTES};
-use super::module::all_kernels;
 use super::nvrtc::{Arch, Nvrtc};
 use super::readback::Readback;
 use super::search::{Env, SearchPath};
@@ -29,6 +30,7 @@ use super::staging::Staging;
 use super::timing::{REPEATS, Timer};
 use crate::device::Compiling;
 use crate::{Error, Result};
+use tensor_map::Encoder;
 use work::title;
 
 /// The oldest driver's CUDA version that has all that is called here.
@@ -61,6 +63,9 @@ pub struct GpuDriver {
     nvrtc: Nvrtc,
     cache: Cache,
     sync_kernels: bool,
+    /// Whether kernels may use what is Hopper's alone.
+    warpgroups: bool,
+    keeps_choices: bool,
     /// `None` where a graph was forgotten.
     graphs: Vec<Option<Recorded>>,
     functions: Vec<Function>,
@@ -72,6 +77,7 @@ pub struct GpuDriver {
     warm: HashSet<(LibraryOp, Arc<str>)>,
     driver: Version,
     timer: Timer,
+    encoder: Encoder,
     readback: Readback,
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
@@ -104,6 +110,7 @@ impl GpuDriver {
             return Err(Error::device(format!("the driver is of CUDA {driver}, too old: {OLDEST_DRIVER} is needed"))
                 .with_hint("update it: https://www.nvidia.com/drivers"));
         }
+        let encoder = Encoder::new(&library)?;
         let found = gpus()?;
         let gpu = found.get(ordinal).ok_or_else(|| {
             let visible = "see what nvidia-smi lists, and whether CUDA_VISIBLE_DEVICES hides it";
@@ -117,13 +124,16 @@ impl GpuDriver {
         // SAFETY: the context that was just opened is current, and its stream is held beside the libraries.
         let math = unsafe { Math::open(&search, driver, stream.cu_stream().cast()) };
         let name = gpu.name.clone();
-        let (graphs, functions, allocations) = (Vec::new(), Vec::new(), HashSet::new());
+        let (warpgroups, graphs) = (arch.has_warpgroups(), Vec::new());
+        let (functions, allocations) = (Vec::new(), HashSet::new());
         let mut this = GpuDriver {
             name,
             arch,
             nvrtc,
             cache,
             sync_kernels,
+            warpgroups,
+            keeps_choices: true,
             graphs,
             functions,
             allocations,
@@ -132,6 +142,7 @@ impl GpuDriver {
             warm: HashSet::new(),
             driver,
             timer,
+            encoder,
             readback,
             stream,
             context,
@@ -272,12 +283,16 @@ impl Driver for GpuDriver {
     }
 
     fn timed_on(&self) -> String {
-        let kernels = crc32c::crc32c(self.nvrtc.key(&all_kernels(), &self.arch).as_bytes());
-        format!("{}, CUDA {}{}, kernels {kernels:08x}", self.describe(), self.driver, self.math)
+        let left_out = if self.warpgroups == self.arch.has_warpgroups() { "" } else { ", none for Hopper alone" };
+        self.checked_on() + left_out
     }
 
     fn choices_file(&self) -> Option<PathBuf> {
-        self.cache.companion(&self.timed_on(), "json")
+        self.cache.companion(&self.timed_on(), "json").filter(|_| self.keeps_choices)
+    }
+
+    fn has_warpgroups(&self) -> bool {
+        self.warpgroups
     }
 
     fn has_libraries(&self) -> bool {

@@ -164,18 +164,29 @@ impl From<Launch> for Work {
     }
 }
 
-/// A step by a library: the call, then what is left to do on its result.
+/// Other ways of a step than its own kernels.
 #[derive(Clone, Debug)]
 pub(super) struct Alternative {
+    /// What decides how long the step takes, whichever way it goes.
+    pub signature: String,
+    /// Kernels of this program for GPUs that have more than the own ones need, by name.
+    pub kernels: Vec<(String, Vec<KernelLaunch>)>,
+    /// A library's call, and what is left to do on its result.
     pub call: LibraryCall,
     pub then: Option<KernelLaunch>,
-    /// What decides how long the step takes, by a library or not.
-    pub signature: String,
 }
 
 impl Alternative {
-    /// The step's work with one of the library's algorithms.
+    /// Whether an algorithm is this program's, which needs no library.
+    pub fn has_kernel(&self, algorithm: &str) -> bool {
+        self.kernels.iter().any(|(name, _)| name == algorithm)
+    }
+
+    /// The step's work by one of its kernels or one of the library's algorithms.
     pub fn items(&self, algorithm: &str) -> Vec<Item> {
+        if let Some((_, launches)) = self.kernels.iter().find(|(name, _)| name == algorithm) {
+            return launches.iter().cloned().map(Item::Kernel).collect();
+        }
         let call = Item::Library(self.call, algorithm.into());
         [call].into_iter().chain(self.then.clone().map(Item::Kernel)).collect()
     }

@@ -30,7 +30,8 @@ pub mod search;
 mod staging;
 mod timing;
 
-pub use args::{Args, DeviceView};
+pub use args::{Args, ArgsContent, DeviceView, TensorMap};
+pub use choose::fill_module;
 pub use compile::machine_code;
 pub use exec::Cuda;
 #[cfg(test)]

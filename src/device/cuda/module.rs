@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::args::ArgsContent;
 use super::driver::ModuleSource;
 use super::finish::table_sizes;
 use super::launch::KernelLaunch;
@@ -31,9 +32,9 @@ pub(super) fn all_kernels() -> ModuleSource {
     ModuleSource { name: "all".to_owned(), text, kernels: vec![] }
 }
 
-/// The module of a launch, and the bytes of its argument struct.
-pub(super) fn module(launch: &KernelLaunch, specialise: bool) -> (ModuleSource, Vec<u8>) {
-    let (args, bytes) = launch.args.clone().fixed("THREADS", launch.threads).render(specialise);
+/// The module of a launch, and the content of its argument struct.
+pub(super) fn module(launch: &KernelLaunch, specialise: bool) -> (ModuleSource, ArgsContent) {
+    let (args, content) = launch.args.clone().fixed("THREADS", launch.threads).render(specialise);
     let mut text = String::new();
     let mut part = |name: &str, body: &str| {
         let _ = writeln!(text, "#line 1 \"kernels/{name}\"\n{body}");
@@ -61,7 +62,7 @@ pub(super) fn module(launch: &KernelLaunch, specialise: bool) -> (ModuleSource, 
          ENTRY({name}, kernels::{name}, Args, {})\n",
         launch.threads
     );
-    (ModuleSource { name: name.to_owned(), text, kernels: vec![name.to_owned()] }, bytes)
+    (ModuleSource { name: name.to_owned(), text, kernels: vec![name.to_owned()] }, content)
 }
 
 /// `pointwise_function(index, in, k)`, and the sizes of the table that holds indices.

@@ -14,10 +14,12 @@ use super::search::SearchPath;
 use crate::{Error, Result};
 
 /// What comes before every module.
-const PRELUDE: [(&str, &str); 3] = [
+const PRELUDE: [(&str, &str); 5] = [
     ("device.cuh", include_str!("../../../kernels/include/device.cuh")),
     ("mma.cuh", include_str!("../../../kernels/include/mma.cuh")),
     ("async.cuh", include_str!("../../../kernels/include/async.cuh")),
+    ("bulk.cuh", include_str!("../../../kernels/include/bulk.cuh")),
+    ("wgmma.cuh", include_str!("../../../kernels/include/wgmma.cuh")),
 ];
 
 /// A header of CUDA's that kernels include: bf16 arithmetic.
@@ -44,6 +46,11 @@ impl Arch {
     /// As options spell it.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether it has the instructions that are Hopper's alone: `wgmma`.
+    pub fn has_warpgroups(&self) -> bool {
+        self.0 == "sm_90a"
     }
 
     /// The number without what follows it: 90 of `sm_90a`.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::args::{Args, DeviceView};
+use super::choose::{Region, Touched};
 use super::driver::{DevicePtr, ModuleSource};
 use super::finish::{Finish, FinishFunction, FinishStage, MAX_PARTS, PointwiseCode};
 use super::launch::{CudaCall, CudaCommit, KernelLaunch};
@@ -11,7 +12,7 @@ use super::library_call::Alternative;
 use super::module::{module, pointwise_index};
 use crate::ops::Exec;
 use crate::plan::{Base, Loc, Plan, Root, Stage, Step};
-use crate::tape::Shape;
+use crate::tape::{DType, Shape};
 use crate::{Error, Result};
 
 /// Floats before the outputs in the outbox; the first holds the flag of the checks.
@@ -25,6 +26,8 @@ pub(super) struct Addresses<'a> {
     pub slots: &'a [DevicePtr],
     pub constants: &'a [DevicePtr],
     pub outbox: DevicePtr,
+    /// Whether kernels may use `wgmma` and bulk copies.
+    pub warpgroups: bool,
 }
 
 impl Addresses<'_> {
@@ -87,7 +90,7 @@ impl Addresses<'_> {
         })
     }
 
-    /// The same step by a library, where one can do it. The library's result goes where the step's goes, or, where that
+    /// Other ways of the step, where a library can do it. The library's result goes where the step's goes, or, where that
     /// cannot be, into scratch memory, which the plan has for it.
     pub fn alternative(&self, step: &Step) -> Result<Option<Alternative>> {
         let Base::Kernel(op, inputs) = &step.base else { return Ok(None) };
@@ -97,15 +100,40 @@ impl Addresses<'_> {
         }
         let views = self.views(inputs)?;
         let mut call = self.call(step, &views, to)?;
+        let kernels = if self.warpgroups { kernel.cuda_warpgroups(&call) } else { Vec::new() };
         let aside = step.keeps_result_aside();
         if aside {
             call.output = DeviceView { ptr: call.scratch, stride: call.output.shape.c(), ..call.output };
         }
         let Some(library) = kernel.cuda_library(&call) else { return Ok(None) };
+        let signature = format!("{}{}", library.op, call.finish.signature());
         let finish = &call.finish;
         let is_done = finish.stages.is_empty() && finish.stores.len() == 1 && !aside;
         let then = (!is_done).then(|| pointwise(call.output, finish));
-        Ok(Some(Alternative { call: library, then, signature: format!("{}{}", library.op, finish.signature()) }))
+        Ok(Some(Alternative { signature, kernels, call: library, then }))
+    }
+
+    /// What a step touches of memory that holds nothing yet; `None` if it writes where something may lie.
+    pub fn touched(&self, step: &Step) -> Result<Option<Touched>> {
+        let writes = step.writes();
+        if !writes.iter().all(|loc| matches!(loc.root, Root::Buffer(_))) {
+            return Ok(None);
+        }
+        let mut regions = Vec::new();
+        for loc in step.reads().iter().chain(&writes) {
+            let base = match loc.root {
+                Root::Buffer(_) => self.arena,
+                Root::Input(i) if self.plan.inputs[i].dtype == DType::F32 => self.slots[i],
+                Root::Input(_) | Root::Const(_) | Root::State(_) => continue,
+            };
+            let (first, size) = (loc.offset * loc.element.size(), loc.element.size());
+            let region = Region { base, words: (first / 4, (first + loc.span() * size).div_ceil(4)) };
+            if !regions.contains(&region) {
+                regions.push(region);
+            }
+        }
+        let stores = step.stores.iter().map(|(_, to)| self.view(to)).collect::<Result<_>>()?;
+        Ok(Some(Touched { regions, stores, precision: step.precision }))
     }
 
     fn finish(&self, step: &Step) -> Result<Finish> {
@@ -185,17 +213,20 @@ fn pointwise(from: DeviceView, finish: &Finish) -> KernelLaunch {
     KernelLaunch::over("pointwise", "pointwise", items, args)
 }
 
-/// The modules that a plan needs on a driver that specialises, with and without libraries, each once, for checks that
-/// run no kernel.
+/// The modules that a plan needs on a driver that specialises, whatever is chosen, each once, for checks that run no
+/// kernel. With `warpgroups` also those for GPUs that have them.
 ///
 /// # Errors
 /// As for loading the plan.
-pub fn modules(plan: &Plan) -> Result<Vec<ModuleSource>> {
-    let mut kernels = anywhere(plan, |at| at.end())?.into_iter().map(|(_, kernel)| kernel).collect::<Vec<_>>();
+pub fn modules(plan: &Plan, warpgroups: bool) -> Result<Vec<ModuleSource>> {
+    let mut kernels =
+        anywhere(plan, warpgroups, |at| at.end())?.into_iter().map(|(_, kernel)| kernel).collect::<Vec<_>>();
     for step in &plan.steps {
-        let (own, library) = anywhere(plan, |at| Ok((at.step(step)?, at.alternative(step)?)))?;
+        let (own, others) = anywhere(plan, warpgroups, |at| Ok((at.step(step)?, at.alternative(step)?)))?;
         kernels.extend(own);
-        kernels.extend(library.and_then(|library| library.then));
+        if let Some(Alternative { kernels: ways, then, .. }) = others {
+            kernels.extend(ways.into_iter().flat_map(|(_, launches)| launches).chain(then));
+        }
     }
     let mut seen = HashSet::new();
     let modules = kernels.iter().map(|kernel| module(kernel, true).0);
@@ -203,12 +234,12 @@ pub fn modules(plan: &Plan) -> Result<Vec<ModuleSource>> {
 }
 
 /// What `make` makes of a plan whose memory lies anywhere, with the alignment of real memory.
-fn anywhere<T>(plan: &Plan, make: impl FnOnce(&Addresses) -> Result<T>) -> Result<T> {
+fn anywhere<T>(plan: &Plan, warpgroups: bool, make: impl FnOnce(&Addresses) -> Result<T>) -> Result<T> {
     let somewhere = DevicePtr(1 << 20);
     let states = plan.states.iter().map(|(name, shape)| (name.to_string(), (*shape, somewhere))).collect();
     let (slots, constants) = (vec![somewhere; plan.inputs.len()], vec![somewhere; plan.constants.len()]);
     let (arena, outbox) = (somewhere, somewhere);
-    make(&Addresses { arena, states: &states, plan, slots: &slots, constants: &constants, outbox })
+    make(&Addresses { arena, states: &states, plan, slots: &slots, constants: &constants, outbox, warpgroups })
 }
 
 /// Multiply-adds of a plan's steps, and of those that a library could do.
@@ -217,7 +248,7 @@ pub(super) fn macs_with_library(plan: &Plan) -> Result<(u64, u64)> {
     let (mut all, mut with) = (0, 0);
     for step in &plan.steps {
         all += step.macs;
-        if anywhere(plan, |at| at.alternative(step))?.is_some() {
+        if anywhere(plan, false, |at| at.alternative(step))?.is_some() {
             with += step.macs;
         }
     }

@@ -1,7 +1,7 @@
 //! The convolution's launches on CUDA devices: f32 products and depthwise convolutions, `kernels/conv2d.cu`; the
 //! others are in `mma`.
 
-use super::mma;
+use super::{mma, wgmma};
 use crate::device::cpu::{ConvShape, Pass};
 use crate::device::cuda::driver::DevicePtr;
 use crate::device::cuda::{Args, CudaCall, KernelLaunch, THREADS};
@@ -13,7 +13,7 @@ const WIDE: usize = 64;
 /// Blocks that fill a large GPU twice.
 pub(super) const BLOCKS: usize = 264;
 /// Most pixels that are summed in f32 before f64 takes over.
-const PART_PIXELS: usize = 8192;
+pub(super) const PART_PIXELS: usize = 8192;
 /// Pixels that make a part worth its own block.
 const LEAST_PIXELS: usize = 128;
 
@@ -73,17 +73,22 @@ pub(super) fn correlate(call: &CudaCall, s: &ConvShape, pass: Pass) -> Vec<Kerne
 pub(super) struct Parts {
     pub grid: [usize; 2],
     pub count: usize,
-    pub pixels: usize,
+    /// Pixels of each but the last, or patches of them.
+    pub len: usize,
 }
 
 impl Parts {
-    /// Enough parts to fill a GPU, with `grid` blocks each.
+    /// Enough parts of pixels to fill a GPU, with `grid` blocks each.
     pub fn of(s: &ConvShape, grid: [usize; 2]) -> Parts {
         let all = s.batch * s.out_h * s.out_w;
         let filling = BLOCKS.div_ceil(grid[0] * grid[1]).min(all.div_ceil(LEAST_PIXELS));
         let count = filling.max(all.div_ceil(PART_PIXELS));
-        let pixels = all.div_ceil(count).next_multiple_of(16);
-        Parts { grid, count: all.div_ceil(pixels), pixels }
+        Parts::cut(all, grid, all.div_ceil(count).next_multiple_of(16))
+    }
+
+    /// Parts of `len` of all.
+    pub fn cut(all: usize, grid: [usize; 2], len: usize) -> Parts {
+        Parts { grid, count: all.div_ceil(len), len }
     }
 
     /// Where the parts' sums go.
@@ -101,9 +106,9 @@ fn parts(s: &ConvShape) -> Parts {
     Parts::of(s, grid)
 }
 
-/// Floats of scratch of the weight gradient, in any precision.
+/// Floats of scratch of the weight gradient, in any precision, by any kernel.
 pub(super) fn weight_grad_scratch(s: &ConvShape) -> usize {
-    match parts(s).count.max(mma::parts(s).count) {
+    match parts(s).count.max(mma::parts(s).count).max(wgmma::parts(s).count) {
         1 => 0,
         parts => parts * s.weight_len(),
     }
@@ -119,7 +124,7 @@ pub(super) fn weight_grad(call: &CudaCall, s: &ConvShape) -> Vec<KernelLaunch> {
         .input("x", call.inputs[0])
         .input("d", call.inputs[1])
         .pointer("sums", "float", parts.sums(call))
-        .size("part_pixels", parts.pixels);
+        .size("part_pixels", parts.len);
     let kernel = if s.depthwise { "conv2d_depthwise_weight_grad" } else { "conv2d_weight_grad" };
     let grid = [parts.grid[0], parts.grid[1], parts.count];
     let launch = KernelLaunch::new("conv2d", kernel, 1, args).with_grid(grid);

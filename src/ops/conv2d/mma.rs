@@ -113,7 +113,7 @@ pub(super) fn weight_grad(call: &CudaCall, s: &ConvShape) -> Vec<KernelLaunch> {
         .input("x", x)
         .input("d", d)
         .pointer("sums", "float", sums)
-        .size("part_pixels", parts.pixels)
+        .size("part_pixels", parts.len)
         .fixed("HEIGHT", height)
         .fixed("PAIRS", usize::from(pairs));
     let args = pipeline(args, to, [Fetch::of_pixels(&d, to), Fetch::of_pixels(&x, to)]);

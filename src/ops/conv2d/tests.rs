@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use super::mma::Fetch;
-use super::{Geometry, Pass, cuda};
+use super::{Geometry, Pass, cuda, wgmma};
 use crate::device::cpu::reference::{reference_conv2d, reference_conv2d_input_grad, reference_conv2d_weight_grad};
 use crate::device::cuda::driver::{DevicePtr, Driver};
 use crate::device::cuda::host::{HostDriver, HostOptions, ThreadOrder};
@@ -101,8 +101,14 @@ fn in_products(values: &[f64], precision: Precision) -> Vec<f64> {
     }
 }
 
-/// The result of a pass, and the reference's.
-fn run(driver: &mut HostDriver, case: &Case, pass: Pass, precision: Precision, layouts: [Layout; 3]) -> [Vec<f64>; 2] {
+/// The result of a pass by every kernel for tensor cores, the own one first, and the reference's.
+fn run(
+    driver: &mut HostDriver,
+    case: &Case,
+    pass: Pass,
+    precision: Precision,
+    layouts: [Layout; 3],
+) -> (Vec<(String, Vec<f64>)>, Vec<f64>) {
     let (g, input, weight) = (case.geometry, Shape(case.input), Shape(case.weight));
     let output = g.output(input, weight).unwrap();
     let s = g.conv_shape(input, weight, output);
@@ -113,24 +119,33 @@ fn run(driver: &mut HostDriver, case: &Case, pass: Pass, precision: Precision, l
     };
     let values = [0, 1].map(|k| stored(&random(shapes[k], 20 + k as u64).data, layouts[k].element));
     let operands = [0, 1].map(|k| Placed::new(driver, shapes[k], Some(&values[k]), layouts[k]));
-    let to = Placed::new(driver, shapes[2], None, layouts[2]);
     let scratch = driver.alloc(cuda::weight_grad_scratch(&s) * 4).unwrap();
     let inputs = operands.each_ref().map(|o| o.view);
-    let call = CudaCall { inputs: &inputs, output: to.view, scratch, finish: Finish::store(to.view), precision };
-    let launches =
-        if pass == Pass::WeightGrad { cuda::weight_grad(&call, &s) } else { cuda::correlate(&call, &s, pass) };
-    for kernel in &launches {
-        let launch = prepare(driver, kernel, "test").unwrap();
-        // SAFETY: the kernel's own arguments, in memory that is freed below.
-        unsafe { driver.launch(&launch).unwrap() };
+    let mut results = Vec::new();
+    loop {
+        let to = Placed::new(driver, shapes[2], None, layouts[2]);
+        let call = CudaCall { inputs: &inputs, output: to.view, scratch, finish: Finish::store(to.view), precision };
+        let (own, others) = match pass {
+            Pass::WeightGrad => (cuda::weight_grad(&call, &s), wgmma::weight_grad(&call, &s)),
+            _ => (cuda::correlate(&call, &s, pass), wgmma::correlate(&call, &s, pass)),
+        };
+        let mut ways = [("own".to_owned(), own)].into_iter().chain(others);
+        let Some((name, launches)) = ways.nth(results.len()) else { break };
+        for kernel in &launches {
+            let launch = prepare(driver, kernel, "test").unwrap();
+            // SAFETY: the kernel's own arguments, in memory that is freed below.
+            unsafe { driver.launch(&launch).unwrap() };
+        }
+        results.push((name, to.read(driver)));
+        // SAFETY: launches are done when they return.
+        unsafe { driver.free(to.memory) };
     }
-    let got = to.read(driver);
-    for memory in [operands[0].memory, operands[1].memory, to.memory, scratch] {
+    for memory in [operands[0].memory, operands[1].memory, scratch] {
         // SAFETY: launches are done when they return.
         unsafe { driver.free(memory) };
     }
     let [a, b] = values.map(|v| in_products(&v, precision));
-    [got, reference(&s, &a, &b)]
+    (results, reference(&s, &a, &b))
 }
 
 const PASSES: [Pass; 3] = [Pass::Forward, Pass::InputGrad, Pass::WeightGrad];
@@ -164,11 +179,13 @@ fn check(cases: &[Case], layout: impl Fn(usize) -> usize, options: HostOptions) 
     for (i, case) in cases.iter().enumerate() {
         for (precision, pass) in [Precision::Tf32, Precision::Bf16].iter().flat_map(|p| PASSES.map(|pass| (*p, pass))) {
             let layouts = layouts(pass, precision, layout(i));
-            let [got, want] = run(&mut driver, case, pass, precision, layouts);
+            let (results, want) = run(&mut driver, case, pass, precision, layouts);
             // Half a unit in the last of 8 bits at most.
             let tolerance = if layouts[2].element == Element::Bf16 { 2e-3 } else { 3e-6 };
-            let what = format!("{pass:?} in {precision:?} of {case:?} as {layouts:?}, {options:?}");
-            assert_close(&got, &want, tolerance, &what);
+            for (way, got) in &results {
+                let what = format!("{way}: {pass:?} in {precision:?} of {case:?} as {layouts:?}, {options:?}");
+                assert_close(got, &want, tolerance, &what);
+            }
         }
     }
 }
@@ -240,10 +257,60 @@ fn gradients_without_a_regular_source_are_not_rounded() {
     let case = case(3, 2, 2, [1, 13, 16, 8], 16);
     let mut driver = HostDriver::new(&cache(), HostOptions::default()).unwrap();
     let layouts = [Layout { element: Element::F32, before: 0, behind: 0 }; 3];
-    let [got, want] = run(&mut driver, &case, Pass::InputGrad, Precision::F32, layouts);
-    assert_close(&got, &want, 3e-6, "in f32");
-    let [in_tf32, _] = run(&mut driver, &case, Pass::InputGrad, Precision::Tf32, layouts);
-    assert_eq!(got, in_tf32);
+    let (in_f32, want) = run(&mut driver, &case, Pass::InputGrad, Precision::F32, layouts);
+    assert_close(&in_f32[0].1, &want, 3e-6, "in f32");
+    let (in_tf32, _) = run(&mut driver, &case, Pass::InputGrad, Precision::Tf32, layouts);
+    assert_eq!(in_f32, in_tf32);
+}
+
+/// Several patches along every axis, several parts, stages of the rings that come round, whole planes and not.
+fn warpgroup_cases() -> Vec<Case> {
+    let padded = |pad, case: Case| Case { geometry: Geometry { pad, ..case.geometry }, ..case };
+    vec![
+        case(3, 1, 1, [2, 19, 35, 64], 32),
+        case(3, 1, 1, [1, 33, 18, 40], 136),
+        case(3, 1, 1, [2, 7, 5, 16], 8),
+        case(1, 1, 1, [3, 17, 9, 96], 24),
+        padded(0, case(3, 1, 1, [1, 20, 21, 72], 64)),
+        padded(2, case(3, 1, 1, [1, 9, 17, 24], 16)),
+        case(5, 1, 1, [1, 12, 13, 24], 16),
+        case(9, 1, 1, [1, 18, 20, 64], 8),
+        padded(1, case(2, 1, 1, [1, 16, 16, 32], 32)),
+    ]
+}
+
+#[test]
+fn products_of_warpgroups_are_those_of_the_reference_in_any_order() {
+    let orders = [ThreadOrder::Forward, ThreadOrder::Reverse, ThreadOrder::Random(1), ThreadOrder::Random(2)];
+    for (number, order) in orders.into_iter().enumerate() {
+        let mut driver = HostDriver::new(&cache(), HostOptions { order, ..HostOptions::default() }).unwrap();
+        for case in warpgroup_cases() {
+            for pass in PASSES {
+                let layouts = layouts(pass, Precision::Bf16, number % 2);
+                let (results, want) = run(&mut driver, &case, pass, Precision::Bf16, layouts);
+                let few_taps = case.weight[1] <= 3;
+                assert_eq!(results.len() > 1, pass != Pass::WeightGrad || few_taps, "{pass:?} of {case:?}");
+                let tolerance = if layouts[2].element == Element::Bf16 { 2e-3 } else { 3e-6 };
+                for (way, got) in &results[1..] {
+                    assert_close(got, &want, tolerance, &format!("{way}: {pass:?} of {case:?} in {order:?}"));
+                }
+            }
+        }
+    }
+}
+
+/// More patches in a part than stages hold.
+#[test]
+fn stages_of_patches_are_filled_again() {
+    let case = case(3, 1, 1, [1, 160, 320, 16], 16);
+    let random = (1..=4).map(ThreadOrder::Random);
+    for order in [ThreadOrder::Forward, ThreadOrder::Reverse].into_iter().chain(random) {
+        let mut driver = HostDriver::new(&cache(), HostOptions { order, ..HostOptions::default() }).unwrap();
+        let layouts = layouts(Pass::WeightGrad, Precision::Bf16, 0);
+        let (results, want) = run(&mut driver, &case, Pass::WeightGrad, Precision::Bf16, layouts);
+        assert_eq!(results.len(), 2);
+        assert_close(&results[1].1, &want, 3e-6, &format!("{order:?}"));
+    }
 }
 
 /// Blocks of 64 and 128 channels are for results that fill a GPU with them.
@@ -262,5 +329,7 @@ fn tensor_core_kernels_touch_only_their_memory() {
 #[test]
 #[ignore = "started by tensor_core_kernels_touch_only_their_memory"]
 fn under_the_sanitizer() {
-    check(&cases()[..6], |i| i % 3, HostOptions { sanitize: true, ..HostOptions::default() });
+    let options = HostOptions { sanitize: true, ..HostOptions::default() };
+    check(&cases()[..6], |i| i % 3, options);
+    check(&warpgroup_cases()[1..6], |i| i % 2, options);
 }

@@ -1,6 +1,8 @@
 //! What is chosen, kept, reused and chosen again, on the host driver, whose candidates take fixed times.
 
+use std::cell::RefCell;
 use std::path::Path;
+use std::rc::Rc;
 
 use crate::config::Config;
 use crate::device::choices::{Choice, Choices, OWN};
@@ -47,7 +49,12 @@ fn device(cache: &Path, libraries: Libraries) -> Cuda {
 }
 
 fn run(device: &mut Cuda, program: &Program) -> Vec<f32> {
-    let id = device.load(Plan::compile(program, PlanOptions::new(Target::Cuda)).unwrap()).unwrap();
+    run_in(Precision::F32, device, program)
+}
+
+fn run_in(precision: Precision, device: &mut Cuda, program: &Program) -> Vec<f32> {
+    let options = PlanOptions { precision, ..PlanOptions::new(Target::Cuda) };
+    let id = device.load(Plan::compile(program, options).unwrap()).unwrap();
     for (name, shape, seed) in [("x", X, 1), ("w", W, 2), ("bias", BIAS, 3)] {
         let values: Vec<f32> = random(shape, seed).data.iter().map(|v| *v as f32).collect();
         device.upload(id, name, bytes_of(&values)).unwrap();
@@ -140,6 +147,62 @@ fn a_choice_is_kept_for_later_runs_and_made_again_where_it_is_lost() {
     assert_eq!(kept(&text.replace(first, "\"algorithm\": \"host:gone\"")), "host:plain");
     let slow = text.replace(first, "\"algorithm\": \"host:slow\"");
     assert_eq!(kept(&slow.replace("libraries Faster", "libraries of another kind")), "host:plain");
+}
+
+/// Also steps that compute in place, which would find another operand at every run.
+#[test]
+fn wrong_candidates_lose_however_fast_they_are() {
+    // In bf16 the first convolution's operands are of two types, which no library multiplies.
+    for (precision, count) in [(Precision::F32, 2), (Precision::Bf16, 1)] {
+        let dir = tempfile::tempdir().unwrap();
+        let program = program(true);
+        let told = Rc::new(RefCell::new(Vec::new()));
+        let faulty = || {
+            let told = Rc::clone(&told);
+            device(dir.path(), Libraries::Faulty)
+                .with_warnings(Some(Box::new(move |text: &str| told.borrow_mut().push(text.to_owned()))))
+        };
+        let mut first = faulty();
+        let result = run_in(precision, &mut first, &program);
+        let steps = first.choices().unwrap().steps.clone();
+        assert_eq!(steps.len(), count, "{steps:?}");
+        for (signature, choice) in &steps {
+            assert_eq!((&*choice.algorithm, &names(choice)[..]), ("host:plain", &["host:plain", OWN][..]));
+            let rejected: Vec<_> = choice.rejected.iter().map(|(name, _)| &**name).collect();
+            assert_eq!(rejected, ["host:scaled", "host:hole", "host:nan"]);
+            assert!(choice.rejected[0].1.is_some_and(|d| (d - 0.03).abs() < 0.01), "{choice:?}");
+            assert_eq!(choice.rejected[2].1, None);
+            let of_step = told.borrow().iter().filter(|text| text.contains(&format!("({signature})"))).count();
+            assert_eq!(of_step, 3, "{told:?}");
+        }
+        let scaled = told.borrow().iter().filter(|t| t.starts_with("host:scaled is not used for")).count();
+        assert_eq!((scaled, told.borrow().len()), (count, 3 * count), "{told:?}");
+
+        // It is known from then on, and told once.
+        let mut again = faulty();
+        assert_eq!(run_in(precision, &mut again, &program), result);
+        assert_eq!((again.choices().unwrap().steps.clone(), told.borrow().len()), (steps, 3 * count));
+        if precision == Precision::F32 {
+            assert_right(&result, &program);
+        }
+    }
+}
+
+/// Weights are read where they are, and stay as they are.
+#[test]
+fn states_are_not_touched_by_the_check() {
+    let mut tape = Tape::new();
+    let x = tape.input("x", X, DType::F32);
+    let w = tape.state("w", W);
+    let y = tape.push(Conv2d(Geometry::same(3)), &[x, w]).unwrap();
+    let program = Program { name: "case", tape, outputs: vec![("y".into(), y)], checks: vec![], commits: vec![] };
+    let dir = tempfile::tempdir().unwrap();
+    let mut faulty = device(dir.path(), Libraries::Faulty);
+    let weights: Vec<f32> = random(W, 5).data.iter().map(|v| *v as f32).collect();
+    faulty.set_state("w", W, &weights).unwrap();
+    run(&mut faulty, &program);
+    assert_eq!(choice(&faulty).rejected.len(), 3);
+    assert_eq!(faulty.state("w").unwrap(), weights);
 }
 
 #[test]

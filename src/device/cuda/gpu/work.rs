@@ -33,8 +33,9 @@ impl GpuDriver {
     pub(super) unsafe fn enqueue(&self, launch: &Launch) -> Result<()> {
         let function = self.functions.get(launch.function.0).ok_or_else(|| unknown("kernel", launch.function.0))?;
         let ([gx, gy, gz], [bx, by, bz]) = (launch.geometry.grid, launch.geometry.block);
+        let args = self.encoder.encoded(&launch.args).map_err(|e| failure(&title(&function.name, launch), e))?;
         // The driver copies the arguments before it returns, and does not write to them.
-        let mut arguments = [launch.args.as_ptr().cast_mut().cast::<c_void>()];
+        let mut arguments = [args.as_ptr().cast_mut().cast::<c_void>()];
         // SAFETY: the module lives as long as `self`; the arguments are the caller's.
         unsafe {
             launch_kernel(

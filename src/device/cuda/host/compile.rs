@@ -16,7 +16,7 @@ use crate::device::cuda::driver::ModuleSource;
 use crate::{Error, Result};
 
 /// What modules and the runtime are built from, by name.
-const HEADERS: [(&str, &str); 7] = [
+const HEADERS: [(&str, &str); 9] = [
     ("cuda_host.h", include_str!("../../../../kernels/host/cuda_host.h")),
     ("intrinsics.h", include_str!("../../../../kernels/host/intrinsics.h")),
     ("runtime.h", include_str!("../../../../kernels/host/runtime.h")),
@@ -24,14 +24,18 @@ const HEADERS: [(&str, &str); 7] = [
     ("fiber.h", include_str!("../../../../kernels/host/fiber.h")),
     ("mma.cuh", include_str!("../../../../kernels/include/mma.cuh")),
     ("async.cuh", include_str!("../../../../kernels/include/async.cuh")),
+    ("bulk.cuh", include_str!("../../../../kernels/include/bulk.cuh")),
+    ("wgmma.cuh", include_str!("../../../../kernels/include/wgmma.cuh")),
 ];
-const RUNTIME: [(&str, &str); 4] = [
+const RUNTIME: [(&str, &str); 5] = [
     ("runtime.cpp", include_str!("../../../../kernels/host/runtime.cpp")),
     ("block.cpp", include_str!("../../../../kernels/host/block.cpp")),
     ("collectives.cpp", include_str!("../../../../kernels/host/collectives.cpp")),
+    ("hopper.cpp", include_str!("../../../../kernels/host/hopper.cpp")),
     ("fiber.cpp", include_str!("../../../../kernels/host/fiber.cpp")),
 ];
-const PRELUDE: &str = "#include \"cuda_host.h\"\n#include \"mma.cuh\"\n#include \"async.cuh\"\n";
+const PRELUDE: &str = "#include \"cuda_host.h\"\n#include \"mma.cuh\"\n#include \"async.cuh\"\n#include \"bulk.cuh\"\n\
+                       #include \"wgmma.cuh\"\n";
 
 /// Kernels read floats as vectors and vectors as floats (strict aliasing), and no product is fused with a sum where
 /// the kernel does not say so. -O2 costs a quarter more than -O1 to build (0.2 s for the convolutions) and runs them in

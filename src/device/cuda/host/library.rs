@@ -10,14 +10,23 @@ use crate::device::cuda::library_call::{Convolution, Layout, LibraryLaunch, Libr
 use crate::tape::Element;
 use crate::{Error, Result};
 
-/// What the host offers: one that fails when it is called, one that computes, and a slower one.
-pub(super) const ALGORITHMS: [&str; 3] = ["host:fails", "host:plain", "host:slow"];
+/// What the host offers: one that fails when it is called, one that computes, and a slower one; or wrong ones beside
+/// it: all elements are off by 3 %, one element is, one is not a number.
+pub(super) fn algorithms(libraries: Libraries) -> &'static [&'static str] {
+    match libraries {
+        Libraries::None => &[],
+        Libraries::Slower | Libraries::Faster => &["host:fails", "host:plain", "host:slow"],
+        Libraries::Faulty => &["host:scaled", "host:hole", "host:nan", "host:plain"],
+    }
+}
 
 /// A candidate's time, by rule.
 pub(super) fn pretended_time(work: &[Work], libraries: Libraries) -> Duration {
     let calls = |algorithm: &str| work.iter().any(|w| matches!(w, Work::Library(l) if &*l.algorithm == algorithm));
     Duration::from_micros(match libraries {
         Libraries::Faster if calls("host:plain") => 1,
+        Libraries::Faulty if calls("host:plain") => 5,
+        _ if ["host:scaled", "host:hole", "host:nan"].into_iter().any(calls) => 1,
         _ if calls("host:plain") => 20,
         _ if calls("host:slow") => 30,
         _ => 10,
@@ -33,11 +42,17 @@ pub(super) unsafe fn run(launch: &LibraryLaunch) -> Result<()> {
         return Err(Error::device(format!("{}: this algorithm always fails", launch.path)));
     }
     let operands = launch.call.operands;
+    let falsify: fn(usize, f64) -> f64 = match &*launch.algorithm {
+        "host:scaled" => |_, sum| 1.03 * sum,
+        "host:hole" => |i, sum| if i == 0 { 0.0 } else { sum },
+        "host:nan" => |i, sum| if i == 0 { f64::NAN } else { sum },
+        _ => |_, sum| sum,
+    };
     // SAFETY: the caller's.
     unsafe {
         match &launch.call.op {
-            LibraryOp::Convolution(c) => convolution(c, operands),
-            LibraryOp::Product(p) => product(p, operands),
+            LibraryOp::Convolution(c) => convolution(c, operands, falsify),
+            LibraryOp::Product(p) => product(p, operands, falsify),
         }
     }
     Ok(())
@@ -79,7 +94,7 @@ impl Operand {
     }
 }
 
-unsafe fn product(p: &Product, [lhs, rhs, output]: [DevicePtr; 3]) {
+unsafe fn product(p: &Product, [lhs, rhs, output]: [DevicePtr; 3], falsify: fn(usize, f64) -> f64) {
     let (lhs, rhs) = (Operand { ptr: lhs, layout: p.lhs.layout }, Operand { ptr: rhs, layout: p.rhs.layout });
     let output = Operand { ptr: output, layout: p.output };
     let at = |outer, inner, in_row: bool| if in_row { (outer, inner) } else { (inner, outer) };
@@ -92,13 +107,13 @@ unsafe fn product(p: &Product, [lhs, rhs, output]: [DevicePtr; 3]) {
                 sum += unsafe { lhs.get(a.0, a.1) * rhs.get(b.0, b.1) };
             }
             // SAFETY: the caller's.
-            unsafe { output.set(row, column, sum) };
+            unsafe { output.set(row, column, falsify(row * p.columns + column, sum)) };
         }
     }
 }
 
 /// Adds every product of the convolution to the element of the written operand that it belongs to.
-unsafe fn convolution(c: &Convolution, [input, weight, output]: [DevicePtr; 3]) {
+unsafe fn convolution(c: &Convolution, [input, weight, output]: [DevicePtr; 3], falsify: fn(usize, f64) -> f64) {
     let (input, weight, output) = (
         Operand { ptr: input, layout: c.input },
         Operand { ptr: weight, layout: c.weight },
@@ -124,7 +139,7 @@ unsafe fn convolution(c: &Convolution, [input, weight, output]: [DevicePtr; 3]) 
     });
     for (i, sum) in sums.into_iter().enumerate() {
         // SAFETY: the caller's.
-        unsafe { written.set(i / columns, i % columns, sum) };
+        unsafe { written.set(i / columns, i % columns, falsify(i, sum)) };
     }
 }
 

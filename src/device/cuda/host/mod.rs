@@ -73,6 +73,8 @@ pub enum Libraries {
     Slower,
     /// They take less time than kernels.
     Faster,
+    /// They take less time than kernels, and those that compute something else take the least.
+    Faulty,
 }
 
 impl Default for HostOptions {
@@ -273,8 +275,8 @@ impl Driver for HostDriver {
             order,
             seed,
             os_threads: u32::try_from(self.options.os_threads).unwrap_or(u32::MAX),
-            args: launch.args.as_ptr().cast(),
-            args_bytes: launch.args.len(),
+            args: launch.args.bytes.as_ptr().cast(),
+            args_bytes: launch.args.bytes.len(),
             message: message.as_mut_ptr(),
             message_bytes: message.len(),
         };
@@ -300,14 +302,11 @@ impl Driver for HostDriver {
     }
 
     fn algorithms(&mut self, _op: &LibraryOp) -> Vec<String> {
-        match self.options.libraries {
-            Libraries::None => vec![],
-            Libraries::Slower | Libraries::Faster => library::ALGORITHMS.map(str::to_owned).to_vec(),
-        }
+        library::algorithms(self.options.libraries).iter().map(|name| (*name).to_owned()).collect()
     }
 
     fn prepare(&mut self, op: &LibraryOp, algorithm: &str) -> Result<()> {
-        if self.options.libraries != Libraries::None && library::ALGORITHMS.contains(&algorithm) {
+        if library::algorithms(self.options.libraries).contains(&algorithm) {
             return Ok(());
         }
         Err(Error::device(format!("the host has no algorithm {algorithm} for {op}")))

@@ -156,10 +156,10 @@ fn a_launch_that_does_not_fit_its_kernel_is_an_error() {
     let mut driver = HostDriver::new(&cache(), HostOptions::default()).unwrap();
     let function = driver.compile(&[module(64, "a.out[0] = 1.f;")], &mut |_| ()).unwrap()[0][0];
     let geometry = Geometry { grid: [1; 3], block: [64, 1, 1], shared_bytes: 0 };
-    let launch = Launch { function, geometry, args: vec![0; 32], path: "net.layer".into() };
+    let launch = Launch { function, geometry, args: vec![0; 32].into(), path: "net.layer".into() };
     let with = |geometry| Launch { geometry, ..launch.clone() };
     for (launch, want) in [
-        (Launch { args: vec![0; 24], ..launch.clone() }, "24 bytes of arguments for a struct of 32"),
+        (Launch { args: vec![0; 24].into(), ..launch.clone() }, "24 bytes of arguments for a struct of 32"),
         (Launch { function: FunctionId(99), ..launch.clone() }, "net.layer: a kernel of another driver"),
         (with(Geometry { block: [65, 1, 1], ..geometry }), "65 threads a block, declared for 64"),
         (with(Geometry { block: [0, 1, 1], ..geometry }), "a block of a size that no GPU has"),

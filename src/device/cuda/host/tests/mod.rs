@@ -66,7 +66,7 @@ impl<'a> Case<'a> {
         let out = driver.alloc(size_of::<f32>() * self.out)?;
         let args = [x.0, y.0, out.0, self.n as u64].map(u64::to_ne_bytes).concat();
         let geometry = Geometry { grid: self.grid, block: self.block, shared_bytes: self.shared_bytes };
-        let launch = Launch { function, geometry, args, path: "net.layer".into() };
+        let launch = Launch { function, geometry, args: args.into(), path: "net.layer".into() };
         let mut bytes = vec![0; size_of::<f32>() * self.out];
         // SAFETY: the arguments are those of `module`, the cases' kernels stay inside their buffers, and nothing
         // uses these once the launch is done.

@@ -269,7 +269,7 @@ fn a_graph_replays_its_launches_in_order() {
     let args = [0, 0, out.0, 0].map(u64::to_ne_bytes).concat();
     let geometry = Geometry { grid: [1; 3], block: [32, 1, 1], shared_bytes: 0 };
     let launch =
-        |i: usize| Launch { function: functions[i][0], geometry, args: args.clone(), path: "net.layer".into() };
+        |i: usize| Launch { function: functions[i][0], geometry, args: args.clone().into(), path: "net.layer".into() };
     let mut bytes = [0; 128];
     // SAFETY: the kernels write 32 floats.
     unsafe {

@@ -1,0 +1,177 @@
+//! Launches of convolutions of stride 1 in bf16 by Hopper's products of warpgroups and bulk copies:
+//! `kernels/conv2d_wgmma.cu`. Which shape of block is the fastest is timed.
+
+use super::cuda::{PART_PIXELS, Parts, sum_parts};
+use crate::device::cpu::{ConvShape, Pass};
+use crate::device::cuda::{Args, CudaCall, DeviceView, KernelLaunch, TensorMap};
+use crate::plan::Precision;
+use crate::tape::Element;
+
+/// Channels of a plane in shared memory, and bytes of a pixel in it.
+const PLANE: usize = 8;
+const PIXEL_BYTES: usize = 16;
+/// Pixels of a patch beside each other; rows come by eights.
+const PATCH_WIDTH: usize = 16;
+const TILE_ROWS: usize = 8;
+const WARPGROUP: usize = 128;
+/// One more warp, which starts copies.
+const COPY_THREADS: usize = 32;
+/// Stages of shared memory.
+const SOURCE_STAGES: usize = 2;
+const WEIGHT_STAGES: usize = 4;
+const PATCH_STAGES: usize = 3;
+/// Shared memory that a block of Hopper can have, less what barriers take.
+const MOST_SHARED: usize = (227 << 10) - 256;
+/// Of the weight gradient: input channels of a block, and the most taps in a row, whose sums are all in registers.
+const BLOCK_INPUTS: usize = 64;
+const MOST_TAPS: usize = 3;
+/// Of an H100 or H200: a block each fills them.
+const MULTIPROCESSORS: usize = 132;
+/// Patches whose sums are one part: as many pixels as the other kernels sum in f32.
+const PART_PATCHES: usize = PART_PIXELS / (PATCH_WIDTH * TILE_ROWS);
+
+/// Whether the copy engine can bring the tensor: planes of bf16 at multiples of 16 bytes.
+fn has_planes(view: &DeviceView) -> bool {
+    let aligned = view.shape.c().is_multiple_of(PLANE) && view.stride.is_multiple_of(PLANE);
+    view.element == Element::Bf16 && aligned && view.ptr.0.is_multiple_of(PIXEL_BYTES as u64)
+}
+
+/// Whether products of these two operands have enough channels to fill them.
+fn suits(call: &CudaCall, s: &ConvShape) -> bool {
+    let plain = s.stride == 1 && s.dilation == 1 && !s.depthwise;
+    let channels = s.in_ch.min(s.out_ch) >= PLANE && s.in_ch.max(s.out_ch) >= 2 * PLANE;
+    call.precision == Precision::Bf16 && plain && channels && call.inputs.iter().take(2).all(has_planes)
+}
+
+/// Columns of products for so many channels: what there is, up to `most`.
+fn width(channels: usize, most: usize) -> usize {
+    channels.next_power_of_two().clamp(PLANE, most)
+}
+
+fn patches([rows, cols]: [usize; 2], patch_rows: usize) -> [usize; 2] {
+    [cols.div_ceil(PATCH_WIDTH), rows.div_ceil(patch_rows)]
+}
+
+/// Patches of an image, with `around` more pixels in each direction, in `planes` planes.
+fn patch_map(view: &DeviceView, rows: usize, around: [usize; 2], planes: usize) -> TensorMap {
+    let [n, h, w, c] = view.shape.0;
+    let row = w * view.stride;
+    TensorMap {
+        ptr: view.ptr,
+        extents: [PLANE, w, h, c / PLANE, n],
+        strides: [view.stride, row, PLANE, h * row],
+        extents_of_box: [PLANE, PATCH_WIDTH + around[1], rows + around[0], planes, 1],
+    }
+}
+
+/// A row of taps of some input channels and output channels.
+fn weight_map(weight: &DeviceView, s: &ConvShape, [in_ch, out_ch]: [usize; 2]) -> TensorMap {
+    let filter = s.taps() * s.in_ch;
+    TensorMap {
+        ptr: weight.ptr,
+        extents: [PLANE, s.out_ch, s.in_ch / PLANE, s.taps(), 1],
+        strides: [filter, PLANE, s.in_ch, s.out_ch * filter],
+        extents_of_box: [PLANE, out_ch, in_ch / PLANE, s.ksize_w, 1],
+    }
+}
+
+/// Forward and input gradient, whose operands are the source and the weight: a block has 8 or 16 rows of pixels, and up to
+/// 64 or 128 channels.
+pub(super) fn correlate(call: &CudaCall, s: &ConvShape, pass: Pass) -> Vec<(String, Vec<KernelLaunch>)> {
+    if !suits(call, s) {
+        return Vec::new();
+    }
+    let channels = if pass == Pass::InputGrad { s.in_ch } else { s.out_ch };
+    let widths = if channels > 64 { vec![64, 128] } else { vec![width(channels, 64)] };
+    let blocks = widths.into_iter().flat_map(|width| [1, 2].map(|tiles| (tiles, width)));
+    blocks.filter_map(|(tiles, width)| correlation(call, s, pass, tiles, width)).collect()
+}
+
+fn correlation(
+    call: &CudaCall,
+    s: &ConvShape,
+    pass: Pass,
+    tiles: usize,
+    width: usize,
+) -> Option<(String, Vec<KernelLaunch>)> {
+    let transposed = pass == Pass::InputGrad;
+    let [source, weight] = [&call.inputs[0], &call.inputs[1]];
+    let [rows, cols, channels] = if transposed { [s.in_h, s.in_w, s.in_ch] } else { [s.out_h, s.out_w, s.out_ch] };
+    let patch_rows = tiles * TILE_ROWS;
+    // Steps of a product are 16 channels; a stage has up to two.
+    let depth = if source.shape.c() > 16 { 32 } else { 16 };
+    let around = [s.ksize_h - 1, s.ksize_w - 1];
+    let patch = (patch_rows + around[0]) * (PATCH_WIDTH + around[1]) * PIXEL_BYTES * depth / PLANE;
+    let stages = SOURCE_STAGES * patch.next_multiple_of(128) + WEIGHT_STAGES * s.ksize_w * depth * width * 2;
+    let shared = stages.max(patch_rows * PATCH_WIDTH * (width + 8) * 4);
+    let [patches_x, patches_y] = patches([rows, cols], patch_rows);
+    if shared > MOST_SHARED {
+        return None;
+    }
+    let args = Args::new()
+        .tensor_map("source", patch_map(source, patch_rows, around, depth / PLANE))
+        .tensor_map("weights", weight_map(weight, s, if transposed { [width, depth] } else { [depth, width] }))
+        .size("kh", s.ksize_h)
+        .size("kw", s.ksize_w)
+        .size("pad", s.pad)
+        .size("patches_x", patches_x)
+        .size("patches_y", patches_y)
+        .size("rows", rows)
+        .size("cols", cols)
+        .size("channels", channels)
+        .size("depth", source.shape.c())
+        .fixed("TRANSPOSED", usize::from(transposed))
+        .fixed("TILES", tiles)
+        .fixed("WIDTH", width)
+        .fixed("DEPTH", depth)
+        .fixed("SOURCE_STAGES", SOURCE_STAGES)
+        .fixed("WEIGHT_STAGES", WEIGHT_STAGES)
+        .fixed("V", call.finish.vector())
+        .finish(&call.finish);
+    let blocks = s.batch * patches_x * patches_y * channels.div_ceil(width);
+    let launch = KernelLaunch::new("conv2d_wgmma", "conv2d_wgmma", blocks, args)
+        .with_threads(2 * WARPGROUP + COPY_THREADS)
+        .with_shared_bytes(shared);
+    Some((format!("wgmma {PATCH_WIDTH}x{patch_rows}x{width}"), vec![launch]))
+}
+
+/// How the weight gradient is cut: blocks of channels, and parts of patches.
+pub(super) fn parts(s: &ConvShape) -> Parts {
+    let [x, y] = patches([s.out_h, s.out_w], TILE_ROWS);
+    let grid = [s.in_ch.div_ceil(BLOCK_INPUTS), s.out_ch.div_ceil(width(s.out_ch, 64))];
+    let all = s.batch * x * y;
+    Parts::cut(all, grid, (all * grid[0] * grid[1]).div_ceil(MULTIPROCESSORS).clamp(1, PART_PATCHES))
+}
+
+/// Weight gradient: operands are the input and d_output.
+pub(super) fn weight_grad(call: &CudaCall, s: &ConvShape) -> Vec<(String, Vec<KernelLaunch>)> {
+    if !suits(call, s) || s.ksize_h > MOST_TAPS || s.ksize_w > MOST_TAPS {
+        return Vec::new();
+    }
+    let [x, d] = [&call.inputs[0], &call.inputs[1]];
+    let (parts, width) = (parts(s), width(s.out_ch, 64));
+    let around = [s.ksize_h - 1, s.ksize_w - 1];
+    let [patches_x, patches_y] = patches([s.out_h, s.out_w], TILE_ROWS);
+    let args = Args::new()
+        .tensor_map("input", patch_map(x, TILE_ROWS, around, BLOCK_INPUTS / PLANE))
+        .tensor_map("gradient", patch_map(d, TILE_ROWS, [0, 0], width / PLANE))
+        .pointer("sums", "float", parts.sums(call))
+        .size("kh", s.ksize_h)
+        .size("pad", s.pad)
+        .size("in_ch", s.in_ch)
+        .size("out_ch", s.out_ch)
+        .size("patches_x", patches_x)
+        .size("patches_y", patches_y)
+        .size("patches", s.batch * patches_x * patches_y)
+        .size("part_patches", parts.len)
+        .fixed("TAPS", s.ksize_w)
+        .fixed("WIDTH", width)
+        .fixed("STAGES", PATCH_STAGES);
+    let patch = (TILE_ROWS + around[0]) * (PATCH_WIDTH + around[1]) * PIXEL_BYTES * (BLOCK_INPUTS / PLANE);
+    let stage = patch.next_multiple_of(128) + TILE_ROWS * PATCH_WIDTH * width * 2;
+    let launch = KernelLaunch::new("conv2d_wgmma", "conv2d_weight_grad_wgmma", 1, args)
+        .with_grid([parts.grid[0], parts.grid[1], parts.count])
+        .with_threads(s.ksize_h * WARPGROUP + COPY_THREADS)
+        .with_shared_bytes(PATCH_STAGES * stage);
+    vec![("wgmma".to_owned(), [launch].into_iter().chain(sum_parts(call, s, &parts)).collect())]
+}
