@@ -1,5 +1,5 @@
 //! Every golden case in the folder `SRGAN_GOLDEN_DIR` (default `tests/golden`) on the device `SRGAN_GOLDEN_DEVICE`
-//! (default `cpu`; `host`, `cuda`) in the precision `SRGAN_GOLDEN_PRECISION` (default `f32`; `tf32`, `bf16`): numbers that
+//! (default `cpu`; `host`, `hopper`, `cuda`) in the precision `SRGAN_GOLDEN_PRECISION` (default `f32`; `tf32`, `bf16`): numbers that
 //! PyTorch computed in float64 (`make_golden.py` beside them), each tensor within its own tolerance, which is wider in
 //! tf32 and bf16 (`precision_distances.py`). One line per case; a failure names its tensors.
 //!

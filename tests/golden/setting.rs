@@ -22,6 +22,8 @@ pub enum Place {
     Cpu,
     /// The CUDA device, its kernels run on the host.
     Host,
+    /// The same with the kernels that only Hopper has, wherever there is one.
+    Hopper,
     /// The CUDA device on a GPU.
     Cuda,
 }
@@ -46,8 +48,9 @@ impl Setting {
         let place = match device {
             "cpu" => Place::Cpu,
             "host" => Place::Host,
+            "hopper" => Place::Hopper,
             "cuda" => Place::Cuda,
-            other => return Err(Error::usage(format!("SRGAN_GOLDEN_DEVICE={other}: it is cpu, cuda or host"))),
+            other => return Err(Error::usage(format!("SRGAN_GOLDEN_DEVICE={other}: it is cpu, cuda, host or hopper"))),
         };
         let precision = match precision {
             "f32" => Precision::F32,
@@ -71,9 +74,10 @@ impl Setting {
     pub fn device(&self) -> Result<Box<dyn Device>> {
         match self.place {
             Place::Cpu => Ok(Box::new(Cpu::new(2)?.with_isa(self.isa))),
-            Place::Host => {
+            Place::Host | Place::Hopper => {
                 let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("host_kernels");
-                let driver = HostDriver::new(&cache, HostOptions::default())?;
+                let warpgroups = self.place == Place::Hopper;
+                let driver = HostDriver::new(&cache, HostOptions { warpgroups, ..HostOptions::default() })?;
                 Ok(Box::new(Cuda::new(Box::new(driver))))
             }
             Place::Cuda => Ok(Box::new(Cuda::new(Box::new(gpu()?)))),
@@ -118,6 +122,7 @@ impl std::fmt::Display for Setting {
         f.write_str(match self.place {
             Place::Cpu => self.isa.kind().name(),
             Place::Host => "host",
+            Place::Hopper => "hopper",
             Place::Cuda => "cuda",
         })?;
         if self.precision == Precision::F32 { Ok(()) } else { write!(f, ", {}", self.precision) }
@@ -140,7 +145,7 @@ pub fn check() {
     let dir = tempfile::tempdir().unwrap();
     let set = |device, precision| Setting::new(dir.path(), device, precision);
     let refused = |device, precision| set(device, precision).unwrap_err().to_string();
-    assert!(refused("gpu", "f32").contains("it is cpu, cuda or host"));
+    assert!(refused("gpu", "f32").contains("it is cpu, cuda, host or hopper"));
     assert!(refused("host", "fp16").contains("it is f32, tf32 or bf16"));
     assert!(refused("cpu", "bf16").contains("the cpu device computes in f32 only"));
     assert!(refused("host", "bf16").contains(DISTANCES), "without a file of distances");

@@ -4,6 +4,7 @@
 //!
 //! Each part is a process of its own, because a fault on a GPU ends the process's context.
 
+mod boxes;
 mod checks;
 mod libraries;
 
@@ -20,12 +21,13 @@ use srgan::device::cuda::search::SearchPath;
 use srgan::device::cuda::{GpuDriver, GpuOptions, gpus};
 
 const PART: &str = "SRGAN_TEST_PART";
-const PARTS: [(&str, fn()); 11] = [
+const PARTS: [(&str, fn()); 12] = [
     ("copies", copies),
     ("reads", reads),
     // The stand-in gives this part no page-locked memory.
     ("pageable_reads", reads),
     ("launches", launches),
+    ("boxes", boxes::boxes),
     ("refusals", refusals),
     ("memory", memory),
     ("libraries", libraries::calls),

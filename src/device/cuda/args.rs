@@ -74,7 +74,7 @@ impl TensorMap {
     pub(super) const ALIGN: usize = 128;
 
     /// The plain form that the host reads and a GPU's driver encodes: address, extents, strides, extents of the box.
-    fn record(&self) -> [u8; TensorMap::BYTES] {
+    pub fn record(&self) -> [u8; TensorMap::BYTES] {
         let words = [&[self.ptr.0 as usize], &self.extents[..], &self.strides, &self.extents_of_box].concat();
         let mut record = [0; TensorMap::BYTES];
         for (to, word) in record.chunks_mut(8).zip(words) {

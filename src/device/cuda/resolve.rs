@@ -242,15 +242,16 @@ fn anywhere<T>(plan: &Plan, warpgroups: bool, make: impl FnOnce(&Addresses) -> R
     make(&Addresses { arena, states: &states, plan, slots: &slots, constants: &constants, outbox, warpgroups })
 }
 
-/// Multiply-adds of a plan's steps, and of those that a library could do.
+/// Multiply-adds of a plan's steps, of those that a library could do, and of those that have kernels for Hopper alone.
 #[cfg(test)]
-pub(super) fn macs_with_library(plan: &Plan) -> Result<(u64, u64)> {
-    let (mut all, mut with) = (0, 0);
+pub(super) fn macs_with_choice(plan: &Plan) -> Result<[u64; 3]> {
+    let mut macs = [0; 3];
     for step in &plan.steps {
-        all += step.macs;
-        if anywhere(plan, false, |at| at.alternative(step))?.is_some() {
-            with += step.macs;
+        let others = anywhere(plan, true, |at| at.alternative(step))?;
+        let for_hopper = others.as_ref().is_some_and(|others| !others.kernels.is_empty());
+        for (sum, counts) in macs.iter_mut().zip([true, others.is_some(), for_hopper]) {
+            *sum += if counts { step.macs } else { 0 };
         }
     }
-    Ok((all, with))
+    Ok(macs)
 }

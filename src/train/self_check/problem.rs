@@ -256,9 +256,9 @@ mod tests {
         trace(Box::new(Cpu::new(2).unwrap()), Precision::F32).unwrap()
     }
 
-    fn on_host(precision: Precision) -> Trace {
+    fn on_host(precision: Precision, warpgroups: bool) -> Trace {
         let cache = std::env::temp_dir().join("srgan_host_kernels");
-        let driver = HostDriver::new(&cache, HostOptions::default()).unwrap();
+        let driver = HostDriver::new(&cache, HostOptions { warpgroups, ..HostOptions::default() }).unwrap();
         trace(Box::new(Cuda::new(Box::new(driver))), precision).unwrap()
     }
 
@@ -266,8 +266,8 @@ mod tests {
     #[test]
     fn the_kernels_pass() {
         let cpu = on_cpu();
-        for precision in [Precision::F32, Precision::Bf16] {
-            let host = on_host(precision);
+        for (precision, warpgroups) in [(Precision::F32, false), (Precision::Bf16, false), (Precision::Bf16, true)] {
+            let host = on_host(precision, warpgroups);
             let mut worst: Vec<(f64, String)> = Vec::new();
             let least = cpu.least();
             for (got, want) in host.quantities.iter().zip(&cpu.quantities) {

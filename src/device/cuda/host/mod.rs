@@ -59,6 +59,8 @@ pub struct HostOptions {
     pub portable_fibers: bool,
     /// What stands in for libraries.
     pub libraries: Libraries,
+    /// Whether kernels for Hopper alone are used wherever there is one, in place of the own ones.
+    pub warpgroups: bool,
     /// Writes sizes into the source as constants, as on a GPU: every size costs a build.
     pub specialise: bool,
 }
@@ -85,6 +87,7 @@ impl Default for HostOptions {
             sanitize: false,
             portable_fibers: false,
             libraries: Libraries::None,
+            warpgroups: false,
             specialise: false,
         }
     }
@@ -290,11 +293,15 @@ impl Driver for HostDriver {
     }
 
     fn timed_on(&self) -> String {
-        format!("host, libraries {:?}", self.options.libraries)
+        format!("host, libraries {:?}, warpgroups {}", self.options.libraries, self.options.warpgroups)
     }
 
     fn choices_file(&self) -> Option<PathBuf> {
         Some(self.choices_file.clone())
+    }
+
+    fn has_warpgroups(&self) -> bool {
+        self.options.warpgroups
     }
 
     fn has_libraries(&self) -> bool {

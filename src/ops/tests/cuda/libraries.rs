@@ -12,6 +12,7 @@ pub(super) const FASTER: HostOptions = HostOptions {
     sanitize: false,
     portable_fibers: false,
     libraries: Libraries::Faster,
+    warpgroups: false,
     specialise: false,
 };
 

@@ -17,6 +17,8 @@ use crate::tape::{DType, Tape};
 #[derive(Clone, Copy, Debug)]
 enum Host {
     Conv2d,
+    /// A convolution of a feature map that another one has made.
+    OfMap,
     Depthwise,
     InputGrad,
     Linear,
@@ -34,10 +36,11 @@ struct Chain {
     keeps: bool,
 }
 
-const CHAINS: [Chain; 9] = [
+const CHAINS: [Chain; 10] = [
     Chain { host: Host::Conv2d, factor: 2, channels: 8, keeps: false },
     Chain { host: Host::Conv2d, factor: 2, channels: 35, keeps: true },
     Chain { host: Host::Conv2d, factor: 3, channels: 5, keeps: false },
+    Chain { host: Host::OfMap, factor: 2, channels: 8, keeps: true },
     Chain { host: Host::Depthwise, factor: 2, channels: 2, keeps: true },
     Chain { host: Host::Depthwise, factor: 3, channels: 1, keeps: false },
     Chain { host: Host::InputGrad, factor: 2, channels: 6, keeps: true },
@@ -76,6 +79,12 @@ impl Written {
             Host::Conv2d => {
                 let (x, w) = (self.input("x", [2, 5, 7, 4], 1), self.input("w", [c, 3, 3, 4], 1));
                 self.push(Conv2d(g), &[x, w])
+            }
+            Host::OfMap => {
+                let (x, first) = (self.input("x", [2, 5, 7, 4], 1), self.input("first", [16, 1, 1, 4], 1));
+                let map = self.push(Conv2d(Geometry::same(1)), &[x, first]);
+                let w = self.input("w", [c, 3, 3, 16], 1);
+                self.push(Conv2d(g), &[map, w])
             }
             Host::Depthwise => {
                 let (x, w) = (self.input("x", [2, 5, 7, c], 2), self.input("w", [c, 3, 3, 1], 1));
@@ -118,7 +127,8 @@ fn program(chain: Chain) -> (Program, HashMap<String, Tensor64>) {
     (Program { name: "chain", tape: at.tape, outputs, checks: vec![], commits: vec![] }, at.given)
 }
 
-fn check_chain(chain: Chain, precision: Precision, options: HostOptions) {
+/// Compares with the reference; returns what was chosen for its steps.
+fn check_chain(chain: Chain, precision: Precision, options: HostOptions) -> Vec<String> {
     let (program, given) = program(chain);
     let plan = Plan::compile(&program, PlanOptions { precision, ..PlanOptions::new(Target::Cuda) }).unwrap();
     let what = format!("{chain:?} in {precision}, {options:?}");
@@ -136,6 +146,7 @@ fn check_chain(chain: Chain, precision: Precision, options: HostOptions) {
         let got: Vec<f64> = got.into_iter().map(f64::from).collect();
         assert_eq!(got, program.tape.value_of(&want, *v).data, "{name} of {what}");
     }
+    device.choices().map_or(vec![], |choices| choices.algorithms().into_values().collect())
 }
 
 const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Tf32, Precision::Bf16];
@@ -161,5 +172,17 @@ fn specialised_kernels_store_into_shuffled_places() {
 fn results_of_libraries_are_shuffled() {
     for (chain, precision) in CHAINS.iter().flat_map(|chain| PRECISIONS.map(|p| (*chain, p))) {
         check_chain(chain, precision, FASTER);
+    }
+}
+
+#[test]
+fn kernels_of_warpgroups_store_into_shuffled_places() {
+    for order in [ThreadOrder::Forward, ThreadOrder::Reverse, ThreadOrder::Random(1)] {
+        for (factor, channels, keeps) in [(2, 8, false), (2, 35, true), (3, 5, false)] {
+            let chain = Chain { host: Host::OfMap, factor, channels, keeps };
+            let options = HostOptions { order, warpgroups: true, ..HostOptions::default() };
+            let chosen = check_chain(chain, Precision::Bf16, options);
+            assert!(chosen.iter().any(|way| way.starts_with("wgmma")), "{chain:?}: {chosen:?}");
+        }
     }
 }
