@@ -15,6 +15,10 @@ constexpr int PRODUCT_DEPTH = 16;
 constexpr int WARPGROUP = 128;
 constexpr int COPY_ALIGN = 128;
 
+// The thread's warpgroup, in a form that tells the compiler that a warp has one: addresses then come from it without
+// going through the lanes' registers.
+__device__ __forceinline__ int warpgroup() { return __shfl_sync(0xffffffffu, int(threadIdx.x) / WARPGROUP, 0); }
+
 __device__ __forceinline__ constexpr int aligned_to_copies(int bytes) {
   return (bytes + COPY_ALIGN - 1) / COPY_ALIGN * COPY_ALIGN;
 }
@@ -96,6 +100,7 @@ struct Correlation {
 
   // What a warpgroup does. A row of taps is in flight while the next one is started.
   __device__ __forceinline__ void multiply(float (&d)[Args::TILES][WIDTH / 2]) const {
+    const int column = warpgroup() * 8;
 #pragma unroll
     for (int t = 0; t < Args::TILES; ++t) keep(d[t]);
     for (int step = 0; step < steps; ++step) {
@@ -105,7 +110,7 @@ struct Correlation {
         weight_ring.wait(number);
         wgmma_begin();
 #pragma unroll
-        for (int kx = 0; kx < a.kw; ++kx) multiply_tap(d, source_stage(step), weight_stage(number), ky, kx);
+        for (int kx = 0; kx < a.kw; ++kx) multiply_tap(d, source_stage(step), weight_stage(number), ky, column, kx);
         wgmma_commit();
         wgmma_wait<1>();
         if (number > 0 && threadIdx.x % 32 == 0) {
@@ -120,8 +125,7 @@ struct Correlation {
   }
 
   __device__ __forceinline__ void multiply_tap(float (&d)[Args::TILES][WIDTH / 2], const unsigned char* source,
-                                               const unsigned char* weights, int ky, int kx) const {
-    const int column = threadIdx.x / WARPGROUP * 8;
+                                               const unsigned char* weights, int ky, int column, int kx) const {
     const unsigned char* tap = weights + (Args::TRANSPOSED ? a.kw - 1 - kx : kx) * TAP_BYTES;
 #pragma unroll
     for (int k = 0; k < DEPTH / PRODUCT_DEPTH; ++k) {
@@ -235,7 +239,7 @@ struct WeightGradient {
   }
 
   __device__ __forceinline__ void multiply(float (&sums)[Args::TAPS][WIDTH / 2]) const {
-    const int ky = threadIdx.x / WARPGROUP;
+    const int ky = warpgroup();
 #pragma unroll
     for (int kx = 0; kx < Args::TAPS; ++kx) keep(sums[kx]);
     for (int step = 0; step < end - begin; ++step) {
