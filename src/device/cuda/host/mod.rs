@@ -14,8 +14,6 @@ use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_void};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -209,7 +207,7 @@ impl Driver for HostDriver {
         modules: &[ModuleSource],
         progress: &mut dyn FnMut(Compiling),
     ) -> Result<Vec<Vec<FunctionId>>> {
-        let paths = build(&self.toolchain, modules, progress);
+        let paths = self.toolchain.modules(modules, progress);
         modules.iter().zip(paths).map(|(module, path)| self.load(module, &path?)).collect()
     }
 
@@ -376,33 +374,4 @@ impl Drop for HostDriver {
             unsafe { dealloc(ptr as *mut u8, layout) };
         }
     }
-}
-
-/// Builds modules on all CPUs; the results are in the order of `modules`.
-fn build(toolchain: &Toolchain, modules: &[ModuleSource], progress: &mut dyn FnMut(Compiling)) -> Vec<Result<PathBuf>> {
-    let mut built: Vec<_> = modules.iter().map(|module| toolchain.built(module).map(Ok)).collect();
-    let missing: Vec<usize> = (0..modules.len()).filter(|i| built[*i].is_none()).collect();
-    let cached = modules.len() - missing.len();
-    let mut compiling = Compiling { total: modules.len(), cached, done: cached };
-    progress(compiling);
-    let next = AtomicUsize::new(0);
-    let (sender, receiver) = mpsc::channel();
-    thread::scope(|scope| {
-        for _ in 0..cpus().min(missing.len()) {
-            let (sender, next, missing) = (sender.clone(), &next, &missing);
-            scope.spawn(move || {
-                while let Some(i) = missing.get(next.fetch_add(1, Ordering::Relaxed)).copied() {
-                    // The receiver lives until all senders are gone.
-                    let _ = sender.send((i, toolchain.module(&modules[i])));
-                }
-            });
-        }
-        drop(sender);
-        for (i, path) in receiver {
-            built[i] = Some(path);
-            compiling.done += 1;
-            progress(compiling);
-        }
-    });
-    built.into_iter().flatten().collect()
 }
