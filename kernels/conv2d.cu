@@ -196,12 +196,22 @@ __device__ void conv2d_depthwise_weight_grad(const Args& a) {
   }
 }
 
-// The parts' sums, in order.
+// The parts' sums, in order; some are loaded while others are added.
 template <class Args>
 __device__ void conv2d_sum_parts(const Args& a) {
+  constexpr int AHEAD = 16;
   const int i = blockIdx.x * Args::THREADS + threadIdx.x;
   if (i >= a.items) return;
+  const float* from = a.sums + i;
   double sum = 0.0;
-  for (int part = 0; part < a.parts; ++part) sum += a.sums[size_t(part) * a.items + i];
+  int part = 0;
+  for (; part + AHEAD <= a.parts; part += AHEAD) {
+    float values[AHEAD];
+#pragma unroll
+    for (int j = 0; j < AHEAD; ++j) values[j] = from[size_t(part + j) * a.items];
+#pragma unroll
+    for (int j = 0; j < AHEAD; ++j) sum += values[j];
+  }
+  for (; part < a.parts; ++part) sum += from[size_t(part) * a.items];
   a.to[i] = float(sum);
 }

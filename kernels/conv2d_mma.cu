@@ -189,18 +189,18 @@ __device__ void conv2d_mma(const Args& a) {
 
   using TileA = KMajor<E, BLOCK_PIXELS>;
   using SourceA = Sources<E, Args, Share<TileA, Args::THREADS>>;
-  Loader<E, TileA, Args::FETCH_A, Args::THREADS, SourceA> left(SourceA(a, of, first_pixel));
+  Loader<E, TileA, Args::ASYNC_A, Args::RUN_A, Args::THREADS, SourceA> left(SourceA(a, of, first_pixel));
   const TapDepth<E, Args> depth(a, of.tap_rows, of.tap_cols);
   float c[Split::M_TILES][Split::N_TILES][4] = {};
   if constexpr (Args::TRANSPOSED) {
     using TileB = MnMajor<E, Args::WIDTH>;
     using SourceB = TransposedWeights<E, Args, Share<TileB, Args::THREADS>>;
-    Loader<E, TileB, Args::FETCH_B, Args::THREADS, SourceB> right(SourceB{a, of, first_channel});
+    Loader<E, TileB, Args::ASYNC_B, Args::RUN_B, Args::THREADS, SourceB> right(SourceB{a, of, first_channel});
     multiply<Args::STAGES, E>(c, left, right, depth, shared, Split::row(), Split::col());
   } else {
     using TileB = KMajor<E, Args::WIDTH>;
     using SourceB = Weights<E, Args, Share<TileB, Args::THREADS>>;
-    Loader<E, TileB, Args::FETCH_B, Args::THREADS, SourceB> right(SourceB{a, first_channel});
+    Loader<E, TileB, Args::ASYNC_B, Args::RUN_B, Args::THREADS, SourceB> right(SourceB{a, first_channel});
     multiply<Args::STAGES, E>(c, left, right, depth, shared, Split::row(), Split::col());
   }
   finish_block<Split>(a, of, c, reinterpret_cast<float*>(shared), first_pixel, first_channel);
@@ -261,8 +261,8 @@ __device__ void conv2d_weight_grad_mma(const Args& a) {
   using SourceA = OutputGradients<E, Args, Share<TileA, Args::THREADS>>;
   using TileB = MnMajor<E, BLOCK_WEIGHTS>;
   using SourceB = Inputs<E, Args, Share<TileB, Args::THREADS>>;
-  Loader<E, TileA, Args::FETCH_A, Args::THREADS, SourceA> left(SourceA{a, first_channel});
-  Loader<E, TileB, Args::FETCH_B, Args::THREADS, SourceB> right(SourceB{a, first_weight});
+  Loader<E, TileA, Args::ASYNC_A, Args::RUN_A, Args::THREADS, SourceA> left(SourceA{a, first_channel});
+  Loader<E, TileB, Args::ASYNC_B, Args::RUN_B, Args::THREADS, SourceB> right(SourceB{a, first_weight});
   float c[Split::M_TILES][Split::N_TILES][4] = {};
   multiply<Args::STAGES, E>(c, left, right, PixelDepth<E>(begin, end), shared, Split::row(), Split::col());
 
@@ -273,10 +273,17 @@ __device__ void conv2d_weight_grad_mma(const Args& a) {
 #pragma unroll
     for (int j = 0; j < Split::N_TILES; ++j) {
 #pragma unroll
-      for (int part = 0; part < 4; ++part) {
-        const int o = first_channel + Split::row() + 16 * i + part / 2 * 8 + g;
-        const int w = first_weight + Split::col() + 8 * j + 2 * t + part % 2;
-        if (o < a.d.c && w < weights) sums[size_t(o) * weights + w] = c[i][j][part];
+      for (int half = 0; half < 2; ++half) {
+        const int o = first_channel + Split::row() + 16 * i + 8 * half + g;
+        const int w = first_weight + Split::col() + 8 * j + 2 * t;
+        float* to = sums + size_t(o) * weights + w;
+        if (o >= a.d.c || w >= weights) continue;
+        if constexpr (Args::PAIRS) {
+          *reinterpret_cast<float2*>(to) = make_float2(c[i][j][2 * half], c[i][j][2 * half + 1]);
+        } else {
+          to[0] = c[i][j][2 * half];
+          if (w + 1 < weights) to[1] = c[i][j][2 * half + 1];
+        }
       }
     }
   }

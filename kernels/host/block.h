@@ -21,7 +21,7 @@ enum class State : uint8_t { READY, AT_BARRIER, IN_WARP, AT_PHASE, RETURNED };
 struct AsyncCopy {
   void* to;
   const void* from;
-  unsigned group;
+  unsigned bytes, group;
 };
 
 struct Thread : Coordinates {

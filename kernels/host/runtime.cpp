@@ -124,13 +124,13 @@ void* shared_memory(const void* declaration, size_t bytes) { return Block::curre
 
 void* dynamic_shared_memory() { return Block::current().dynamic_shared(); }
 
-void copy_async(void* shared, const void* global, bool valid, Place place) {
+void copy_async(void* shared, const void* global, unsigned bytes, bool valid, Place place) {
   Block& block = Block::current();
-  if (uintptr_t(shared) % 16 != 0 || uintptr_t(global) % 16 != 0) {
-    block.fail("copy_async_16 at " + text(place) + ": an address that is not a multiple of 16");
+  if (uintptr_t(shared) % bytes != 0 || uintptr_t(global) % bytes != 0) {
+    block.fail("copy_async at " + text(place) + ": an address that is not a multiple of " + std::to_string(bytes));
   }
   Thread& thread = block.running();
-  thread.copies.push_back({shared, valid ? global : nullptr, thread.groups});
+  thread.copies.push_back({shared, valid ? global : nullptr, bytes, thread.groups});
 }
 
 void copy_async_commit() { ++Block::current().running().groups; }
@@ -142,9 +142,9 @@ void copy_async_wait(unsigned groups_left) {
     const AsyncCopy& copy = thread.copies[done];
     if (copy.group + groups_left >= thread.groups) break;
     if (copy.from) {
-      memcpy(copy.to, copy.from, 16);
+      memcpy(copy.to, copy.from, copy.bytes);
     } else {
-      memset(copy.to, 0, 16);
+      memset(copy.to, 0, copy.bytes);
     }
   }
   thread.copies.erase(thread.copies.begin(), thread.copies.begin() + ptrdiff_t(done));

@@ -51,8 +51,8 @@ void load_matrices(unsigned* to, unsigned count, const void* row, bool transpose
 void* shared_memory(const void* declaration, size_t bytes);
 void* dynamic_shared_memory();
 
-// Asynchronous copies of 16 bytes, or zeros if not `valid`: queued, and done by the wait.
-void copy_async(void* shared, const void* global, bool valid, Place place);
+// Asynchronous copies of 8 or 16 bytes, or zeros if not `valid`: queued, and done by the wait.
+void copy_async(void* shared, const void* global, unsigned bytes, bool valid, Place place);
 void copy_async_commit();
 void copy_async_wait(unsigned groups_left);
 

@@ -3,18 +3,21 @@
 // On the host a copy is done by the wait, so that a missing one shows.
 #pragma once
 
-// 16 bytes, both addresses multiples of 16; zeros where not `valid`, and then nothing is read. The copy goes through the
-// first-level cache, where a convolution's next tap finds most of what this one has read.
+// BYTES bytes, 8 or 16, both addresses multiples of that; zeros where not `valid`, and then nothing is read. The copy
+// goes through the first-level cache, where a convolution's next tap finds most of what this one has read.
 #ifdef CUDA_HOST
-inline void copy_async_16(void* shared, const void* global, bool valid = true,
-                          cuda_host::Place place = cuda_host::here()) {
-  cuda_host::copy_async(shared, global, valid, place);
+template <int BYTES>
+inline void copy_async(void* shared, const void* global, bool valid = true,
+                       cuda_host::Place place = cuda_host::here()) {
+  cuda_host::copy_async(shared, global, BYTES, valid, place);
 }
 #else
-__device__ __forceinline__ void copy_async_16(void* shared, const void* global, bool valid = true) {
+template <int BYTES>
+__device__ __forceinline__ void copy_async(void* shared, const void* global, bool valid = true) {
   const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
-  const int bytes = valid ? 16 : 0;
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");
+  const int bytes = valid ? BYTES : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(global), "n"(BYTES), "r"(bytes)
+               : "memory");
 }
 #endif
 

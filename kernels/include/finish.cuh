@@ -12,8 +12,9 @@ struct AnyView {
   }
 };
 
+// A pixel shuffle where `shuffle` is its factor, else a function.
 struct Stage {
-  int function, carrier, count;
+  int shuffle, function, carrier, count;
   float factors[MAX_FACTORS];
   AnyView inputs[MAX_PARTS];
 };
@@ -31,19 +32,37 @@ struct Finish {
   // Channels c to c + V of pixel (n, y, x).
   template <int V>
   __device__ void apply(float (&v)[V], int n, int y, int x, int c) const {
-    int done = 0;
-    for (int s = 0; s < store_count; ++s) {
-      for (; done < stores[s].after; ++done) apply_stage<V>(stages[done], v, n, y, x, c);
-      const AnyView& to = stores[s].to;
-      if (to.is_bf16) {
-        store<V>(to.as_bf16(), v, n, y, x, c);
-      } else {
-        store<V>(to.view, v, n, y, x, c);
-      }
-    }
+    apply_from<V>(0, v, n, y, x, c);
   }
 
  private:
+  // What follows `done` stages.
+  template <int V>
+  __device__ void apply_from(int done, float (&v)[V], int n, int y, int x, int c) const {
+    for (;; ++done) {
+      for (int s = 0; s < store_count; ++s) {
+        if (stores[s].after == done) put<V>(stores[s].to, v, n, y, x, c);
+      }
+      if (done == stage_count) return;
+      if (stages[done].shuffle > 0) break;
+      apply_stage<V>(stages[done], v, n, y, x, c);
+    }
+    for (int j = 0; j < V; ++j) {
+      const Shuffled to(stages[done].shuffle, y, x, c + j);
+      float one[] = {v[j]};
+      apply_from<1>(done + 1, one, n, to.y, to.x, to.c);
+    }
+  }
+
+  template <int V>
+  __device__ static void put(const AnyView& to, const float (&v)[V], int n, int y, int x, int c) {
+    if (to.is_bf16) {
+      store<V>(to.as_bf16(), v, n, y, x, c);
+    } else {
+      store<V>(to.view, v, n, y, x, c);
+    }
+  }
+
   template <int V>
   __device__ static void apply_stage(const Stage& stage, float (&v)[V], int n, int y, int x, int c) {
     float in[MAX_PARTS][V];

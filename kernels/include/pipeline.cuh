@@ -1,9 +1,6 @@
 // Products of operands in memory: chunks come to shared memory some steps ahead of the tensor cores.
 #pragma once
 
-// How chunks come. Elements of another type, or not at addresses of chunks, go through registers.
-enum Fetch { SCALARS, VECTORS, ASYNC };
-
 // A thread's share of a tile: every so many rows a chunk, at one place of the row.
 template <class Tile, int THREADS>
 struct Share {
@@ -29,15 +26,17 @@ template <class Pointer>
 Found(Pointer, bool) -> Found<Pointer>;
 
 // Brings an operand to its tiles. `source.find(k, i, e)` finds element e of the i-th chunk of the thread in the step
-// at k.
-template <class E, class Tile, int FETCH, int THREADS, class Source>
+// at k, a multiple of RUN: so many elements follow each other in memory, a chunk, half of one, or one. They come as they
+// are, by asynchronous copies (ASYNC), or, of another type or alone, through registers.
+template <class E, class Tile, int ASYNC, int RUN, int THREADS, class Source>
 struct Loader {
   using Layout = Tile;
   using Own = Share<Tile, THREADS>;
   static constexpr int BYTES = Tile::ROWS * Tile::CHUNKS * CHUNK_BYTES;
+  static_assert(E::CHUNK % RUN == 0 && (RUN > 1 || !ASYNC), "parts of a chunk");
 
   Source source;
-  float values[FETCH == ASYNC ? 1 : Own::COUNT][E::CHUNK];
+  float values[ASYNC ? 1 : Own::COUNT][E::CHUNK];
 
   __device__ __forceinline__ explicit Loader(const Source& source) : source(source) {}
 
@@ -47,17 +46,22 @@ struct Loader {
 #pragma unroll
     for (int i = 0; i < Own::COUNT; ++i) {
       if (!Own::has(i)) continue;
-      if constexpr (FETCH == ASYNC) {
-        const auto from = source.find(k, i, 0);
-        copy_async_16(tile + Tile::at(Own::row(i), Own::chunk()), from.at, from.valid);
-      } else {
-        load_values(k, i);
+      unsigned char* chunk = tile + Tile::at(Own::row(i), Own::chunk());
+#pragma unroll
+      for (int e = 0; e < E::CHUNK; e += RUN) {
+        const auto from = source.find(k, i, e);
+        if constexpr (ASYNC) {
+          constexpr int ELEMENT = CHUNK_BYTES / E::CHUNK;
+          copy_async<RUN * ELEMENT>(chunk + e * ELEMENT, from.at, from.valid);
+        } else {
+          load(values[i] + e, from);
+        }
       }
     }
   }
 
   __device__ __forceinline__ void put(unsigned char* tile) {
-    if constexpr (FETCH != ASYNC) {
+    if constexpr (!ASYNC) {
 #pragma unroll
       for (int i = 0; i < Own::COUNT; ++i) {
         if (Own::has(i)) E::store(tile + Tile::at(Own::row(i), Own::chunk()), values[i]);
@@ -66,23 +70,16 @@ struct Loader {
   }
 
  private:
-  template <class Depth>
-  __device__ __forceinline__ void load_values(const Depth& k, int i) {
-    if constexpr (FETCH == VECTORS) {
-      const auto from = source.find(k, i, 0);
+  // A run of values, by vectors.
+  template <class Pointer>
+  __device__ __forceinline__ static void load(float* to, const Found<Pointer>& from) {
+    constexpr int V = RUN < 4 ? RUN : 4;
 #pragma unroll
-      for (int e = 0; e < E::CHUNK; e += 4) {
-        float four[4] = {};
-        if (from.valid) read<4>(four, from.at + e);
+    for (int e = 0; e < RUN; e += V) {
+      float vector[V] = {};
+      if (from.valid) read<V>(vector, from.at + e);
 #pragma unroll
-        for (int j = 0; j < 4; ++j) values[i][e + j] = four[j];
-      }
-    } else {
-#pragma unroll
-      for (int e = 0; e < E::CHUNK; ++e) {
-        const auto from = source.find(k, i, e);
-        values[i][e] = from.valid ? float(*from.at) : 0.f;
-      }
+      for (int j = 0; j < V; ++j) to[e + j] = vector[j];
     }
   }
 };

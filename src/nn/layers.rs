@@ -197,7 +197,7 @@ impl<'a> Net<'a> {
         let all = self.shape(y).c();
         if all > channels {
             let segments = Segments::new(&[(channels, all)]);
-            bias = self.push(PadChannels { segments, images: 1 }, &[bias])?;
+            bias = self.push(PadChannels::add(segments, 1), &[bias])?;
         }
         self.push(Add::SUM, &[y, bias])
     }
@@ -226,7 +226,7 @@ impl<'a> Net<'a> {
             let matrix = spec.spectral.then_some((spec.ksize * spec.ksize, per_filter));
             let mut weight = net.weight(shape, FileLayout::Conv, init, matrix)?;
             if let Some((segments, images)) = padding {
-                weight = net.push(PadChannels { segments: segments.clone(), images }, &[weight])?;
+                weight = net.push(PadChannels::add(segments.clone(), images), &[weight])?;
             }
             let y = net.push(Conv2d(spec.geometry), &[x, weight])?;
             let zero_or_bound = if spec.init.is_some() { Init::Constant(0.0) } else { bound };

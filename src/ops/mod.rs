@@ -194,6 +194,11 @@ pub trait Kernel: Send + Sync {
     fn run_into(&self, _ctx: &Ctx, _call: KernelCall, _sink: &dyn TileSink) {
         unreachable!("only kernels that host an epilogue are asked to")
     }
+    /// The factor, at least 2, of an op that does what a pixel shuffle does to its operand. On a CUDA device the kernel
+    /// that computes the operand can store its values where the shuffle would put them.
+    fn shuffle_factor(&self) -> Option<usize> {
+        None
+    }
     /// Floats of scratch memory on a CUDA device.
     fn cuda_scratch(&self, _inputs: &[Shape], _output: Shape) -> usize {
         0

@@ -1,5 +1,5 @@
-//! Zeros between channels, so that tensors side by side start at places that a device reads fast; and their removal.
-//! The two are each other's adjoint. Networks pad the weights of layers whose channels are not a multiple of the
+//! Zeros between channels, so that tensors side by side start at places that a device reads fast; and their removal,
+//! which is the adjoint. Networks pad the weights of layers whose channels are not a multiple of the
 //! device's vectors (`Net::align`); no padding reaches a file.
 
 use super::{Application, Exec, Kernel, KernelCall, Op, Rounding};
@@ -32,128 +32,106 @@ impl Segments {
     pub fn padded(&self) -> usize {
         self.0.iter().map(|(_, padded)| padded).sum()
     }
-
-    /// Pairs (place without padding, place with it) of all channels.
-    fn places(&self) -> Vec<(usize, usize)> {
-        let (mut plain, mut padded) = (0, 0);
-        let mut places = Vec::with_capacity(self.channels());
-        for (width, with_padding) in &self.0 {
-            places.extend((0..*width).map(|c| (plain + c, padded + c)));
-            (plain, padded) = (plain + width, padded + with_padding);
-        }
-        places
-    }
-
-    fn launch(&self, call: &CudaCall, pad: bool) -> Vec<KernelLaunch> {
-        let args = Args::new()
-            .input("from", call.inputs[0])
-            .output("to", call.output)
-            .table("width", self.0.iter().map(|s| s.0))
-            .table("padded", self.0.iter().map(|s| s.1))
-            .fixed("PAD", usize::from(pad));
-        vec![KernelLaunch::over("pad_channels", "pad_channels", call.output.shape.len(), args)]
-    }
 }
 
-/// (N, H, W, channels) to (N', H, W, channels with padding), zeros in new channels and new images. For weights
-/// (O, kh, kw, I) both ends of a layer are padded at once.
+/// Whether padding comes or goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Padding {
+    /// (N, H, W, channels) becomes (images, H, W, channels with padding), zeros in new channels and new images.
+    Add,
+    /// The reverse: what [`Padding::Add`] made its output from.
+    Remove,
+}
+
+/// Adds or removes padding. For weights (O, kh, kw, I) both ends of a layer are padded at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PadChannels {
     /// The channels.
     pub segments: Segments,
-    /// Images of the output, at least those of the operand.
+    /// Images of the output.
     pub images: usize,
+    /// The direction.
+    pub padding: Padding,
 }
 
-/// What [`PadChannels`] made its output from: the adjoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnpadChannels {
-    /// The channels.
-    pub segments: Segments,
-    /// Images of the output, at most those of the operand.
-    pub images: usize,
+impl PadChannels {
+    /// Padding for channels, and up to so many images.
+    pub fn add(segments: Segments, images: usize) -> PadChannels {
+        PadChannels { segments, images, padding: Padding::Add }
+    }
+
+    /// Widths of the segments in operand and output.
+    fn widths(&self) -> impl Iterator<Item = (usize, usize)> {
+        let turned = self.padding == Padding::Remove;
+        self.segments.0.iter().map(move |(width, padded)| if turned { (*padded, *width) } else { (*width, *padded) })
+    }
+
+    /// Pairs (place in the operand, place in the output) of the channels that both have.
+    fn places(&self) -> Vec<(usize, usize)> {
+        let (mut from, mut to) = (0, 0);
+        let mut places = Vec::with_capacity(self.segments.channels());
+        for (from_width, to_width) in self.widths() {
+            places.extend((0..from_width.min(to_width)).map(|c| (from + c, to + c)));
+            (from, to) = (from + from_width, to + to_width);
+        }
+        places
+    }
 }
 
 impl Op for PadChannels {
     fn name(&self) -> &'static str {
-        "pad_channels"
+        match self.padding {
+            Padding::Add => "pad_channels",
+            Padding::Remove => "unpad_channels",
+        }
     }
     fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
-        let [n, h, w, c] = inputs[0].0;
-        if c != self.segments.channels() || n > self.images {
-            return Err(format!(
-                "{} does not become {} images of segments {:?}",
-                inputs[0], self.images, self.segments
-            ));
+        let ([n, h, w, c], images) = (inputs[0].0, self.images);
+        let (plain, padded) = (self.segments.channels(), self.segments.padded());
+        let (from, to, grows) = match self.padding {
+            Padding::Add => (plain, padded, n <= images),
+            Padding::Remove => (padded, plain, n >= images),
+        };
+        if c != from || !grows {
+            let what = format!("{:?} padding of {:?}", self.padding, self.segments);
+            return Err(format!("{what}: {} does not become {images} images of {to} channels", inputs[0]));
         }
-        Ok(Shape([self.images, h, w, self.segments.padded()]))
+        Ok(Shape([images, h, w, to]))
     }
     fn vjp(&self, tape: &mut Tape, at: &Application, d_output: Value) -> Result<Vec<Option<Value>>> {
-        let back = UnpadChannels { segments: self.segments.clone(), images: tape.shape(at.inputs[0]).n() };
+        let padding = match self.padding {
+            Padding::Add => Padding::Remove,
+            Padding::Remove => Padding::Add,
+        };
+        let back = PadChannels { segments: self.segments.clone(), images: tape.shape(at.inputs[0]).n(), padding };
         Ok(vec![Some(tape.push(back, &[d_output])?)])
     }
     fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
         let mut out = Tensor64::zeros(output);
-        for_places(inputs[0].shape, &self.segments, |[n, y, x], (plain, padded)| {
-            let at = out.index([n, y, x, padded]);
-            out.data[at] = inputs[0].at([n, y, x, plain]);
-        });
+        let rows = output.h() * output.w();
+        for p in 0..inputs[0].shape.n().min(output.n()) * rows {
+            let [n, y, x] = [p / rows, p / output.w() % output.h(), p % output.w()];
+            for (from, to) in self.places() {
+                let at = out.index([n, y, x, to]);
+                out.data[at] = inputs[0].at([n, y, x, from]);
+            }
+        }
         out
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Kernel(self)
     }
     fn rounding(&self) -> Rounding {
-        Rounding::Weights
-    }
-}
-
-impl Op for UnpadChannels {
-    fn name(&self) -> &'static str {
-        "unpad_channels"
-    }
-    fn shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
-        let [n, h, w, c] = inputs[0].0;
-        if c != self.segments.padded() || n < self.images {
-            return Err(format!(
-                "{} is not padded by {:?} to {} images or more",
-                inputs[0], self.segments, self.images
-            ));
+        match self.padding {
+            Padding::Add => Rounding::Weights,
+            Padding::Remove => Rounding::Follows,
         }
-        Ok(Shape([self.images, h, w, self.segments.channels()]))
-    }
-    fn vjp(&self, tape: &mut Tape, at: &Application, d_output: Value) -> Result<Vec<Option<Value>>> {
-        let back = PadChannels { segments: self.segments.clone(), images: tape.shape(at.inputs[0]).n() };
-        Ok(vec![Some(tape.push(back, &[d_output])?)])
-    }
-    fn reference(&self, inputs: &[&Tensor64], output: Shape) -> Tensor64 {
-        let mut out = Tensor64::zeros(output);
-        for_places(output, &self.segments, |[n, y, x], (plain, padded)| {
-            let at = out.index([n, y, x, plain]);
-            out.data[at] = inputs[0].at([n, y, x, padded]);
-        });
-        out
-    }
-    fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
-    }
-    fn rounding(&self) -> Rounding {
-        Rounding::Follows
-    }
-}
-
-/// Calls `visit` for every pixel of the tensor without padding and every channel of it.
-fn for_places(plain: Shape, segments: &Segments, mut visit: impl FnMut([usize; 3], (usize, usize))) {
-    let places = segments.places();
-    for p in 0..plain.pixels() {
-        let (x, y, n) = (p % plain.w(), p / plain.w() % plain.h(), p / plain.w() / plain.h());
-        places.iter().for_each(|place| visit([n, y, x], *place));
     }
 }
 
 impl Kernel for PadChannels {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
-        let (from, to, places) = (call.inputs[0], call.output, self.segments.places());
+        let (from, to, places) = (call.inputs[0], call.output, self.places());
         ctx.pool.run(to.n * to.h, &|row, _| {
             let (n, y) = (row / to.h, row % to.h);
             for x in 0..to.w {
@@ -162,33 +140,19 @@ impl Kernel for PadChannels {
                     let pixel = std::slice::from_raw_parts_mut(to.at(n, y, x), to.c);
                     pixel.fill(0.0);
                     if n < from.n {
-                        places.iter().for_each(|(plain, padded)| pixel[*padded] = *from.at(n, y, x).add(*plain));
+                        places.iter().for_each(|(source, place)| pixel[*place] = *from.at(n, y, x).add(*source));
                     }
                 }
             }
         });
     }
     fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
-        self.segments.launch(call, true)
-    }
-}
-
-impl Kernel for UnpadChannels {
-    fn run(&self, ctx: &Ctx, call: KernelCall) {
-        let (from, to, places) = (call.inputs[0], call.output, self.segments.places());
-        ctx.pool.run(to.n * to.h, &|row, _| {
-            let (n, y) = (row / to.h, row % to.h);
-            for x in 0..to.w {
-                // SAFETY: as above.
-                unsafe {
-                    let pixel = std::slice::from_raw_parts_mut(to.at(n, y, x), to.c);
-                    places.iter().for_each(|(plain, padded)| pixel[*plain] = *from.at(n, y, x).add(*padded));
-                }
-            }
-        });
-    }
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
-        self.segments.launch(call, false)
+        let args = Args::new()
+            .input("from", call.inputs[0])
+            .output("to", call.output)
+            .table("from_width", self.widths().map(|(from, _)| from))
+            .table("to_width", self.widths().map(|(_, to)| to));
+        vec![KernelLaunch::over("pad_channels", "pad_channels", call.output.shape.len(), args)]
     }
 }
 
@@ -197,8 +161,8 @@ pub(super) fn cases() -> Vec<super::Case> {
     use super::Case;
     let segments = Segments::aligned([5, 3, 4], 4);
     vec![
-        Case::new(PadChannels { segments: segments.clone(), images: 4 }, &[[3, 2, 1, 12]]),
-        Case::new(PadChannels { segments: Segments::new(&[(3, 3)]), images: 2 }, &[[2, 1, 1, 3]]),
-        Case::new(UnpadChannels { segments, images: 2 }, &[[3, 1, 2, 16]]),
+        Case::new(PadChannels::add(segments.clone(), 4), &[[3, 2, 1, 12]]),
+        Case::new(PadChannels::add(Segments::new(&[(3, 3)]), 2), &[[2, 1, 1, 3]]),
+        Case::new(PadChannels { segments, images: 2, padding: Padding::Remove }, &[[3, 1, 2, 16]]),
     ]
 }

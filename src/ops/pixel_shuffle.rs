@@ -134,6 +134,9 @@ impl Kernel for PixelShuffle {
             }
         });
     }
+    fn shuffle_factor(&self) -> Option<usize> {
+        (self.factor > 1).then_some(self.factor)
+    }
     fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let x = call.inputs[0];
         let args = square_args(self.factor, x).input("x", x).finish(&call.finish);

@@ -1,9 +1,9 @@
 //! What holds for every op: its derivative is that of its reference (central differences in f64), and its
 //! CPU code computes its reference, through strided operands, over poisoned memory, with any threads.
 
-mod bf16;
 pub(super) mod cuda;
 mod gpu;
+mod precision;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! Decides which nodes run together: a kernel that hosts an epilogue, or a pointwise op, followed by a chain
-//! of pointwise ops on the same positions. A group runs where its last member stands on the tape.
+//! of pointwise ops on the same positions. On CUDA devices a pixel shuffle may stand in the chain: what follows it works
+//! on the positions behind it. A group runs where its last member stands on the tape.
 
-use super::{Program, end_values, op_of};
+use super::{PlanOptions, Program, Target, end_values, op_of};
 use crate::ops::Exec;
 use crate::tape::Value;
 
@@ -22,7 +23,7 @@ impl Group {
 }
 
 /// Groups of all live nodes that execute something (no views, no concatenations), by place of execution.
-pub fn groups(program: &Program, live: &[bool], fuse: bool) -> Vec<Group> {
+pub fn groups(program: &Program, live: &[bool], options: PlanOptions) -> Vec<Group> {
     let tape = &program.tape;
     let last_use = users(program, live);
     let mut groups: Vec<Group> = Vec::new();
@@ -30,22 +31,22 @@ pub fn groups(program: &Program, live: &[bool], fuse: bool) -> Vec<Group> {
     for i in (0..live.len()).filter(|i| live[*i]) {
         let v = Value(i as u32);
         let Some(op) = op_of(tape, v) else { continue };
-        let pointwise = match op.exec() {
-            Exec::View(_) | Exec::Concat(_) => continue,
-            Exec::Pointwise(p) => Some(p),
-            Exec::Kernel(_) => None,
+        let (node, exec) = (tape.node(v), op.exec());
+        if matches!(exec, Exec::View(_) | Exec::Concat(_)) {
+            continue;
+        }
+        let carries = |k: usize| match exec {
+            Exec::Pointwise(p) => p.carrier(k) && tape.shape(node.inputs[k]) == node.shape,
+            Exec::Kernel(kernel) => options.target == Target::Cuda && kernel.shuffle_factor().is_some(),
+            Exec::View(_) | Exec::Concat(_) => false,
         };
-        let node = tape.node(v);
-        let joined = pointwise.filter(|_| fuse).and_then(|p| {
-            let fits = |k: &usize| {
-                p.carrier(*k) && tape.shape(node.inputs[*k]) == node.shape && {
-                    let g = group_of[node.inputs[*k].index()];
-                    g.is_some_and(|g| can_join(program, &groups[g], &group_of, g, v, *k, &last_use))
-                }
-            };
-            // The latest operand is the one that is still in cache.
-            (0..node.inputs.len()).filter(fits).max_by_key(|k| node.inputs[*k])
-        });
+        let fits = |k: &usize| {
+            let g = group_of[node.inputs[*k].index()];
+            carries(*k) && g.is_some_and(|g| can_join(program, &groups[g], &group_of, g, v, *k, &last_use))
+        };
+        // The latest operand is the one that is still in cache.
+        let operands = 0..if options.fuse { node.inputs.len() } else { 0 };
+        let joined = operands.filter(fits).max_by_key(|k| node.inputs[*k]);
         match joined {
             Some(k) => {
                 let g = group_of[node.inputs[k].index()].unwrap_or_default();

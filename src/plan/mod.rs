@@ -2,7 +2,8 @@
 //!
 //! Passes, each reading only what ops declare, never their names:
 //! 1. dead nodes are dropped;
-//! 2. [`fuse`]: chains of pointwise ops join the kernel, or the first pointwise op, that feeds them;
+//! 2. [`fuse`]: chains of pointwise ops (for CUDA devices with pixel shuffles among them) join the kernel, or the
+//!    first pointwise op, that feeds them;
 //! 3. [`place`]: views and concatenations become slices of one buffer, outputs take over operands that die;
 //! 4. [`memory`]: lifetimes over the step list give every buffer its offset in one arena.
 
@@ -12,6 +13,7 @@ mod memory;
 mod place;
 mod precision;
 mod reuse;
+mod step;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +23,8 @@ use std::sync::Arc;
 use crate::Result;
 use crate::ops::{CommitOp, Op};
 use crate::tape::{DType, Element, Shape, Source, Tape, Value};
+
+pub use step::{Base, Stage, Step};
 
 /// A recorded computation and what to do with its results.
 #[derive(Debug)]
@@ -51,7 +55,7 @@ pub struct Commit {
 /// What a plan is for, and how far it is optimised: wholly, except in tests.
 #[derive(Clone, Copy, Debug)]
 pub struct PlanOptions {
-    /// Join pointwise ops to what feeds them.
+    /// Join pointwise ops and pixel shuffles to what feeds them.
     pub fuse: bool,
     /// Let buffers share memory and outputs take over operands.
     pub share: bool,
@@ -170,85 +174,6 @@ impl Loc {
     }
 }
 
-/// What a step computes before its pointwise stages.
-#[derive(Clone, Debug)]
-pub enum Base {
-    /// A kernel.
-    Kernel(Arc<dyn Op>, Vec<Loc>),
-    /// Nothing: the stages start from these values.
-    Carrier(Loc),
-    /// Copies of memory and zeros in gaps: what a concatenation could not compute in place.
-    Copy {
-        /// From, to.
-        copies: Vec<(Loc, Loc)>,
-        /// Flat ranges to clear.
-        zeros: Vec<Loc>,
-    },
-}
-
-/// A pointwise op applied to the tile that a step works on.
-#[derive(Clone, Debug)]
-pub struct Stage {
-    /// The op.
-    pub op: Arc<dyn Op>,
-    /// The operand that arrives in the tile.
-    pub carrier: usize,
-    /// All operands; in the carrier's place stands the step's output, which is not read.
-    pub operands: Vec<Loc>,
-}
-
-/// One entry of a plan: a kernel or pointwise base, then stages, then stores.
-#[derive(Clone, Debug)]
-pub struct Step {
-    /// Path of the step's last node.
-    pub path: Arc<str>,
-    /// What runs first.
-    pub base: Base,
-    /// Pointwise ops on its result.
-    pub stages: Vec<Stage>,
-    /// (number of stages done, where the values then go). The last is the step's output.
-    pub stores: Vec<(usize, Loc)>,
-    /// Scratch memory in the arena: offset and length in floats.
-    pub scratch: (usize, usize),
-    /// Multiply-adds.
-    pub macs: u64,
-    /// In which precision products are computed.
-    pub precision: Precision,
-}
-
-impl Step {
-    /// Names of the ops in it: `conv2d+add+leaky_relu`.
-    pub fn label(&self) -> String {
-        let base = match &self.base {
-            Base::Kernel(op, _) => Some(op.name()),
-            Base::Copy { .. } => Some("copy"),
-            Base::Carrier(_) => None,
-        };
-        base.into_iter().chain(self.stages.iter().map(|s| s.op.name())).collect::<Vec<_>>().join("+")
-    }
-
-    /// Every location that the step reads.
-    pub fn reads(&self) -> Vec<Loc> {
-        let mut reads = match &self.base {
-            Base::Kernel(_, inputs) => inputs.clone(),
-            Base::Carrier(loc) => vec![*loc],
-            Base::Copy { copies, .. } => copies.iter().map(|c| c.0).collect(),
-        };
-        for s in &self.stages {
-            reads.extend(s.operands.iter().enumerate().filter(|(k, _)| *k != s.carrier).map(|(_, l)| *l));
-        }
-        reads
-    }
-
-    /// Every location that the step writes.
-    pub fn writes(&self) -> Vec<Loc> {
-        match &self.base {
-            Base::Copy { copies, zeros } => copies.iter().map(|c| c.1).chain(zeros.iter().copied()).collect(),
-            _ => self.stores.iter().map(|s| s.1).collect(),
-        }
-    }
-}
-
 /// A slot that the host fills.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slot {
@@ -306,7 +231,7 @@ impl Plan {
         let program = rounded.as_ref().unwrap_or(program);
         let live = live_nodes(program);
         let storage = precision::Storage::of(program, &live, options.precision);
-        let groups = fuse::groups(program, &live, options.fuse);
+        let groups = fuse::groups(program, &live, options);
         let mut placed = place::place(program, &live, &groups, &storage, options)?;
         let arena_len = memory::assign(&mut placed, options);
         let scratch_len = placed.steps.iter().map(|s| s.scratch.1).max().unwrap_or(0);

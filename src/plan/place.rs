@@ -287,13 +287,11 @@ impl<'a> Placer<'a> {
         Ok(step)
     }
 
-    /// Floats for a library's result where it cannot go to the step's output, because the step still reads what lies
-    /// there.
+    /// Floats for a library's result where it cannot go to the step's output.
     fn library_scratch(&self, step: &Step, output: &Loc) -> usize {
         let Base::Kernel(op, _) = &step.base else { return 0 };
         let has_library = matches!(op.exec(), Exec::Kernel(kernel) if kernel.has_library());
-        let is_read = step.reads().iter().any(|read| read.overlaps(output));
-        let needed = self.options.target == Target::Cuda && has_library && is_read;
+        let needed = self.options.target == Target::Cuda && has_library && step.keeps_result_aside();
         if needed { output.element.floats(output.shape.len()) } else { 0 }
     }
 

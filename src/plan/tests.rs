@@ -10,6 +10,8 @@ use crate::ops::concat::{ConcatChannels, ConcatFlat};
 use crate::ops::conv2d::{Conv2d, Geometry};
 use crate::ops::leaky_relu::LeakyRelu;
 use crate::ops::mul::{Mul, Scale};
+use crate::ops::pixel_shuffle::PixelShuffle;
+use crate::ops::prelu::Prelu;
 use crate::ops::sum_to::{mean, sum_to};
 use crate::rng::{Rng, Stream};
 use crate::tape::{DType, Shape, Tape, Tensor64, Value};
@@ -162,4 +164,41 @@ fn bytes_count_each_location_once_with_its_element_type() {
         let step = &plan.steps[0];
         assert_eq!((plan.bytes(&step.reads()), plan.bytes(&step.writes())), (120 * bytes + 8 * 4, 2 * 120 * 4));
     }
+}
+
+/// A stage of an upsampler, and whether its convolution's result is read beside the shuffle.
+fn upsampler(read_elsewhere: bool) -> Program {
+    let mut tape = Tape::new();
+    let input = |tape: &mut Tape, name: &str, shape| tape.input(name, Shape(shape), DType::F32);
+    let (x, w) = (input(&mut tape, "x", [2, 5, 7, 8]), input(&mut tape, "w", [32, 3, 3, 8]));
+    let (bias, slope) = (input(&mut tape, "bias", [1, 1, 1, 32]), input(&mut tape, "slope", [1; 4]));
+    let y = tape.push(Conv2d(Geometry::same(3)), &[x, w]).unwrap();
+    let small = tape.push(Add::SUM, &[y, bias]).unwrap();
+    let large = tape.push(PixelShuffle { factor: 2 }, &[small]).unwrap();
+    let y = tape.push(Prelu, &[large, slope]).unwrap();
+    let mut outputs = vec![("y".into(), y), ("large".into(), large)];
+    outputs.extend(read_elsewhere.then(|| ("small".into(), small)));
+    Program { name: "test", tape, outputs, checks: vec![], commits: vec![] }
+}
+
+#[test]
+fn pixels_are_shuffled_by_the_kernel_that_makes_them_on_cuda_devices() {
+    for (read_elsewhere, stores) in [(false, vec![2, 3]), (true, vec![1, 2, 3])] {
+        let plan = |target| Plan::compile(&upsampler(read_elsewhere), PlanOptions::new(target)).unwrap();
+        let labels = |plan: &Plan| plan.steps.iter().map(super::Step::label).collect::<Vec<_>>();
+        let cuda = plan(Target::Cuda);
+        assert_eq!(labels(&cuda), ["conv2d+add+pixel_shuffle+prelu"]);
+        let step = &cuda.steps[0];
+        assert_eq!([0, 1, 2, 3].map(|i| step.shape_before(i).c()), [32, 32, 8, 8]);
+        let after: Vec<usize> = step.stores.iter().map(|(after, _)| *after).collect();
+        assert_eq!(after, stores, "{read_elsewhere}");
+        assert_eq!(labels(&plan(Target::Cpu { threads: 1 })), ["conv2d+add", "pixel_shuffle+prelu"]);
+    }
+}
+
+#[test]
+fn a_library_computes_what_is_shuffled_aside() {
+    let plan = Plan::compile(&upsampler(false), PlanOptions::new(Target::Cuda)).unwrap();
+    assert!(plan.steps[0].keeps_result_aside());
+    assert_eq!(plan.steps[0].scratch.1, 2 * 5 * 7 * 32);
 }

@@ -241,6 +241,10 @@ fn launches() {
         }
         assert_eq!(download(&mut gpu, z, count), backwards(0.5 * factor));
     }
+    gpu.forget(graph);
+    let error = unsafe { gpu.replay(graph).unwrap_err().to_string() };
+    assert!(error.contains("there is no graph 0"), "{error}");
+    unsafe { gpu.replay(nothing).unwrap() };
     unsafe { gpu.launch(&turn).unwrap() };
     gpu.synchronize().unwrap();
 

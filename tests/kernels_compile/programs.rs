@@ -7,6 +7,7 @@ use std::path::Path;
 use srgan::config::Config;
 use srgan::device::cuda::driver::ModuleSource;
 use srgan::device::cuda::{fill_module, modules, peak_modules};
+use srgan::ops::pixel_shuffle::PixelShuffle;
 use srgan::ops::sum_to::sum_to;
 use srgan::plan::{Plan, PlanOptions, Precision, Program, Target};
 use srgan::tape::{DType, Shape, Tape};
@@ -26,7 +27,7 @@ pub fn all_modules() -> Vec<ModuleSource> {
     all.push(fill_module());
     let configs: Vec<Config> = files.iter().map(|path| Config::load(path, &[]).unwrap().0).collect();
     for precision in [Precision::F32, Precision::Tf32, Precision::Bf16] {
-        for program in configs.iter().flat_map(|cfg| programs(cfg, precision)).chain([sum_over_images()]) {
+        for program in configs.iter().flat_map(|cfg| programs(cfg, precision)).chain([uncommon()]) {
             let options = PlanOptions { precision, ..PlanOptions::new(Target::Cuda) };
             let plan = Plan::compile(&program, options).unwrap();
             all.extend(modules(&plan, true).unwrap().into_iter().filter(|m| seen.insert(m.clone())));
@@ -54,12 +55,15 @@ fn programs(config: &Config, precision: Precision) -> Vec<Program> {
     ]
 }
 
-/// A sum that keeps pixels: the derivative of a value that is repeated for every image, which no network has.
-fn sum_over_images() -> Program {
+/// What no network has: a sum that keeps pixels, the derivative of a value that is repeated for every image, and a
+/// shuffle of pixels that no kernel has computed.
+fn uncommon() -> Program {
     let mut tape = Tape::new();
-    let x = tape.input("x", Shape([2, HR, HR, 3]), DType::F32);
-    let sum = sum_to(&mut tape, x, Shape([1, HR, HR, 3])).unwrap();
-    Program { name: "sum", tape, outputs: vec![("sum".into(), sum)], checks: vec![], commits: vec![] }
+    let x = tape.input("x", Shape([2, HR, HR, 8]), DType::F32);
+    let sum = sum_to(&mut tape, x, Shape([1, HR, HR, 8])).unwrap();
+    let large = tape.push(PixelShuffle { factor: 2 }, &[x]).unwrap();
+    let outputs = vec![("sum".into(), sum), ("large".into(), large)];
+    Program { name: "uncommon", tape, outputs, checks: vec![], commits: vec![] }
 }
 
 /// Names of the kernels in `kernels/`: function templates over their argument struct.

@@ -234,6 +234,10 @@ impl Driver for LateDriver {
         Ok(())
     }
 
+    fn forget(&mut self, graph: GraphId) {
+        self.graphs[graph.0].clear();
+    }
+
     fn synchronize(&mut self) -> Result<()> {
         self.wait()
     }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::driver::{Driver, FunctionId, Launch, ModuleSource};
-use super::exec::geometry;
 use super::library_call::{Alternative, Item, LibraryLaunch, Work};
+use super::limits::geometry;
 use super::module::module;
 use crate::device::choices::{Choice, Choices, OWN};
 use crate::device::{OnCompile, OnWarning};
@@ -70,11 +70,12 @@ pub(super) struct Compiler<'a> {
 impl Compiler<'_> {
     pub fn compile(&mut self, items: &[(Arc<str>, Item)]) -> Result<Vec<Work>> {
         let specialise = self.driver.specialises();
-        let kernels = items.iter().filter_map(|(_, item)| match item {
-            Item::Kernel(kernel) => Some(kernel),
+        let kernels = items.iter().filter_map(|(path, item)| match item {
+            Item::Kernel(kernel) => Some((path, kernel)),
             Item::Library(..) => None,
         });
-        let modules: Vec<_> = kernels.map(|kernel| (geometry(kernel), module(kernel, specialise))).collect();
+        let prepared = kernels.map(|(path, kernel)| Ok((geometry(kernel, path)?, module(kernel, specialise))));
+        let modules = prepared.collect::<Result<Vec<_>>>()?;
         self.add_functions(modules.iter().map(|(_, (source, _))| source))?;
         let mut modules = modules.into_iter();
         let mut work = Vec::with_capacity(items.len());

@@ -254,6 +254,9 @@ pub trait Driver: fmt::Debug {
     /// As for [`Driver::record`].
     unsafe fn replay(&mut self, graph: GraphId) -> Result<()>;
 
+    /// Frees a graph whose replays are done; it cannot be replayed any more.
+    fn forget(&mut self, graph: GraphId);
+
     /// Waits until all work is done.
     ///
     /// # Errors

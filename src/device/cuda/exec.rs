@@ -2,6 +2,8 @@
 //! has moved, and recorded as one graph; a run uploads its inputs before, replays, and reads one block back.
 
 mod measure;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -9,9 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::choose::{Compiler, Variants, choose};
-use super::driver::{DevicePtr, Driver, FunctionId, Geometry, GraphId, Launch, ModuleSource, ReadId};
+use super::driver::{DevicePtr, Driver, FunctionId, GraphId, Launch, ModuleSource, ReadId};
 use super::launch::KernelLaunch;
 use super::library_call::{Item, Work};
+use super::limits::{self, geometry};
 use super::module::module;
 use super::peak::{self, Size};
 use super::resolve::{Addresses, OK_FLOATS};
@@ -180,16 +183,11 @@ fn variants(at: &Addresses, step: &Step) -> Result<Variants> {
 /// One kernel, compiled. `path` is for messages.
 ///
 /// # Errors
-/// The compiler's log.
+/// The compiler's log; a grid that is too large.
 pub(crate) fn prepare(driver: &mut dyn Driver, kernel: &KernelLaunch, path: &str) -> Result<Launch> {
     let (source, args) = module(kernel, driver.specialises());
     let function = driver.compile(&[source], &mut |_| ())?[0][0];
-    Ok(Launch { function, geometry: geometry(kernel), args, path: path.into() })
-}
-
-pub(super) fn geometry(kernel: &KernelLaunch) -> Geometry {
-    let grid = kernel.grid.map(|blocks| blocks as u32);
-    Geometry { grid, block: [kernel.threads as u32, 1, 1], shared_bytes: kernel.shared_bytes as u32 }
+    Ok(Launch { function, geometry: geometry(kernel, path)?, args, path: path.into() })
 }
 
 impl Device for Cuda {
@@ -203,6 +201,7 @@ impl Device for Cuda {
 
     fn load(&mut self, plan: Plan) -> Result<PlanId> {
         self.check_states(&plan)?;
+        limits::check(&plan)?;
         let needed = plan.arena_len;
         let loaded = self.allocate_for(plan)?;
         self.plans.push(loaded);
@@ -214,7 +213,7 @@ impl Device for Cuda {
             let (old, len) = std::mem::replace(&mut self.arena, (DevicePtr(0), 0));
             // If what follows fails, no plan runs on memory that is not there any more.
             for plan in &mut self.plans {
-                plan.graph = None;
+                plan.graph.take().into_iter().for_each(|graph| driver.forget(graph));
                 plan.work.clear();
             }
             if len > 0 {

@@ -1,4 +1,4 @@
-//! What becomes of a kernel's finished values: pointwise ops, fused behind it, and stores.
+//! What becomes of a kernel's finished values: pointwise ops and pixel shuffles, fused behind it, and stores.
 
 use std::fmt::Write as _;
 
@@ -46,11 +46,20 @@ impl PointwiseCode {
     }
 }
 
+/// One stage of a step, with its operands in memory.
+#[derive(Clone, Debug)]
+pub(super) enum FinishStage {
+    /// A pointwise function.
+    Function(FinishFunction),
+    /// Values go on at their places behind a pixel shuffle of this factor.
+    Shuffle(usize),
+}
+
 /// A pointwise function with its operands in memory.
 #[derive(Clone, Debug)]
-pub(super) struct FinishStage {
+pub(super) struct FinishFunction {
     /// Index into the table of all functions.
-    pub function: usize,
+    pub index: usize,
     /// Name of the function.
     pub name: &'static str,
     /// Which of `inputs` arrives in registers; its view is not read.
@@ -59,7 +68,22 @@ pub(super) struct FinishStage {
     pub factors: Vec<f32>,
 }
 
-/// Pointwise stages and stores, in the order of a plan's step.
+impl FinishStage {
+    fn function(&self) -> Option<&FinishFunction> {
+        if let FinishStage::Function(function) = self { Some(function) } else { None }
+    }
+
+    fn shuffle_factor(&self) -> Option<usize> {
+        if let FinishStage::Shuffle(factor) = self { Some(*factor) } else { None }
+    }
+
+    /// What it reads from memory.
+    fn read(&self) -> impl Iterator<Item = &DeviceView> {
+        self.function().into_iter().flat_map(FinishFunction::read)
+    }
+}
+
+/// Pointwise stages, shuffles and stores, in the order of a plan's step.
 #[derive(Clone, Debug)]
 pub struct Finish {
     pub(super) stages: Vec<FinishStage>,
@@ -73,25 +97,27 @@ impl Finish {
         Finish { stages: vec![], stores: vec![(0, output)] }
     }
 
-    /// The most channels that one call may have: 4 if every operand allows vectors, else 1.
+    /// The most channels that one call may have: 4 if every operand allows vectors, else 1. Behind a shuffle values
+    /// are read and stored one by one, so what lies there may be anything.
     pub fn vector(&self) -> usize {
-        let read = self
-            .stages
-            .iter()
-            .flat_map(|s| s.inputs.iter().enumerate().filter(|(i, _)| *i != s.carrier).map(|(_, view)| view));
-        let all = read.chain(self.stores.iter().map(|(_, view)| view));
+        let unmoved = self.stages.iter().position(|s| s.shuffle_factor().is_some()).unwrap_or(self.stages.len());
+        let read = self.stages[..unmoved].iter().flat_map(FinishStage::read);
+        let stored = self.stores.iter().filter(|(after, _)| *after <= unmoved).map(|(_, view)| view);
         // A stored tensor of one channel is no repeated one.
-        let stored = self.stores.iter().all(|(_, view)| view.shape.c().is_multiple_of(4));
-        if stored && all.into_iter().all(DeviceView::has_vectors) { 4 } else { 1 }
+        let squares: usize = self.stages.iter().filter_map(FinishStage::shuffle_factor).map(|r| r * r).product();
+        let channels = self.stores.last().map_or(1, |(_, view)| view.shape.c() * squares);
+        if channels.is_multiple_of(4) && read.chain(stored).all(DeviceView::has_vectors) { 4 } else { 1 }
     }
 
     /// What is done, without addresses: ` +add[1,1,1,64] +leaky_relu`.
     pub(super) fn signature(&self) -> String {
         let mut text = String::new();
         for stage in &self.stages {
-            let _ = write!(text, " +{}", stage.name);
-            let read = stage.inputs.iter().enumerate().filter(|(i, _)| *i != stage.carrier);
-            read.for_each(|(_, view)| _ = write!(text, "{:?}", view.shape.0));
+            let _ = match stage {
+                FinishStage::Function(function) => write!(text, " +{}", function.name),
+                FinishStage::Shuffle(factor) => write!(text, " +shuffle{factor}"),
+            };
+            stage.read().for_each(|view| _ = write!(text, "{:?}", view.shape.0));
         }
         self.stores.iter().skip(1).for_each(|(after, _)| _ = write!(text, " >{after}"));
         text
@@ -106,9 +132,18 @@ impl Finish {
         if out.specialise { self.render_code(out) } else { self.render_table(out) }
     }
 
-    /// Straight code with constant extents.
+    /// Straight code with constant extents: `apply` up to the first shuffle, which calls `apply_from<stage>` for every
+    /// value at its new place.
     fn render_code(&self, out: &mut Rendered) {
         let (mut members, mut code) = (String::new(), String::new());
+        let begin = |code: &mut String, name: &str| {
+            let _ = writeln!(
+                code,
+                "  template <int V>\n  __device__ __forceinline__ void {name}(float (&v)[V], int n, int y, int x, \
+                 int c) const {{"
+            );
+        };
+        begin(&mut code, "apply");
         let mut stores = self.stores.iter().enumerate().peekable();
         for done in 0..=self.stages.len() {
             while let Some((i, (_, to))) = stores.next_if(|(_, (after, _))| *after == done) {
@@ -116,31 +151,22 @@ impl Finish {
                 out.bytes.view(to, true);
                 let _ = writeln!(code, "    store<V>(to{i}, v, n, y, x, c);");
             }
-            let Some(stage) = self.stages.get(done) else { break };
-            let count = stage.inputs.len();
-            let _ = writeln!(code, "    {{\n      float in[{count}][V];");
-            for (p, view) in stage.inputs.iter().enumerate() {
-                if p == stage.carrier {
-                    let _ = writeln!(code, "      carry<V>(in[{p}], v);");
-                    continue;
+            match self.stages.get(done) {
+                Some(FinishStage::Function(function)) => function.render_code(done, &mut members, &mut code, out),
+                Some(FinishStage::Shuffle(factor)) => {
+                    let next = format!("apply_from{}", done + 1);
+                    let _ = writeln!(
+                        code,
+                        "#pragma unroll\n    for (int j = 0; j < V; ++j) {{\n      \
+                         const Shuffled to({factor}, y, x, c + j);\n      float one[] = {{v[j]}};\n      \
+                         {next}<1>(one, n, to.y, to.x, to.c);\n    }}\n  }}"
+                    );
+                    begin(&mut code, &next);
                 }
-                let _ = writeln!(members, "  {} s{done}_{p};", view_type(view, "const ", true));
-                out.bytes.view(view, true);
-                let _ = writeln!(code, "      load<V>(in[{p}], s{done}_{p}, n, y, x, c);");
+                None => {}
             }
-            let mut factors: Vec<String> = stage.factors.iter().map(|f| float_literal(*f)).collect();
-            factors.resize(MAX_FACTORS, "0.f".into());
-            let values: Vec<String> = (0..count).map(|p| format!("in[{p}][j]")).collect();
-            let _ = writeln!(code, "      const float k[] = {{{}}};", factors.join(", "));
-            let _ = writeln!(code, "#pragma unroll\n      for (int j = 0; j < V; ++j) {{");
-            let _ = writeln!(code, "        const float values[] = {{{}}};", values.join(", "));
-            let _ = writeln!(code, "        v[j] = {}(values, k);\n      }}\n    }}", stage.name);
         }
-        let _ = writeln!(
-            out.before,
-            "struct FixedFinish {{\n{members}  template <int V>\n  __device__ __forceinline__ void apply(float (&v)[V], \
-             int n, int y, int x, int c) const {{\n{code}  }}\n}};"
-        );
+        let _ = writeln!(out.before, "struct FixedFinish {{\n{members}{code}  }}\n}};");
         out.members.push_str("  FixedFinish finish;\n");
     }
 
@@ -154,17 +180,18 @@ impl Finish {
         bytes.push(&int(self.stages.len()));
         bytes.push(&int(self.stores.len()));
         for i in 0..MAX_STAGES {
-            let stage = self.stages.get(i);
-            for value in [stage.map_or(0, |s| s.function), stage.map_or(0, |s| s.carrier)] {
+            let factor = self.stages.get(i).and_then(FinishStage::shuffle_factor).unwrap_or(0);
+            let function = self.stages.get(i).and_then(FinishStage::function);
+            for value in [factor, function.map_or(0, |f| f.index), function.map_or(0, |f| f.carrier)] {
                 bytes.push(&int(value));
             }
-            bytes.push(&int(stage.map_or(0, |s| s.inputs.len())));
+            bytes.push(&int(function.map_or(0, |f| f.inputs.len())));
             for k in 0..MAX_FACTORS {
-                bytes.push(&stage.and_then(|s| s.factors.get(k)).copied().unwrap_or(0.0).to_le_bytes());
+                bytes.push(&function.and_then(|f| f.factors.get(k)).copied().unwrap_or(0.0).to_le_bytes());
             }
             bytes.align(8);
             for p in 0..MAX_PARTS {
-                bytes.any_view(stage.and_then(|s| s.inputs.get(p)).unwrap_or(&empty));
+                bytes.any_view(function.and_then(|f| f.inputs.get(p)).unwrap_or(&empty));
             }
         }
         for i in 0..MAX_STORES {
@@ -173,6 +200,34 @@ impl Finish {
             bytes.align(8);
             bytes.any_view(to);
         }
+    }
+}
+
+impl FinishFunction {
+    fn read(&self) -> impl Iterator<Item = &DeviceView> {
+        self.inputs.iter().enumerate().filter(|(i, _)| *i != self.carrier).map(|(_, view)| view)
+    }
+
+    /// The call with its operands, for stage `number`.
+    fn render_code(&self, number: usize, members: &mut String, code: &mut String, out: &mut Rendered) {
+        let count = self.inputs.len();
+        let _ = writeln!(code, "    {{\n      float in[{count}][V];");
+        for (p, view) in self.inputs.iter().enumerate() {
+            if p == self.carrier {
+                let _ = writeln!(code, "      carry<V>(in[{p}], v);");
+                continue;
+            }
+            let _ = writeln!(members, "  {} s{number}_{p};", view_type(view, "const ", true));
+            out.bytes.view(view, true);
+            let _ = writeln!(code, "      load<V>(in[{p}], s{number}_{p}, n, y, x, c);");
+        }
+        let mut factors: Vec<String> = self.factors.iter().map(|f| float_literal(*f)).collect();
+        factors.resize(MAX_FACTORS, "0.f".into());
+        let values: Vec<String> = (0..count).map(|p| format!("in[{p}][j]")).collect();
+        let _ = writeln!(code, "      const float k[] = {{{}}};", factors.join(", "));
+        let _ = writeln!(code, "#pragma unroll\n      for (int j = 0; j < V; ++j) {{");
+        let _ = writeln!(code, "        const float values[] = {{{}}};", values.join(", "));
+        let _ = writeln!(code, "        v[j] = {}(values, k);\n      }}\n    }}", self.name);
     }
 }
 

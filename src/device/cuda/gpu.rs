@@ -66,7 +66,8 @@ pub struct GpuDriver {
     /// Whether kernels may use what is Hopper's alone.
     warpgroups: bool,
     keeps_choices: bool,
-    graphs: Vec<Recorded>,
+    /// `None` where a graph was forgotten.
+    graphs: Vec<Option<Recorded>>,
     functions: Vec<Function>,
     /// Bytes by address.
     allocations: HashMap<u64, usize>,
@@ -189,7 +190,7 @@ fn unknown(kind: &str, id: usize) -> Error {
 
 impl fmt::Debug for GpuDriver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (functions, graphs) = (self.functions.len(), self.graphs.len());
+        let (functions, graphs) = (self.functions.len(), self.graphs.iter().flatten().count());
         write!(f, "GpuDriver({}, {functions} kernels, {graphs} graphs)", self.describe())
     }
 }
@@ -344,22 +345,27 @@ impl Driver for GpuDriver {
         // SAFETY: the caller's.
         let graph = unsafe { self.capture(work)? };
         let work = if self.sync_kernels { work.to_vec() } else { Vec::new() };
-        self.graphs.push(Recorded { graph, work });
+        self.graphs.push(Some(Recorded { graph, work }));
         Ok(GraphId(self.graphs.len() - 1))
     }
 
     unsafe fn replay(&mut self, graph: GraphId) -> Result<()> {
-        let recorded = self.graphs.get_mut(graph.0).ok_or_else(|| unknown("graph", graph.0))?;
-        if self.sync_kernels {
-            let work = std::mem::take(&mut recorded.work);
+        let recorded = self.graphs.get_mut(graph.0).and_then(Option::take);
+        let recorded = recorded.ok_or_else(|| unknown("graph", graph.0))?;
+        let done = match &recorded.graph {
             // SAFETY: as recorded.
-            let done = work.iter().try_for_each(|entry| unsafe { self.start(entry) });
-            self.graphs[graph.0].work = work;
-            return done;
-        }
-        match &recorded.graph {
+            _ if self.sync_kernels => recorded.work.iter().try_for_each(|entry| unsafe { self.start(entry) }),
             Some(graph) => graph.launch().map_err(|e| failure("launching a graph", e)),
             None => Ok(()),
+        };
+        self.graphs[graph.0] = Some(recorded);
+        done
+    }
+
+    fn forget(&mut self, graph: GraphId) {
+        // Errors of freeing it are met by the work that follows.
+        if let Some(graph) = self.graphs.get_mut(graph.0) {
+            *graph = None;
         }
     }
 

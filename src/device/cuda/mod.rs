@@ -17,6 +17,7 @@ pub mod host;
 mod launch;
 pub mod libraries;
 pub mod library_call;
+mod limits;
 mod math;
 mod module;
 pub mod nvrtc;

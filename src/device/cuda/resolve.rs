@@ -6,12 +6,12 @@ use std::sync::Arc;
 use super::args::{Args, DeviceView};
 use super::choose::{Region, Touched};
 use super::driver::{DevicePtr, ModuleSource};
-use super::finish::{Finish, FinishStage, MAX_PARTS, PointwiseCode};
+use super::finish::{Finish, FinishFunction, FinishStage, MAX_PARTS, PointwiseCode};
 use super::launch::{CudaCall, CudaCommit, KernelLaunch};
 use super::library_call::Alternative;
 use super::module::{module, pointwise_index};
-use crate::ops::{Exec, Op};
-use crate::plan::{Base, Loc, Plan, Root, Step};
+use crate::ops::Exec;
+use crate::plan::{Base, Loc, Plan, Root, Stage, Step};
 use crate::tape::{DType, Shape};
 use crate::{Error, Result};
 
@@ -76,9 +76,14 @@ impl Addresses<'_> {
     }
 
     fn call<'v>(&self, step: &Step, inputs: &'v [DeviceView], output: &Loc) -> Result<CudaCall<'v>> {
+        let (mut output, shape) = (self.view(output)?, step.shape_before(0));
+        if output.shape != shape {
+            // Stages move the result: only its extent counts.
+            (output.shape, output.stride) = (shape, shape.c());
+        }
         Ok(CudaCall {
             inputs,
-            output: self.view(output)?,
+            output,
             scratch: self.arena.offset_by(step.scratch.0 * 4),
             finish: self.finish(step)?,
             precision: step.precision,
@@ -86,7 +91,7 @@ impl Addresses<'_> {
     }
 
     /// Other ways of the step, where a library can do it. The library's result goes where the step's goes, or, where that
-    /// is memory that the step still reads, into scratch memory, which the plan has for it.
+    /// cannot be, into scratch memory, which the plan has for it.
     pub fn alternative(&self, step: &Step) -> Result<Option<Alternative>> {
         let Base::Kernel(op, inputs) = &step.base else { return Ok(None) };
         let (Exec::Kernel(kernel), Some((_, to))) = (op.exec(), step.stores.last()) else { return Ok(None) };
@@ -96,14 +101,14 @@ impl Addresses<'_> {
         let views = self.views(inputs)?;
         let mut call = self.call(step, &views, to)?;
         let kernels = if self.warpgroups { kernel.cuda_warpgroups(&call) } else { Vec::new() };
-        let is_read = step.reads().iter().any(|read| read.overlaps(to));
-        if is_read {
+        let aside = step.keeps_result_aside();
+        if aside {
             call.output = DeviceView { ptr: call.scratch, stride: call.output.shape.c(), ..call.output };
         }
         let Some(library) = kernel.cuda_library(&call) else { return Ok(None) };
         let signature = format!("{}{}", library.op, call.finish.signature());
         let finish = &call.finish;
-        let is_done = finish.stages.is_empty() && finish.stores.len() == 1 && !is_read;
+        let is_done = finish.stages.is_empty() && finish.stores.len() == 1 && !aside;
         let then = (!is_done).then(|| pointwise(call.output, finish));
         Ok(Some(Alternative { signature, kernels, call: library, then }))
     }
@@ -133,24 +138,28 @@ impl Addresses<'_> {
 
     fn finish(&self, step: &Step) -> Result<Finish> {
         let mut stages = Vec::new();
-        for stage in &step.stages {
-            let shape = step.stores.last().map_or(Shape::SCALAR, |(_, to)| to.shape);
-            stages.push(self.stage(&*stage.op, stage.carrier, &stage.operands, shape, step)?);
+        for (i, stage) in step.stages.iter().enumerate() {
+            stages.push(match stage.shuffle_factor() {
+                Some(factor) => FinishStage::Shuffle(factor),
+                None => FinishStage::Function(self.function(stage, step.shape_before(i), &step.path)?),
+            });
         }
         let stores = step.stores.iter().map(|(after, to)| Ok((*after, self.view(to)?)));
         let finish = Finish { stages, stores: stores.collect::<Result<_>>()? };
         if finish.fits() { Ok(finish) } else { Err(Error::Internal(format!("{}: too many stages", step.path))) }
     }
 
-    fn stage(&self, op: &dyn Op, carrier: usize, operands: &[Loc], shape: Shape, step: &Step) -> Result<FinishStage> {
+    /// A pointwise stage on values of extent `shape`.
+    fn function(&self, stage: &Stage, shape: Shape, path: &str) -> Result<FinishFunction> {
+        let Stage { op, carrier, operands } = stage;
         let Exec::Pointwise(p) = op.exec() else {
             return Err(Error::Internal(format!("{} is no pointwise op", op.name())));
         };
         let mut shapes: Vec<Shape> = operands.iter().map(|l| l.shape).collect();
-        shapes[carrier] = shape;
+        shapes[*carrier] = shape;
         let PointwiseCode { function, parts, factors } = p.cuda(&shapes);
         let index = pointwise_index(function).filter(|_| parts.len() <= MAX_PARTS);
-        let index = index.ok_or_else(|| Error::Internal(format!("{}: no kernel function {function}", step.path)))?;
+        let index = index.ok_or_else(|| Error::Internal(format!("{path}: no kernel function {function}")))?;
         let mut inputs = Vec::new();
         for part in &parts {
             let mut view = self.view(&operands[part.operand])?;
@@ -161,8 +170,8 @@ impl Addresses<'_> {
             }
             inputs.push(view);
         }
-        let carrier = parts.iter().position(|p| p.operand == carrier).unwrap_or_default();
-        Ok(FinishStage { function: index, name: function, carrier, inputs, factors })
+        let carrier = parts.iter().position(|p| p.operand == *carrier).unwrap_or_default();
+        Ok(FinishFunction { index, name: function, carrier, inputs, factors })
     }
 
     /// Launches after the last step: checks, state changes, outputs.

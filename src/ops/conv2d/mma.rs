@@ -21,17 +21,30 @@ fn products(precision: Precision) -> Element {
     if precision == Precision::Bf16 { Element::Bf16 } else { Element::F32 }
 }
 
-/// How an operand comes to shared memory, `Fetch` of `kernels/include/pipeline.cuh`: 2 as it is, by asynchronous copies of
-/// 16 bytes; 1 by vectors, to be converted; 0 by elements. `run` elements follow each other without gaps, and so
-/// they do every `pitch` elements.
-fn fetch(view: &DeviceView, run: usize, pitch: usize, to: Element) -> usize {
-    let chunk = 16 / to.size();
-    let bytes = (chunk * view.element.size()).min(16);
-    let aligned = run.is_multiple_of(chunk) && pitch.is_multiple_of(chunk) && view.ptr.0.is_multiple_of(bytes as u64);
-    match (aligned, view.element == to) {
-        (true, true) => 2,
-        (true, false) => 1,
-        (false, _) => 0,
+/// How an operand comes to shared memory, `Loader` of `kernels/include/pipeline.cuh`: as it is, by asynchronous copies,
+/// or converted on the way, `run` elements at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fetch {
+    pub is_async: bool,
+    pub run: usize,
+}
+
+impl Fetch {
+    /// For products of elements `to`. Of the operand `run` elements follow each other without gaps, and so they do every
+    /// `pitch` elements. Runs are cut into chunks of 16 bytes, or into halves of them where channels are half as many.
+    pub fn of(view: &DeviceView, run: usize, pitch: usize, to: Element) -> Fetch {
+        let chunk = 16 / to.size();
+        let fits = |part: &usize| {
+            let bytes = (part * view.element.size()).min(16) as u64;
+            run.is_multiple_of(*part) && pitch.is_multiple_of(*part) && view.ptr.0.is_multiple_of(bytes)
+        };
+        let part = [chunk, chunk / 2].into_iter().find(fits).unwrap_or(1);
+        Fetch { is_async: part > 1 && view.element == to, run: part }
+    }
+
+    /// Of a tensor's pixels.
+    fn of_pixels(view: &DeviceView, to: Element) -> Fetch {
+        Fetch::of(view, view.shape.c(), view.stride, to)
     }
 }
 
@@ -60,7 +73,7 @@ pub(super) fn correlate(call: &CudaCall, s: &ConvShape, pass: Pass) -> Vec<Kerne
     let class_pixels = s.batch * rows.div_ceil(split) * cols.div_ceil(split);
     let width = block_channels(channels, class_pixels * split * split);
     let args = args.size("split", split).fixed("V", call.finish.vector()).fixed("WIDTH", width);
-    let args = pipeline(args, to, [fetch(&source, source.shape.c(), source.stride, to), fetch(&weight, run, run, to)]);
+    let args = pipeline(args, to, [Fetch::of_pixels(&source, to), Fetch::of(&weight, run, run, to)]);
     let blocks = class_pixels.div_ceil(BLOCK_PIXELS) * channels.div_ceil(width);
     let results = BLOCK_PIXELS * (width + 8) * 4;
     let launch = KernelLaunch::new("conv2d_mma", "conv2d_mma", 1, args)
@@ -70,8 +83,13 @@ pub(super) fn correlate(call: &CudaCall, s: &ConvShape, pass: Pass) -> Vec<Kerne
     vec![launch]
 }
 
-fn pipeline(args: Args, to: Element, [a, b]: [usize; 2]) -> Args {
-    args.fixed("BF16", usize::from(to == Element::Bf16)).fixed("FETCH_A", a).fixed("FETCH_B", b).fixed("STAGES", STAGES)
+fn pipeline(args: Args, to: Element, [a, b]: [Fetch; 2]) -> Args {
+    args.fixed("BF16", usize::from(to == Element::Bf16))
+        .fixed("ASYNC_A", usize::from(a.is_async))
+        .fixed("RUN_A", a.run)
+        .fixed("ASYNC_B", usize::from(b.is_async))
+        .fixed("RUN_B", b.run)
+        .fixed("STAGES", STAGES)
 }
 
 /// Output channels of a block of the weight gradient.
@@ -90,13 +108,15 @@ pub(super) fn weight_grad(call: &CudaCall, s: &ConvShape) -> Vec<KernelLaunch> {
     let to = products(call.precision);
     let (parts, height) = (parts(s), block_outputs(s));
     let sums = parts.sums(call);
+    let pairs = (s.taps() * s.in_ch).is_multiple_of(2) && sums.0.is_multiple_of(8);
     let args = geometry(s, false)
         .input("x", x)
         .input("d", d)
         .pointer("sums", "float", sums)
         .size("part_pixels", parts.len)
-        .fixed("HEIGHT", height);
-    let args = pipeline(args, to, [fetch(&d, d.shape.c(), d.stride, to), fetch(&x, x.shape.c(), x.stride, to)]);
+        .fixed("HEIGHT", height)
+        .fixed("PAIRS", usize::from(pairs));
+    let args = pipeline(args, to, [Fetch::of_pixels(&d, to), Fetch::of_pixels(&x, to)]);
     let launch = KernelLaunch::new("conv2d_mma", "conv2d_weight_grad_mma", 1, args)
         .with_grid([parts.grid[0], parts.grid[1], parts.count])
         .with_threads(128)

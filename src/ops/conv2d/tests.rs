@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use super::mma::Fetch;
 use super::{Geometry, Pass, cuda, wgmma};
 use crate::device::cpu::reference::{reference_conv2d, reference_conv2d_input_grad, reference_conv2d_weight_grad};
 use crate::device::cuda::driver::{DevicePtr, Driver};
@@ -201,6 +202,8 @@ fn cases() -> Vec<Case> {
         case(3, 1, 1, [2, 9, 15, 64], 32),
         case(3, 1, 1, [1, 7, 20, 21], 13),
         case(9, 1, 1, [1, 12, 13, 4], 64),
+        case(3, 1, 1, [1, 9, 14, 12], 20),
+        case(3, 1, 1, [1, 9, 14, 6], 10),
         case(9, 1, 1, [1, 12, 13, 64], 4),
         case(3, 2, 1, [1, 17, 14, 16], 85),
         case(4, 2, 1, [2, 12, 10, 13], 24),
@@ -222,6 +225,29 @@ fn tensor_core_products_are_those_of_the_reference_however_operands_lie() {
 fn tensor_core_products_do_not_depend_on_the_order_of_threads() {
     for order in [ThreadOrder::Reverse, ThreadOrder::Random(1), ThreadOrder::Random(2)] {
         check(&cases(), |i| i % 4, HostOptions { order, ..HostOptions::default() });
+    }
+}
+
+#[test]
+fn operands_of_four_channels_come_by_halves_of_chunks() {
+    let view =
+        |ptr, c, stride, element| DeviceView { ptr: DevicePtr(ptr), shape: Shape([1, 2, 2, c]), stride, element };
+    let (bf16, f32) = (Element::Bf16, Element::F32);
+    for (view, to, is_async, run) in [
+        (view(256, 64, 64, bf16), bf16, true, 8),
+        (view(256, 64, 72, f32), bf16, false, 8),
+        (view(256, 4, 4, bf16), bf16, true, 4),
+        (view(256, 4, 20, f32), bf16, false, 4),
+        (view(264, 64, 64, bf16), bf16, true, 4),
+        (view(264, 64, 64, f32), bf16, false, 1),
+        (view(256, 6, 6, bf16), bf16, false, 1),
+        (view(256, 4, 4, f32), f32, true, 4),
+        (view(264, 6, 6, f32), f32, true, 2),
+        (view(256, 4, 4, bf16), f32, false, 4),
+        (view(256, 5, 8, f32), f32, false, 1),
+    ] {
+        let fetch = Fetch::of(&view, view.shape.c(), view.stride, to);
+        assert_eq!(fetch, Fetch { is_async, run }, "{view:?} to {to:?}");
     }
 }
 

@@ -2,6 +2,7 @@
 //! threads of a block in each order, so that a missing barrier shows, and under AddressSanitizer.
 
 mod libraries;
+mod shuffle;
 
 use std::process::Command;
 

@@ -189,7 +189,7 @@ impl Toolchain {
     }
 
     /// The library of a module, if it has been built.
-    pub fn built(&self, module: &ModuleSource) -> Option<PathBuf> {
+    fn built(&self, module: &ModuleSource) -> Option<PathBuf> {
         Some(self.library(module)).filter(|library| library.exists())
     }
 
@@ -197,7 +197,7 @@ impl Toolchain {
     ///
     /// # Errors
     /// The compiler's log.
-    pub fn module(&self, module: &ModuleSource) -> Result<PathBuf> {
+    fn module(&self, module: &ModuleSource) -> Result<PathBuf> {
         let library = self.library(module);
         let source = library.with_extension("cpp");
         self.write(&source, &format!("{PRELUDE}#line 1 \"{}\"\n{}", module.name, module.text))?;
@@ -206,6 +206,35 @@ impl Toolchain {
         command.arg("-Wl,-rpath,$ORIGIN");
         self.build(command, &library, &module.name)?;
         Ok(library)
+    }
+
+    /// Builds modules on all CPUs; the results are in the order of `modules`.
+    pub fn modules(&self, modules: &[ModuleSource], progress: &mut dyn FnMut(Compiling)) -> Vec<Result<PathBuf>> {
+        let mut built: Vec<_> = modules.iter().map(|module| self.built(module).map(Ok)).collect();
+        let missing: Vec<usize> = (0..modules.len()).filter(|i| built[*i].is_none()).collect();
+        let cached = modules.len() - missing.len();
+        let mut compiling = Compiling { total: modules.len(), cached, done: cached };
+        progress(compiling);
+        let next = AtomicUsize::new(0);
+        let (sender, receiver) = mpsc::channel();
+        thread::scope(|scope| {
+            for _ in 0..cpus().min(missing.len()) {
+                let (sender, next, missing) = (sender.clone(), &next, &missing);
+                scope.spawn(move || {
+                    while let Some(i) = missing.get(next.fetch_add(1, Ordering::Relaxed)).copied() {
+                        // The receiver lives until all senders are gone.
+                        let _ = sender.send((i, self.module(&modules[i])));
+                    }
+                });
+            }
+            drop(sender);
+            for (i, path) in receiver {
+                built[i] = Some(path);
+                compiling.done += 1;
+                progress(compiling);
+            }
+        });
+        built.into_iter().flatten().collect()
     }
 
     fn command(&self) -> Command {
@@ -243,39 +272,6 @@ fn hash(value: &impl Hash) -> String {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     format!("{:016x}", hasher.finish())
-}
-
-/// Builds modules on all CPUs; the results are in the order of `modules`.
-pub(super) fn build(
-    toolchain: &Toolchain,
-    modules: &[ModuleSource],
-    progress: &mut dyn FnMut(Compiling),
-) -> Vec<Result<PathBuf>> {
-    let mut built: Vec<_> = modules.iter().map(|module| toolchain.built(module).map(Ok)).collect();
-    let missing: Vec<usize> = (0..modules.len()).filter(|i| built[*i].is_none()).collect();
-    let cached = modules.len() - missing.len();
-    let mut compiling = Compiling { total: modules.len(), cached, done: cached };
-    progress(compiling);
-    let next = AtomicUsize::new(0);
-    let (sender, receiver) = mpsc::channel();
-    thread::scope(|scope| {
-        for _ in 0..cpus().min(missing.len()) {
-            let (sender, next, missing) = (sender.clone(), &next, &missing);
-            scope.spawn(move || {
-                while let Some(i) = missing.get(next.fetch_add(1, Ordering::Relaxed)).copied() {
-                    // The receiver lives until all senders are gone.
-                    let _ = sender.send((i, toolchain.module(&modules[i])));
-                }
-            });
-        }
-        drop(sender);
-        for (i, path) in receiver {
-            built[i] = Some(path);
-            compiling.done += 1;
-            progress(compiling);
-        }
-    });
-    built.into_iter().flatten().collect()
 }
 
 #[cfg(test)]

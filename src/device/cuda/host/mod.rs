@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use libloading::Library;
 
+use compile::Toolchain;
 pub use compile::sanitizer_library;
-use compile::{Toolchain, build};
 
 use super::driver::{DevicePtr, Driver, FunctionId, GraphId, Launch, ModuleSource, ReadId};
 use super::library_call::{LibraryLaunch, LibraryOp, Work};
@@ -59,6 +59,8 @@ pub struct HostOptions {
     pub libraries: Libraries,
     /// Whether kernels for Hopper alone are used wherever there is one, in place of the own ones.
     pub warpgroups: bool,
+    /// Writes sizes into the source as constants, as on a GPU: every size costs a build.
+    pub specialise: bool,
 }
 
 /// What stands in for NVIDIA's libraries: plain loops. There is no timing; what a candidate takes is laid down.
@@ -84,6 +86,7 @@ impl Default for HostOptions {
             portable_fibers: false,
             libraries: Libraries::None,
             warpgroups: false,
+            specialise: false,
         }
     }
 }
@@ -115,7 +118,8 @@ pub struct HostDriver {
     options: HostOptions,
     toolchain: Toolchain,
     functions: Vec<Entry>,
-    graphs: Vec<Vec<Work>>,
+    /// `None` where a graph was forgotten.
+    graphs: Vec<Option<Vec<Work>>>,
     choices_file: PathBuf,
     allocations: HashMap<u64, Layout>,
     /// What copies that are not collected have brought.
@@ -184,7 +188,8 @@ fn check_sanitizer() -> Result<()> {
 
 impl fmt::Debug for HostDriver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HostDriver").field("options", &self.options).finish_non_exhaustive()
+        let (functions, graphs) = (self.functions.len(), self.graphs.iter().flatten().count());
+        write!(f, "HostDriver({:?}, {functions} kernels, {graphs} graphs)", self.options)
     }
 }
 
@@ -194,7 +199,7 @@ impl Driver for HostDriver {
     }
 
     fn specialises(&self) -> bool {
-        false
+        self.options.specialise
     }
 
     fn compile(
@@ -202,7 +207,7 @@ impl Driver for HostDriver {
         modules: &[ModuleSource],
         progress: &mut dyn FnMut(Compiling),
     ) -> Result<Vec<Vec<FunctionId>>> {
-        let paths = build(&self.toolchain, modules, progress);
+        let paths = self.toolchain.modules(modules, progress);
         modules.iter().zip(paths).map(|(module, path)| self.load(module, &path?)).collect()
     }
 
@@ -331,17 +336,23 @@ impl Driver for HostDriver {
                 Work::Library(launch) => self.prepare(&launch.call.op, &launch.algorithm)?,
             }
         }
-        self.graphs.push(work.to_vec());
+        self.graphs.push(Some(work.to_vec()));
         Ok(GraphId(self.graphs.len() - 1))
     }
 
     unsafe fn replay(&mut self, graph: GraphId) -> Result<()> {
-        let work = self.graphs.get_mut(graph.0).map(std::mem::take);
-        let work = work.ok_or_else(|| Error::device("a graph of another driver"))?;
+        let work = self.graphs.get_mut(graph.0).and_then(Option::take);
+        let work = work.ok_or_else(|| Error::Internal(format!("there is no graph {}", graph.0)))?;
         // SAFETY: the caller's promise holds for every entry of the graph.
         let result = work.iter().try_for_each(|entry| unsafe { self.start(entry) });
-        self.graphs[graph.0] = work;
+        self.graphs[graph.0] = Some(work);
         result
+    }
+
+    fn forget(&mut self, graph: GraphId) {
+        if let Some(graph) = self.graphs.get_mut(graph.0) {
+            *graph = None;
+        }
     }
 
     fn synchronize(&mut self) -> Result<()> {

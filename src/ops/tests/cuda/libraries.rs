@@ -4,14 +4,16 @@
 use super::*;
 use crate::device::Device;
 use crate::device::cuda::host::Libraries;
+use crate::plan::Precision;
 
-const FASTER: HostOptions = HostOptions {
+pub(super) const FASTER: HostOptions = HostOptions {
     order: ThreadOrder::Forward,
     os_threads: 1,
     sanitize: false,
     portable_fibers: false,
     libraries: Libraries::Faster,
     warpgroups: false,
+    specialise: false,
 };
 
 fn has_library(case: &Case) -> bool {
@@ -37,7 +39,7 @@ fn described_calls_on_bf16_compute_the_references() {
     let mut low = 0;
     for case in all_cases().iter().filter(|case| has_library(case)) {
         for strided in [false, true] {
-            let (read, written) = super::super::bf16::check(case, FASTER, strided);
+            let (read, written) = super::super::precision::check(case, Precision::Bf16, FASTER, strided);
             low += usize::from(read && written);
         }
     }

@@ -55,7 +55,7 @@ fn a_missing_warp_barrier_is_found() {
 fn a_missing_wait_for_copies_is_found() {
     let body = "
   SHARED(float4, tile, [32]);
-  copy_async_16(&tile[threadIdx.x], a.x + 4 * threadIdx.x);
+  copy_async<16>(&tile[threadIdx.x], a.x + 4 * threadIdx.x);
   copy_async_commit();
   {}
   __syncthreads();
@@ -124,8 +124,12 @@ fn wrong_masks_are_reported() {
             "mma_m16n8k8_tf32 at kernels/test.cu:4: a tensor-core product needs all 32 lanes",
         ),
         (
-            "SHARED(float4, tile);\ncopy_async_16(&tile, a.x + 1);",
-            "copy_async_16 at kernels/test.cu:2: an address that is not a multiple of 16",
+            "SHARED(float4, tile);\ncopy_async<16>(&tile, a.x + 2);",
+            "copy_async at kernels/test.cu:2: an address that is not a multiple of 16",
+        ),
+        (
+            "SHARED(float4, tile);\ncopy_async<8>(&tile, a.x + 1);",
+            "copy_async at kernels/test.cu:2: an address that is not a multiple of 8",
         ),
     ] {
         let message = Case { x: &[0.0; 8], ..Case::block(32, body) }.failure();

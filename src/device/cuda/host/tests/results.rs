@@ -239,18 +239,19 @@ fn copies_are_there_after_the_wait_for_their_group() {
     let body = "
   SHARED(float4, tile, [2]);
   if (threadIdx.x == 0) {
-    copy_async_16(&tile[0], a.x);
+    copy_async<16>(&tile[0], a.x);
     copy_async_commit();
-    copy_async_16(&tile[1], a.x + 4);
+    copy_async<8>(&tile[1].z, a.x + 6);
+    copy_async<8>(&tile[1].x, a.x, false);
     copy_async_commit();
     copy_async_wait<1>();
-    a.out[0] = tile[0].y, a.out[1] = tile[1].y;
+    a.out[0] = tile[0].y, a.out[1] = tile[1].w;
     copy_async_wait<0>();
-    a.out[2] = tile[1].y;
+    a.out[2] = tile[1].w, a.out[3] = tile[1].y;
   }";
-    let case = Case { x: &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], ..Case::block(3, body) };
+    let case = Case { x: &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], ..Case::block(4, body) };
     let got = case.run(HostOptions::default()).unwrap();
-    assert_eq!((got[0], got[2]), (1.0, 5.0));
+    assert_eq!((got[0], got[2], got[3]), (1.0, 7.0, 0.0));
     assert!(got[1].is_nan());
 }
 

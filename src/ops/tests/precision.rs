@@ -1,5 +1,5 @@
-//! Kernels on tensors that are stored in bf16: every op that allows it, against its reference on the same rounded
-//! operands.
+//! Kernels in low precision: every op that allows it on tensors that are stored in bf16, and products of tf32, against
+//! the reference on operands that are rounded already, so that products round nothing.
 
 use super::{Case, all_cases, assert_close, cuda, inputs_of};
 use crate::Result;
@@ -47,20 +47,26 @@ impl Pointwise for Store {
     }
 }
 
-fn rounded(x: f64) -> f64 {
+/// The nearest number that products of `precision` take as it is.
+fn rounded(x: f64, precision: Precision) -> f64 {
     let bits = (x as f32).to_bits();
-    f64::from(f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000))
+    let bits = match precision {
+        Precision::F32 => bits,
+        Precision::Tf32 => (bits + 0x1000) & 0xffff_e000,
+        Precision::Bf16 => (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000,
+    };
+    f64::from(f32::from_bits(bits))
 }
 
 /// The case's op between two stores, so that operands and result lie in memory as the program stores them; operands
 /// are channel slices of wider tensors where `strided`.
-fn program_of(case: &Case, strided: bool) -> (Program, Vec<Tensor64>) {
+fn program_of(case: &Case, precision: Precision, strided: bool) -> (Program, Vec<Tensor64>) {
     let (mut tape, mut given) = (Tape::new(), std::collections::HashMap::new());
     let mut inputs = inputs_of(case, &mut tape, &mut given);
     let mut data = Vec::new();
     for (k, x) in inputs.iter_mut().enumerate() {
         let values = &given[&format!("x{k}")];
-        data.push(Tensor64::new(values.shape, values.data.iter().map(|v| rounded(*v)).collect()));
+        data.push(Tensor64::new(values.shape, values.data.iter().map(|v| rounded(*v, precision)).collect()));
         if case.contiguous.contains(&k) {
             continue;
         }
@@ -78,9 +84,9 @@ fn program_of(case: &Case, strided: bool) -> (Program, Vec<Tensor64>) {
 }
 
 /// Runs the case, and says whether an operand and the result were stored in bf16.
-pub(super) fn check(case: &Case, options: HostOptions, strided: bool) -> (bool, bool) {
-    let (program, data) = program_of(case, strided);
-    let unfused = PlanOptions { fuse: false, precision: Precision::Bf16, ..PlanOptions::new(Target::Cuda) };
+pub(super) fn check(case: &Case, precision: Precision, options: HostOptions, strided: bool) -> (bool, bool) {
+    let (program, data) = program_of(case, precision, strided);
+    let unfused = PlanOptions { fuse: false, precision, ..PlanOptions::new(Target::Cuda) };
     let plan = Plan::compile(&program, unfused).unwrap();
     let Some(step) = plan.steps.iter().find(|step| &*step.path == "case") else { return (false, false) };
     let low = |locs: Vec<crate::plan::Loc>| locs.iter().any(|loc| loc.element == Element::Bf16);
@@ -95,20 +101,27 @@ pub(super) fn check(case: &Case, options: HostOptions, strided: bool) -> (bool, 
     let got: Vec<f64> = device.run(id).unwrap().outputs[0].iter().map(|v| f64::from(*v)).collect();
     let operands: Vec<&Tensor64> = data.iter().collect();
     let want = case.op.reference(&operands, program.tape.shape(program.outputs[0].1)).data;
-    let what = format!("{:?} of {:?} strided {strided}, {options:?}", case.op, case.inputs);
+    let what = format!("{:?} of {:?} in {precision}, strided {strided}, {options:?}", case.op, case.inputs);
     assert_close(&got, &want, if stored.1 { HALF_UNIT } else { 3e-6 }, &what);
-    assert!(!stored.1 || got.iter().all(|v| rounded(*v) == *v), "{what}: not rounded to bf16");
+    assert!(!stored.1 || got.iter().all(|v| rounded(*v, Precision::Bf16) == *v), "{what}: not rounded to bf16");
     stored
+}
+
+const ORDERS: [ThreadOrder; 3] = [ThreadOrder::Forward, ThreadOrder::Reverse, ThreadOrder::Random(3)];
+
+/// Whether operands or results may be stored in bf16.
+fn allowed(case: &Case) -> bool {
+    !matches!(case.op.rounding(), Rounding::Never | Rounding::Weights)
 }
 
 #[test]
 fn kernels_compute_on_bf16() {
-    let allowed = |case: &Case| !matches!(case.op.rounding(), Rounding::Never | Rounding::Weights);
     let (mut read, mut written) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
     for case in all_cases().iter().filter(|case| allowed(case)) {
-        for order in [ThreadOrder::Forward, ThreadOrder::Reverse, ThreadOrder::Random(3)] {
+        for order in ORDERS {
             for strided in [false, true] {
-                let stored = check(case, HostOptions { order, ..HostOptions::default() }, strided);
+                let options = HostOptions { order, ..HostOptions::default() };
+                let stored = check(case, Precision::Bf16, options, strided);
                 read.extend(stored.0.then(|| case.op.name()));
                 written.extend(stored.1.then(|| case.op.name()));
             }
@@ -121,4 +134,29 @@ fn kernels_compute_on_bf16() {
     for name in ["conv2d_weight_grad", "sum_to", "norm_statistics", "prelu_slope_grad"] {
         assert!(read.contains(name) && !written.contains(name), "{name}: read {read:?}, written {written:?}");
     }
+}
+
+/// Checks each case in one order of threads, strided or not; the share of those that read or wrote bf16.
+fn check_in_turn(cases: &[Case], precision: Precision) -> f64 {
+    let mut low = 0;
+    for (i, case) in cases.iter().enumerate() {
+        let options = HostOptions { order: ORDERS[i % 3], ..HostOptions::default() };
+        let (read, written) = check(case, precision, options, i / 3 % 2 == 1);
+        low += usize::from(read || written);
+    }
+    low as f64 / cases.len() as f64
+}
+
+#[test]
+fn kernels_compute_on_bf16_at_random_extents() {
+    let cases: Vec<Case> = cuda::random_cases(16).into_iter().filter(allowed).collect();
+    let low = check_in_turn(&cases, Precision::Bf16);
+    assert!(low > 0.5, "{low} of the cases read or wrote bf16");
+}
+
+#[test]
+fn products_of_tf32_are_the_references_at_random_extents() {
+    let products = |case: &Case| case.op.name().starts_with("conv2d");
+    let cases: Vec<Case> = cuda::random_cases(24).into_iter().filter(products).collect();
+    assert_eq!(check_in_turn(&cases, Precision::Tf32), 0.0);
 }
