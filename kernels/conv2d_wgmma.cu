@@ -2,9 +2,9 @@
 // warpgroups on operands that the copy engine brings to shared memory. Launched by src/ops/conv2d/wgmma.rs.
 //
 // A patch of pixels lies in shared memory as planes of 8 channels, 16 bytes a pixel, and comes once for all taps,
-// with the pixels around it that they reach: 8 pixels beside each other are what products call a core, and cores may
-// begin anywhere, so the operand of a tap is the patch from another pixel on. What is outside of the image, or behind the
-// last channel, the copy engine fills with zeros.
+// with the pixels around it that they reach: 8 pixels beside each other are a core matrix, and core matrices may
+// begin at any pixel, so the operand of a tap is the patch from another pixel on. What is outside of the image, or behind
+// the last channel, the copy engine fills with zeros.
 
 // Channels of a plane, and bytes of a pixel in it.
 constexpr int PLANE = 8, PIXEL_BYTES = 16;
@@ -14,6 +14,8 @@ constexpr int PATCH_WIDTH = 16;
 constexpr int PRODUCT_DEPTH = 16;
 constexpr int WARPGROUP = 128;
 constexpr int COPY_ALIGN = 128;
+// Eight rows of 128 bytes, in which chunks are permuted.
+constexpr int SWIZZLE_ALIGN = 1024;
 
 // The thread's warpgroup, in a form that tells the compiler that a warp has one: addresses then come from it without
 // going through the lanes' registers.
@@ -44,18 +46,32 @@ struct PatchPlace {
 };
 
 // Forward pass and input gradient: two warpgroups multiply, each has 8 columns of the patch and TILES times 8 rows. One more
-// warp starts copies. A stage of the source is the patch in DEPTH channels; a stage of weights is a row of taps in as many.
+// warp starts copies. A stage of the source is the patch in DEPTH channels; a stage of weights is a row of taps in as
+// many. Products have 64 rows: where there are as many channels of the result, channels are rows and a group's pixels
+// columns, which reads less of shared memory than the other way round; fewer channels are columns, and pixels rows.
 template <class Args>
 struct Correlation {
-  static constexpr int ROWS = 8 * Args::TILES, RESULTS = ROWS * PATCH_WIDTH, WARPS = 2 * WARPGROUP / 32;
-  static constexpr int WIDTH = Args::WIDTH, DEPTH = Args::DEPTH, TAP_BYTES = WIDTH * DEPTH * 2;
+  static constexpr int TILES = Args::TILES, WIDTH = Args::WIDTH, DEPTH = Args::DEPTH;
+  static constexpr int ROWS = 8 * TILES, RESULTS = ROWS * PATCH_WIDTH, WARPS = 2 * WARPGROUP / 32;
+  static constexpr bool TRANSPOSED = Args::TRANSPOSED != 0, CHANNEL_ROWS = WIDTH >= 64;
+  // Products side by side, and sums of a thread in each.
+  static constexpr int PARTS = CHANNEL_ROWS ? WIDTH / 64 : TILES;
+  static constexpr int SUMS = CHANNEL_ROWS ? 32 * TILES : WIDTH / 2;
+  // Weights of a tap lie in rows: of the source's channels, a row for each of the result's, or, transposed, of up to 64
+  // of the result's, a row for each of the source's, and so for each 64.
+  static constexpr int ROW = TRANSPOSED ? (WIDTH < 64 ? WIDTH : 64) : DEPTH, ROW_BYTES = 2 * ROW;
+  static constexpr int TAP_BYTES = (TRANSPOSED ? DEPTH : WIDTH) * ROW_BYTES;
+  static constexpr int WEIGHT_COPIES = TRANSPOSED ? WIDTH / ROW : 1;
+  // Floats from result to result in shared memory: neither pairs of channels of four results nor channels of pairs of
+  // results meet in a bank.
+  static constexpr int PITCH = WIDTH + (CHANNEL_ROWS ? 4 : 8);
 
   const Args& a;
   const PatchPlace place;
   const Patch patch;
   const int first_channel, steps;
-  unsigned char* const sources;
   unsigned char* const weights;
+  unsigned char* const sources;
   const Ring<Args::SOURCE_STAGES> source_ring;
   const Ring<Args::WEIGHT_STAGES> weight_ring;
 
@@ -65,52 +81,56 @@ struct Correlation {
         patch(ROWS, a.kh, a.kw),
         first_channel(blockIdx.x % layers * WIDTH),
         steps((a.depth + DEPTH - 1) / DEPTH),
-        sources(shared),
-        weights(shared + Args::SOURCE_STAGES * source_stage_bytes()),
+        weights(align_shared<SWIZZLE_ALIGN>(shared)),
+        sources(weights + Args::WEIGHT_STAGES * weight_bytes()),
         source_ring{barriers},
         weight_ring{barriers + 2 * Args::SOURCE_STAGES} {}
 
+  __device__ __forceinline__ int weight_bytes() const { return WEIGHT_COPIES * a.kw * TAP_BYTES; }
   __device__ __forceinline__ int source_bytes() const { return patch.plane_bytes() * (DEPTH / PLANE); }
-  __device__ __forceinline__ int source_stage_bytes() const { return aligned_to_copies(source_bytes()); }
-  __device__ __forceinline__ unsigned char* source_stage(int step) const {
-    return sources + step % Args::SOURCE_STAGES * source_stage_bytes();
-  }
   __device__ __forceinline__ unsigned char* weight_stage(int step) const {
-    return weights + step % Args::WEIGHT_STAGES * (a.kw * TAP_BYTES);
+    return weights + step % Args::WEIGHT_STAGES * weight_bytes();
+  }
+  __device__ __forceinline__ unsigned char* source_stage(int step) const {
+    return sources + step % Args::SOURCE_STAGES * aligned_to_copies(source_bytes());
   }
 
   // What one thread does: all copies.
   __device__ __forceinline__ void copy() const {
     // Results of an input gradient have their last tap where the source comes first.
-    const int top = Args::TRANSPOSED ? a.kh - 1 - a.pad : a.pad, left = Args::TRANSPOSED ? a.kw - 1 - a.pad : a.pad;
+    const int top = TRANSPOSED ? a.kh - 1 - a.pad : a.pad, left = TRANSPOSED ? a.kw - 1 - a.pad : a.pad;
     for (int step = 0; step < steps; ++step) {
       uint64_t* full = source_ring.fill(step, source_bytes());
       copy_box(source_stage(step), a.source, full, 0, place.x - left, place.y - top, step * (DEPTH / PLANE), place.image);
       for (int ky = 0; ky < a.kh; ++ky) {
-        const int number = step * a.kh + ky, row = (Args::TRANSPOSED ? a.kh - 1 - ky : ky) * a.kw;
-        full = weight_ring.fill(number, a.kw * TAP_BYTES);
-        if (Args::TRANSPOSED) {
-          copy_box(weight_stage(number), a.weights, full, 0, step * DEPTH, first_channel / PLANE, row, 0);
-        } else {
-          copy_box(weight_stage(number), a.weights, full, 0, first_channel, step * (DEPTH / PLANE), row, 0);
+        const int number = step * a.kh + ky, first_tap = (TRANSPOSED ? a.kh - 1 - ky : ky) * a.kw;
+        full = weight_ring.fill(number, weight_bytes());
+        for (int i = 0; i < WEIGHT_COPIES; ++i) {
+          const int in = TRANSPOSED ? first_channel + i * ROW : step * DEPTH, out = TRANSPOSED ? step * DEPTH : first_channel;
+          copy_box(weight_stage(number) + i * a.kw * TAP_BYTES, a.weights, full, in, out, first_tap, 0, 0);
         }
       }
     }
+    source_ring.finish(steps), weight_ring.finish(steps * a.kh);
   }
 
   // What a warpgroup does. A row of taps is in flight while the next one is started.
-  __device__ __forceinline__ void multiply(float (&d)[Args::TILES][WIDTH / 2]) const {
+  __device__ __forceinline__ void multiply(float (&d)[PARTS][SUMS]) const {
     const int column = warpgroup() * 8;
 #pragma unroll
-    for (int t = 0; t < Args::TILES; ++t) keep(d[t]);
+    for (int part = 0; part < PARTS; ++part) fence_registers(d[part]);
     for (int step = 0; step < steps; ++step) {
       source_ring.wait(step);
       for (int ky = 0; ky < a.kh; ++ky) {
         const int number = step * a.kh + ky;
         weight_ring.wait(number);
-        wgmma_begin();
+        wgmma_fence();
+        const unsigned char* pixels = source_stage(step) + ky * patch.row_bytes() + column * PIXEL_BYTES;
 #pragma unroll
-        for (int kx = 0; kx < a.kw; ++kx) multiply_tap(d, source_stage(step), weight_stage(number), ky, column, kx);
+        for (int kx = 0; kx < a.kw; ++kx) {
+          const int tap = TRANSPOSED ? a.kw - 1 - kx : kx;
+          multiply_tap(d, pixels + kx * PIXEL_BYTES, weight_stage(number) + tap * TAP_BYTES);
+        }
         wgmma_commit();
         wgmma_wait<1>();
         if (number > 0 && threadIdx.x % 32 == 0) {
@@ -121,43 +141,63 @@ struct Correlation {
     }
     wgmma_wait<0>();
 #pragma unroll
-    for (int t = 0; t < Args::TILES; ++t) keep(d[t]);
+    for (int part = 0; part < PARTS; ++part) fence_registers(d[part]);
   }
 
-  __device__ __forceinline__ void multiply_tap(float (&d)[Args::TILES][WIDTH / 2], const unsigned char* source,
-                                               const unsigned char* weights, int ky, int column, int kx) const {
-    const unsigned char* tap = weights + (Args::TRANSPOSED ? a.kw - 1 - kx : kx) * TAP_BYTES;
+  __device__ __forceinline__ void multiply_tap(float (&d)[PARTS][SUMS], const unsigned char* pixels,
+                                               const unsigned char* tap) const {
 #pragma unroll
     for (int k = 0; k < DEPTH / PRODUCT_DEPTH; ++k) {
-      // Weights lie as [plane][channel of the result][channel of the source], or with the last two exchanged.
-      const uint64_t b = Args::TRANSPOSED
-                             ? operand(tap + k * PRODUCT_DEPTH * PIXEL_BYTES, 8 * PIXEL_BYTES, DEPTH * PIXEL_BYTES)
-                             : operand(tap + 2 * k * WIDTH * PIXEL_BYTES, WIDTH * PIXEL_BYTES, 8 * PIXEL_BYTES);
-      const unsigned char* from = source + 2 * k * patch.plane_bytes() + ky * patch.row_bytes() + (column + kx) * PIXEL_BYTES;
+      const unsigned char* from = pixels + 2 * k * patch.plane_bytes();
 #pragma unroll
-      for (int t = 0; t < Args::TILES; ++t) {
-        const uint64_t pixels = operand(from + 8 * t * patch.row_bytes(), patch.plane_bytes(), patch.row_bytes());
-        wgmma<WIDTH, false, Args::TRANSPOSED != 0>(d[t], pixels, b);
+      for (int part = 0; part < PARTS; ++part) {
+        if constexpr (CHANNEL_ROWS) {
+          wgmma<64 * TILES, TRANSPOSED, false>(d[part], weight_operand(tap, part, k), pixel_operand(from));
+        } else {
+          const uint64_t tile = pixel_operand(from + 8 * part * patch.row_bytes());
+          wgmma<WIDTH, false, TRANSPOSED>(d[part], tile, weight_operand(tap, 0, k));
+        }
       }
     }
   }
 
-  // Result `i` of the block: warpgroup, tile, row, column, as its rows lie in shared memory.
-  __device__ __forceinline__ int y(int i) const { return place.y + i / 64 % Args::TILES * 8 + i % 64 / 8; }
-  __device__ __forceinline__ int x(int i) const { return place.x + i / (64 * Args::TILES) * 8 + i % 8; }
-};
-
-// Brings a warpgroup's results, 64 rows by WIDTH, to shared memory. 8 floats apart in the banks, four rows of pairs
-// meet none.
-template <int WIDTH, int COUNT>
-__device__ __forceinline__ void put_results(float* results, const float (&d)[COUNT]) {
-  const int warp = threadIdx.x % WARPGROUP / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-#pragma unroll
-  for (int i = 0; i < COUNT; i += 2) {
-    const int row = 16 * warp + i / 2 % 2 * 8 + g, column = i / 4 * 8 + 2 * t;
-    *reinterpret_cast<float2*>(results + row * (WIDTH + 8) + column) = make_float2(d[i], d[i + 1]);
+  __device__ __forceinline__ uint64_t pixel_operand(const unsigned char* first) const {
+    return matrix_descriptor(first, patch.plane_bytes(), patch.row_bytes());
   }
-}
+
+  // 16 channels of the source from 16 k on, by the result's channels, all or the 64 from 64 part on.
+  __device__ __forceinline__ uint64_t weight_operand(const unsigned char* tap, int part, int k) const {
+    const unsigned char* first = TRANSPOSED ? tap + part * (a.kw * TAP_BYTES) + k * PRODUCT_DEPTH * ROW_BYTES
+                                            : tap + part * 64 * ROW_BYTES + k * PRODUCT_DEPTH * 2;
+    if constexpr (ROW_BYTES == PIXEL_BYTES) {
+      return matrix_descriptor(first, 8 * PIXEL_BYTES, 8 * PIXEL_BYTES);
+    } else {
+      return swizzled_descriptor<ROW_BYTES>(first, 8 * ROW_BYTES);
+    }
+  }
+
+  // Brings a warpgroup's results to shared memory, [result][channel].
+  __device__ __forceinline__ void put(float* results, const float (&d)[PARTS][SUMS]) const {
+    results += threadIdx.x / WARPGROUP * (RESULTS / 2) * PITCH;
+    const int warp = threadIdx.x % WARPGROUP / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int part = 0; part < PARTS; ++part) {
+#pragma unroll
+      for (int i = 0; i < SUMS; i += 2) {
+        const int row = 64 * part + 16 * warp + i / 2 % 2 * 8 + g, column = i / 4 * 8 + 2 * t;
+        if constexpr (CHANNEL_ROWS) {
+          results[column * PITCH + row] = d[part][i], results[(column + 1) * PITCH + row] = d[part][i + 1];
+        } else {
+          *reinterpret_cast<float2*>(results + row * PITCH + column) = make_float2(d[part][i], d[part][i + 1]);
+        }
+      }
+    }
+  }
+
+  // Result `i` of the block: warpgroup, row, column.
+  __device__ __forceinline__ int y(int i) const { return place.y + i / 8 % ROWS; }
+  __device__ __forceinline__ int x(int i) const { return place.x + i / (RESULTS / 2) * 8 + i % 8; }
+};
 
 template <class Args>
 __device__ void conv2d_wgmma(const Args& a) {
@@ -171,7 +211,7 @@ __device__ void conv2d_wgmma(const Args& a) {
     barrier_init_done();
   }
   __syncthreads();
-  float d[Args::TILES][WIDTH / 2] = {};
+  float d[Own::PARTS][Own::SUMS] = {};
   const bool multiplies = threadIdx.x < 2 * WARPGROUP;
   if (multiplies) {
     own.multiply(d);
@@ -179,23 +219,17 @@ __device__ void conv2d_wgmma(const Args& a) {
     if (threadIdx.x == 2 * WARPGROUP) own.copy();
     __syncwarp();
   }
-  // Stages become the place of results.
+  // Stages become the place of results: all have been filled, and all products that read them are done.
   __syncthreads();
   float* results = reinterpret_cast<float*>(shared);
-  if (multiplies) {
-#pragma unroll
-    for (int t = 0; t < Args::TILES; ++t) {
-      const int first = (threadIdx.x / WARPGROUP * Args::TILES + t) * 64;
-      put_results<WIDTH>(results + first * (WIDTH + 8), d[t]);
-    }
-  }
+  if (multiplies) own.put(results, d);
   __syncthreads();
   for (int item = threadIdx.x; item < Own::RESULTS * (WIDTH / V); item += Args::THREADS) {
     const int i = item / (WIDTH / V), column = item % (WIDTH / V) * V;
     const int y = own.y(i), x = own.x(i), channel = own.first_channel + column;
     if (y >= a.rows || x >= a.cols || channel >= a.channels) continue;
     float v[V];
-    read<V>(v, results + i * (WIDTH + 8) + column);
+    read<V>(v, results + i * Own::PITCH + column);
     a.finish.template apply<V>(v, own.place.image, y, x, channel);
   }
 }
@@ -236,23 +270,25 @@ struct WeightGradient {
       copy_box(stage(step), a.gradient, full, 0, place.x, place.y, first_output / PLANE, place.image);
       copy_box(stage(step) + D_BYTES, a.input, full, 0, place.x - a.pad, place.y - a.pad, first_input / PLANE, place.image);
     }
+    ring.finish(end - begin);
   }
 
   __device__ __forceinline__ void multiply(float (&sums)[Args::TAPS][WIDTH / 2]) const {
     const int ky = warpgroup();
 #pragma unroll
-    for (int kx = 0; kx < Args::TAPS; ++kx) keep(sums[kx]);
+    for (int kx = 0; kx < Args::TAPS; ++kx) fence_registers(sums[kx]);
     for (int step = 0; step < end - begin; ++step) {
       ring.wait(step);
       const unsigned char *d = stage(step), *x = d + D_BYTES + ky * patch.row_bytes();
-      wgmma_begin();
+      wgmma_fence();
 #pragma unroll
       for (int row = 0; row < ROWS; ++row) {
-        const uint64_t b = operand(d + row * PATCH_WIDTH * PIXEL_BYTES, 8 * PIXEL_BYTES, D_PLANE_BYTES);
+        const unsigned char* gradients = d + row * PATCH_WIDTH * PIXEL_BYTES;
+        const uint64_t b = matrix_descriptor(gradients, 8 * PIXEL_BYTES, D_PLANE_BYTES);
 #pragma unroll
         for (int kx = 0; kx < Args::TAPS; ++kx) {
           const unsigned char* from = x + row * patch.row_bytes() + kx * PIXEL_BYTES;
-          wgmma<WIDTH, true, true>(sums[kx], operand(from, 8 * PIXEL_BYTES, patch.plane_bytes()), b);
+          wgmma<WIDTH, true, true>(sums[kx], matrix_descriptor(from, 8 * PIXEL_BYTES, patch.plane_bytes()), b);
         }
       }
       wgmma_commit();
@@ -261,7 +297,7 @@ struct WeightGradient {
     }
     wgmma_wait<0>();
 #pragma unroll
-    for (int kx = 0; kx < Args::TAPS; ++kx) keep(sums[kx]);
+    for (int kx = 0; kx < Args::TAPS; ++kx) fence_registers(sums[kx]);
   }
 
   // To a.sums, [part][output channel][tap][input channel].

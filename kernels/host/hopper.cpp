@@ -29,12 +29,26 @@ float bf16_at(const char* at) {
   return x;
 }
 
-// The distance of an element of an operand from where its memory begins, in bytes, as its descriptor says.
-size_t distance(uint64_t descriptor, bool mn_major, unsigned row, unsigned k) {
-  const size_t first = (descriptor & 0x3fff) << 4;
-  const size_t along_k = (descriptor >> 16 & 0x3fff) << 4, along_rows = (descriptor >> 32 & 0x3fff) << 4;
-  const size_t within = mn_major ? k % CORE * 16 + row % CORE * ELEMENT : row % CORE * 16 + k % CORE * ELEMENT;
-  return first + row / CORE * along_rows + k / CORE * along_k + within;
+// Where the chunk of 16 bytes lies that would be at `at` in rows of `span` bytes: its number within a row is permuted by
+// the row's, and rows lie at multiples of their size.
+uint64_t swizzled(uint64_t at, uint64_t span) {
+  return span == 0 ? at : at ^ (at >> 7 & (span / 16 - 1)) << 4;
+}
+
+// Bytes of a row by a descriptor's bits 62 and 63.
+constexpr uint64_t SPANS[4] = {0, 128, 64, 32};
+
+// Where an element of an operand lies in shared memory, as its descriptor says. Without swizzling one stride is along
+// K, the other along M or N. With it an operand is one row wide, but that K may begin within the row, and the stride is
+// that of groups of 8 rows.
+uint64_t place(uint64_t descriptor, bool mn_major, unsigned row, unsigned k) {
+  const uint64_t first = (descriptor & 0x3fff) << 4;
+  const uint64_t leading = (descriptor >> 16 & 0x3fff) << 4, stride = (descriptor >> 32 & 0x3fff) << 4;
+  const uint64_t span = SPANS[descriptor >> 62];
+  const unsigned along = mn_major ? row : k, across = mn_major ? k : row;
+  if (span != 0) return swizzled(first + across / CORE * stride + across % CORE * span + along * ELEMENT, span);
+  const uint64_t within = across % CORE * 16 + along % CORE * ELEMENT;
+  return first + row / CORE * stride + k / CORE * leading + within;
 }
 
 std::string queue(void* const operands[WARP], unsigned lanes) {
@@ -89,7 +103,9 @@ void Block::start_copy(const BoxCopy& copy, Place place) {
   }
   for (unsigned axis = 0; axis < AXES; ++axis) {
     const bool fits = copy.from->box[axis] >= 1 && copy.from->box[axis] <= 256;
-    if (!fits || (axis > 0 && copy.from->strides[axis - 1] * ELEMENT % 16 != 0)) {
+    const uint64_t row = copy.from->box[0] * ELEMENT, swizzle = copy.from->swizzle;
+    const bool has_rows = row % 16 == 0 && (swizzle == 0 || swizzle == row);
+    if (!fits || !has_rows || (axis > 0 && copy.from->strides[axis - 1] * ELEMENT % 16 != 0)) {
       fail("copy_box at " + text(place) + ": a tensor map that no driver encodes");
     }
   }
@@ -102,9 +118,12 @@ void Block::finish_copy(size_t index) {
   copies_.erase(copies_.begin() + ptrdiff_t(index));
   const Tensor& from = *copy.from;
   const uint64_t* box = from.box;
-  char* to = static_cast<char*>(copy.to);
+  char* const memory = static_cast<char*>(dynamic_shared());
+  const uint64_t first = uint64_t(static_cast<char*>(copy.to) - memory);
   const uint64_t elements = box[0] * box[1] * box[2] * box[3] * box[4];
-  for (uint64_t i = 0; i < elements; ++i, to += ELEMENT) {
+  if (first + elements * ELEMENT > dynamic_shared_bytes()) fail("copy_box: a box outside of the dynamic shared memory");
+  for (uint64_t i = 0; i < elements; ++i) {
+    char* to = memory + swizzled(first + i * ELEMENT, from.swizzle);
     uint64_t rest = i, offset = 0;
     bool inside = true;
     for (unsigned axis = 0; axis < AXES; ++axis) {
@@ -151,7 +170,7 @@ void Block::multiply(const QueuedProduct& product, unsigned warp_of_group) {
   const GroupProduct& all = product.lanes[0];
   const char* memory = static_cast<const char*>(dynamic_shared());
   const auto element = [&](uint64_t descriptor, bool mn_major, unsigned row, unsigned k) {
-    const size_t at = distance(descriptor, mn_major, row, k);
+    const uint64_t at = place(descriptor, mn_major, row, k);
     if (at + ELEMENT > dynamic_shared_bytes()) fail("wgmma: an operand outside of the block's dynamic shared memory");
     return bf16_at(memory + at);
   };
@@ -194,10 +213,8 @@ void barrier_wait(uint64_t* barrier, unsigned parity, Place place) {
 
 void copy_box(const BoxCopy& copy, Place place) { Block::current().start_copy(copy, place); }
 
-uint64_t operand(const void* first, int along_k, int along_rows) {
-  const char* memory = static_cast<const char*>(Block::current().dynamic_shared());
-  const uint64_t at = uint64_t(static_cast<const char*>(first) - memory);
-  return (at & 0x3ffff) >> 4 | uint64_t(along_k >> 4) << 16 | uint64_t(along_rows >> 4) << 32;
+uint64_t shared_offset(const void* at) {
+  return uint64_t(static_cast<const char*>(at) - static_cast<const char*>(Block::current().dynamic_shared()));
 }
 
 void wgmma(const GroupProduct& product, Place place) {

@@ -57,9 +57,9 @@ void copy_async_commit();
 void copy_async_wait(unsigned groups_left);
 
 // A tensor map before a driver has encoded it (src/device/cuda/args.rs): bf16, extents from the innermost axis on,
-// strides in elements of all axes but that.
+// strides in elements of all axes but that, bytes of a swizzled row of the box or 0.
 struct Tensor {
-  uint64_t ptr, extents[5], strides[4], box[5];
+  uint64_t ptr, extents[5], strides[4], box[5], swizzle;
 };
 struct BoxCopy {
   void* to;
@@ -82,7 +82,8 @@ void barrier_init(uint64_t* barrier, unsigned arrivals);
 void barrier_arrive(uint64_t* barrier, unsigned bytes, Place place);
 void barrier_wait(uint64_t* barrier, unsigned parity, Place place);
 void copy_box(const BoxCopy& copy, Place place);
-uint64_t operand(const void* first, int along_k, int along_rows);
+// Where an address lies in the block's dynamic shared memory.
+uint64_t shared_offset(const void* at);
 void wgmma(const GroupProduct& product, Place place);
 void wgmma_commit(Place place);
 void wgmma_wait(unsigned groups_left, Place place);

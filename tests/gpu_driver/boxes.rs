@@ -59,7 +59,7 @@ pub fn boxes() {
     let values: Vec<u8> = (0..elements).flat_map(|i| ((i % 256) as f32).to_le_bytes()[2..].to_vec()).collect();
     // SAFETY: allocated with this size.
     unsafe { gpu.upload(x, &values).unwrap() };
-    let map = TensorMap { ptr: x, extents: TENSOR, strides: STRIDES, extents_of_box: BOX };
+    let map = TensorMap { ptr: x, extents: TENSOR, strides: STRIDES, extents_of_box: BOX, swizzle: 0 };
     let launch = |map: TensorMap, at: [i32; TensorMap::AXES]| {
         let mut bytes = [&map.record()[..], &y.0.to_le_bytes()].concat();
         bytes.extend(at.iter().flat_map(|c| c.to_le_bytes()));
@@ -79,6 +79,7 @@ pub fn boxes() {
         TensorMap { strides: [16, 5 * 16, 8, 3 * 5 * 16 + 4], ..map },
         TensorMap { extents_of_box: [8, 257, 2, 2, 1], ..map },
         TensorMap { ptr: x.offset_by(8), ..map },
+        TensorMap { extents_of_box: [64, 4, 2, 2, 1], swizzle: 32, ..map },
     ] {
         // SAFETY: the arguments are the kernel's.
         let error = unsafe { gpu.launch(&launch(map, [0; 5])).unwrap_err().to_string() };

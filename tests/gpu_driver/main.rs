@@ -7,6 +7,7 @@
 mod boxes;
 mod checks;
 mod libraries;
+mod products;
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -22,13 +23,15 @@ use srgan::device::cuda::search::SearchPath;
 use srgan::device::cuda::{GpuDriver, GpuOptions, gpus};
 
 const PART: &str = "SRGAN_TEST_PART";
-const PARTS: [(&str, fn()); 12] = [
+const PARTS: [(&str, fn()); 14] = [
     ("copies", copies),
     ("reads", reads),
     // The stand-in gives this part no page-locked memory.
     ("pageable_reads", reads),
     ("launches", launches),
     ("boxes", boxes::boxes),
+    ("products_on_the_host", products::on_the_host),
+    ("products", products::on_the_gpu),
     ("refusals", refusals),
     ("memory", memory),
     ("libraries", libraries::calls),

@@ -60,10 +60,13 @@ pub struct TensorMap {
     pub ptr: DevicePtr,
     /// Extents of the tensor.
     pub extents: [usize; TensorMap::AXES],
-    /// Elements from an index to the next along every axis but the first, multiples of 8.
+    /// Elements from an index to the next along every axis but the first, multiples of 8 in any order.
     pub strides: [usize; TensorMap::AXES - 1],
-    /// Extents of the box, at most 256.
+    /// Extents of the box, at most 256; of the first axis a multiple of 8.
     pub extents_of_box: [usize; TensorMap::AXES],
+    /// Bytes of the box's first axis, 32, 64 or 128, if its chunks of 16 bytes are permuted in shared memory, so that
+    /// chunks of neighbouring rows lie in different banks; else 0.
+    pub swizzle: usize,
 }
 
 impl TensorMap {
@@ -73,9 +76,11 @@ impl TensorMap {
     pub const BYTES: usize = 128;
     pub(super) const ALIGN: usize = 128;
 
-    /// The plain form that the host reads and a GPU's driver encodes: address, extents, strides, extents of the box.
+    /// The plain form that the host reads and a GPU's driver encodes: address, extents, strides, extents of the box,
+    /// swizzling.
     pub fn record(&self) -> [u8; TensorMap::BYTES] {
-        let words = [&[self.ptr.0 as usize], &self.extents[..], &self.strides, &self.extents_of_box].concat();
+        let first = [self.ptr.0 as usize];
+        let words = [&first, &self.extents[..], &self.strides, &self.extents_of_box, &[self.swizzle]].concat();
         let mut record = [0; TensorMap::BYTES];
         for (to, word) in record.chunks_mut(8).zip(words) {
             to.copy_from_slice(&(word as u64).to_le_bytes());
@@ -93,6 +98,7 @@ impl TensorMap {
             extents: std::array::from_fn(extent(1)),
             strides: std::array::from_fn(extent(1 + axes)),
             extents_of_box: std::array::from_fn(extent(2 * axes)),
+            swizzle: extent(3 * axes)(0),
         }
     }
 }

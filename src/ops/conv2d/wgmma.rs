@@ -20,12 +20,17 @@ const COPY_THREADS: usize = 32;
 const SOURCE_STAGES: usize = 2;
 const WEIGHT_STAGES: usize = 4;
 const PATCH_STAGES: usize = 3;
-/// Shared memory that a block of Hopper can have, less what barriers take.
+/// Shared memory that a block of Hopper can have, less what barriers take; less than descriptors (2¹⁸) and barriers (2²⁰)
+/// count.
 const MOST_SHARED: usize = (227 << 10) - 256;
+/// Where swizzled rows begin in shared memory.
+const SWIZZLE_ALIGN: usize = 1024;
+/// Tiles by channels whose sums have registers.
+const MOST_SUMS: usize = 256;
 /// Of the weight gradient: input channels of a block, and the most taps in a row, whose sums are all in registers.
 const BLOCK_INPUTS: usize = 64;
 const MOST_TAPS: usize = 3;
-/// Of an H100 or H200: a block each fills them.
+/// Of an H100 or H200 (SXM): a block each fills them.
 const MULTIPROCESSORS: usize = 132;
 /// Patches whose sums are one part: as many pixels as the other kernels sum in f32.
 const PART_PATCHES: usize = PART_PIXELS / (PATCH_WIDTH * TILE_ROWS);
@@ -61,29 +66,33 @@ fn patch_map(view: &DeviceView, rows: usize, around: [usize; 2], planes: usize) 
         extents: [PLANE, w, h, c / PLANE, n],
         strides: [view.stride, row, PLANE, h * row],
         extents_of_box: [PLANE, PATCH_WIDTH + around[1], rows + around[0], planes, 1],
+        swizzle: 0,
     }
 }
 
-/// A row of taps of some input channels and output channels.
+/// A row of taps of some input channels and output channels, in rows of the former.
 fn weight_map(weight: &DeviceView, s: &ConvShape, [in_ch, out_ch]: [usize; 2]) -> TensorMap {
     let filter = s.taps() * s.in_ch;
+    let row_bytes = in_ch * Element::Bf16.size();
     TensorMap {
         ptr: weight.ptr,
-        extents: [PLANE, s.out_ch, s.in_ch / PLANE, s.taps(), 1],
-        strides: [filter, PLANE, s.in_ch, s.out_ch * filter],
-        extents_of_box: [PLANE, out_ch, in_ch / PLANE, s.ksize_w, 1],
+        extents: [s.in_ch, s.out_ch, s.taps(), 1, 1],
+        strides: [filter, s.in_ch, filter, filter],
+        extents_of_box: [in_ch, out_ch, s.ksize_w, 1, 1],
+        swizzle: if row_bytes > PIXEL_BYTES { row_bytes } else { 0 },
     }
 }
 
-/// Forward and input gradient, whose operands are the source and the weight: a block has 8 or 16 rows of pixels, and up to
-/// 64 or 128 channels.
+/// Forward and input gradient, whose operands are the source and the weight: a block has 8, 16 or 32 rows of pixels, and
+/// up to 64 or 128 channels.
 pub(super) fn correlate(call: &CudaCall, s: &ConvShape, pass: Pass) -> Vec<(String, Vec<KernelLaunch>)> {
     if !suits(call, s) {
         return Vec::new();
     }
     let channels = if pass == Pass::InputGrad { s.in_ch } else { s.out_ch };
     let widths = if channels > 64 { vec![64, 128] } else { vec![width(channels, 64)] };
-    let blocks = widths.into_iter().flat_map(|width| [1, 2].map(|tiles| (tiles, width)));
+    let blocks = widths.into_iter().flat_map(|width| [1, 2, 4].map(|tiles| (tiles, width)));
+    let blocks = blocks.filter(|(tiles, width)| tiles * width <= MOST_SUMS);
     blocks.filter_map(|(tiles, width)| correlation(call, s, pass, tiles, width)).collect()
 }
 
@@ -102,7 +111,8 @@ fn correlation(
     let depth = if source.shape.c() > 16 { 32 } else { 16 };
     let around = [s.ksize_h - 1, s.ksize_w - 1];
     let patch = (patch_rows + around[0]) * (PATCH_WIDTH + around[1]) * PIXEL_BYTES * depth / PLANE;
-    let stages = SOURCE_STAGES * patch.next_multiple_of(128) + WEIGHT_STAGES * s.ksize_w * depth * width * 2;
+    let weights = WEIGHT_STAGES * s.ksize_w * depth * width * 2;
+    let stages = SWIZZLE_ALIGN + weights + SOURCE_STAGES * patch.next_multiple_of(128);
     let shared = stages.max(patch_rows * PATCH_WIDTH * (width + 8) * 4);
     let [patches_x, patches_y] = patches([rows, cols], patch_rows);
     if shared > MOST_SHARED {
@@ -110,7 +120,7 @@ fn correlation(
     }
     let args = Args::new()
         .tensor_map("source", patch_map(source, patch_rows, around, depth / PLANE))
-        .tensor_map("weights", weight_map(weight, s, if transposed { [width, depth] } else { [depth, width] }))
+        .tensor_map("weights", weight_map(weight, s, if transposed { [width.min(64), depth] } else { [depth, width] }))
         .size("kh", s.ksize_h)
         .size("kw", s.ksize_w)
         .size("pad", s.pad)

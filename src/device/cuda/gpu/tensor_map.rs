@@ -65,6 +65,12 @@ impl Encoder {
         let extents = map.extents.map(|n| n as u64);
         let strides = map.strides.map(|n| (n * Element::Bf16.size()) as u64);
         let extents_of_box = map.extents_of_box.map(|n| n as u32);
+        let swizzle = match map.swizzle {
+            32 => CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_32B,
+            64 => CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B,
+            128 => CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            _ => CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
+        };
         // SAFETY: the arrays have an entry for each axis, the strides for each but the first.
         unsafe {
             (self.encode)(
@@ -77,7 +83,7 @@ impl Encoder {
                 extents_of_box.as_ptr(),
                 [1; TensorMap::AXES].as_ptr(),
                 CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-                CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
+                swizzle,
                 CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
                 CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
             )
