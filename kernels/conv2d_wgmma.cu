@@ -1,10 +1,11 @@
-// Convolutions of stride 1 in bf16 with f32 sums on Hopper, as the implicit matrix products of conv2d.cu, by products of
+// Convolutions of stride 1 and 2 in bf16 with f32 sums on Hopper, as the implicit matrix products of conv2d.cu, by products of
 // warpgroups on operands that the copy engine brings to shared memory. Launched by src/ops/conv2d/wgmma.rs.
 //
 // A patch of pixels lies in shared memory as planes of 8 channels, 16 bytes a pixel, and comes once for all taps,
 // with the pixels around it that they reach: 8 pixels beside each other are a core matrix, and core matrices may
 // begin at any pixel, so the operand of a tap is the patch from another pixel on. What is outside of the image, or behind
-// the last channel, the copy engine fills with zeros.
+// the last channel, the copy engine fills with zeros. Of a convolution of stride S a tap reads pixels of one remainder
+// modulo S in each direction: there is a patch for each remainder, of every S-th pixel.
 
 // Channels of a plane, and bytes of a pixel in it.
 constexpr int PLANE = 8, PIXEL_BYTES = 16;
@@ -25,13 +26,44 @@ __device__ __forceinline__ constexpr int aligned_to_copies(int bytes) {
   return (bytes + COPY_ALIGN - 1) / COPY_ALIGN * COPY_ALIGN;
 }
 
-// A patch with the pixels around it that kh by kw taps reach.
-struct Patch {
-  int width, height;
+// Patches of a source with the pixels around that taps reach, for `rows` by PATCH_WIDTH results of a convolution of
+// stride S. `top` and `left` patch pixels before the first result's, taps read from `pad` source pixels before it on.
+template <int S>
+struct Patches {
+  static constexpr int COUNT = S * S;
+  int top, left, pad_y, pad_x, width, height;
 
-  __device__ __forceinline__ Patch(int rows, int kh, int kw) : width(PATCH_WIDTH + kw - 1), height(rows + kh - 1) {}
+  __device__ __forceinline__ Patches(int rows, int kh, int kw, int top, int left, int pad_y, int pad_x)
+      : top(top), left(left), pad_y(pad_y), pad_x(pad_x) {
+    width = PATCH_WIDTH + along(kw - 1, left, pad_x) / S, height = rows + along(kh - 1, top, pad_y) / S;
+  }
+
   __device__ __forceinline__ int row_bytes() const { return width * PIXEL_BYTES; }
   __device__ __forceinline__ int plane_bytes() const { return height * row_bytes(); }
+  // Of all patches in so many planes: what is copied, and where they lie.
+  __device__ __forceinline__ int copied_bytes(int planes) const { return COUNT * planes * plane_bytes(); }
+  __device__ __forceinline__ int patch_bytes(int planes) const { return aligned_to_copies(planes * plane_bytes()); }
+  __device__ __forceinline__ int stage_bytes(int planes) const { return COUNT * patch_bytes(planes); }
+
+  // Where the operand of tap (ky, kx) begins in a stage.
+  __device__ __forceinline__ int tap_bytes(int ky, int kx, int planes) const {
+    const int y = along(ky, top, pad_y), x = along(kx, left, pad_x);
+    return (y % S * S + x % S) * patch_bytes(planes) + y / S * row_bytes() + x / S * PIXEL_BYTES;
+  }
+
+  // Brings the patches of the results from (y, x) on.
+  __device__ __forceinline__ void copy(unsigned char* stage, const TensorMap& source, uint64_t* full, int y, int x,
+                                       int first_plane, int planes, int image) const {
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) {
+      const int to_x = (x - left) * S + i % S, to_y = (y - top) * S + i / S;
+      copy_box(stage + i * patch_bytes(planes), source, full, 0, to_x, to_y, first_plane, image);
+    }
+  }
+
+ private:
+  // How far tap k reads from the first patch pixel, in source pixels.
+  __device__ __forceinline__ static int along(int k, int before, int pad) { return k - pad + before * S; }
 };
 
 // Which patch, of how many rows of results, has a number.
@@ -51,7 +83,7 @@ struct PatchPlace {
 // columns, which reads less of shared memory than the other way round; fewer channels are columns, and pixels rows.
 template <class Args>
 struct Correlation {
-  static constexpr int TILES = Args::TILES, WIDTH = Args::WIDTH, DEPTH = Args::DEPTH;
+  static constexpr int TILES = Args::TILES, WIDTH = Args::WIDTH, DEPTH = Args::DEPTH, PLANES = DEPTH / PLANE;
   static constexpr int ROWS = 8 * TILES, RESULTS = ROWS * PATCH_WIDTH, WARPS = 2 * WARPGROUP / 32;
   static constexpr bool TRANSPOSED = Args::TRANSPOSED != 0, CHANNEL_ROWS = WIDTH >= 64;
   // Products side by side, and sums of a thread in each.
@@ -68,7 +100,7 @@ struct Correlation {
 
   const Args& a;
   const PatchPlace place;
-  const Patch patch;
+  const Patches<Args::STRIDE> patches;
   const int first_channel, steps;
   unsigned char* const weights;
   unsigned char* const sources;
@@ -78,7 +110,7 @@ struct Correlation {
   __device__ __forceinline__ Correlation(const Args& a, unsigned char* shared, uint64_t* barriers, int layers)
       : a(a),
         place(a, blockIdx.x / layers, ROWS),
-        patch(ROWS, a.kh, a.kw),
+        patches(ROWS, a.kh, a.kw, a.top, a.left, TRANSPOSED ? a.top : a.pad, TRANSPOSED ? a.left : a.pad),
         first_channel(blockIdx.x % layers * WIDTH),
         steps((a.depth + DEPTH - 1) / DEPTH),
         weights(align_shared<SWIZZLE_ALIGN>(shared)),
@@ -87,27 +119,24 @@ struct Correlation {
         weight_ring{barriers + 2 * Args::SOURCE_STAGES} {}
 
   __device__ __forceinline__ int weight_bytes() const { return WEIGHT_COPIES * a.kw * TAP_BYTES; }
-  __device__ __forceinline__ int source_bytes() const { return patch.plane_bytes() * (DEPTH / PLANE); }
   __device__ __forceinline__ unsigned char* weight_stage(int step) const {
     return weights + step % Args::WEIGHT_STAGES * weight_bytes();
   }
   __device__ __forceinline__ unsigned char* source_stage(int step) const {
-    return sources + step % Args::SOURCE_STAGES * aligned_to_copies(source_bytes());
+    return sources + step % Args::SOURCE_STAGES * patches.stage_bytes(PLANES);
   }
 
-  // What one thread does: all copies.
+  // What one thread does: all copies. Results of an input gradient have their last tap where the source comes first.
   __device__ __forceinline__ void copy() const {
-    // Results of an input gradient have their last tap where the source comes first.
-    const int top = TRANSPOSED ? a.kh - 1 - a.pad : a.pad, left = TRANSPOSED ? a.kw - 1 - a.pad : a.pad;
     for (int step = 0; step < steps; ++step) {
-      uint64_t* full = source_ring.fill(step, source_bytes());
-      copy_box(source_stage(step), a.source, full, 0, place.x - left, place.y - top, step * (DEPTH / PLANE), place.image);
+      uint64_t* full = source_ring.fill(step, patches.copied_bytes(PLANES));
+      patches.copy(source_stage(step), a.source, full, place.y, place.x, step * PLANES, PLANES, place.image);
       for (int ky = 0; ky < a.kh; ++ky) {
-        const int number = step * a.kh + ky, first_tap = (TRANSPOSED ? a.kh - 1 - ky : ky) * a.kw;
+        const int number = step * a.kh + ky, row = (TRANSPOSED ? a.kh - 1 - ky : ky) * a.tap_rows;
         full = weight_ring.fill(number, weight_bytes());
         for (int i = 0; i < WEIGHT_COPIES; ++i) {
           const int in = TRANSPOSED ? first_channel + i * ROW : step * DEPTH, out = TRANSPOSED ? step * DEPTH : first_channel;
-          copy_box(weight_stage(number) + i * a.kw * TAP_BYTES, a.weights, full, in, out, first_tap, 0, 0);
+          copy_box(weight_stage(number) + i * a.kw * TAP_BYTES, a.weights, full, in, out, a.first_tap + row, 0, 0);
         }
       }
     }
@@ -125,11 +154,11 @@ struct Correlation {
         const int number = step * a.kh + ky;
         weight_ring.wait(number);
         wgmma_fence();
-        const unsigned char* pixels = source_stage(step) + ky * patch.row_bytes() + column * PIXEL_BYTES;
+        const unsigned char* pixels = source_stage(step) + column * PIXEL_BYTES;
 #pragma unroll
         for (int kx = 0; kx < a.kw; ++kx) {
           const int tap = TRANSPOSED ? a.kw - 1 - kx : kx;
-          multiply_tap(d, pixels + kx * PIXEL_BYTES, weight_stage(number) + tap * TAP_BYTES);
+          multiply_tap(d, pixels + patches.tap_bytes(ky, kx, PLANES), weight_stage(number) + tap * TAP_BYTES);
         }
         wgmma_commit();
         wgmma_wait<1>();
@@ -148,13 +177,13 @@ struct Correlation {
                                                const unsigned char* tap) const {
 #pragma unroll
     for (int k = 0; k < DEPTH / PRODUCT_DEPTH; ++k) {
-      const unsigned char* from = pixels + 2 * k * patch.plane_bytes();
+      const unsigned char* from = pixels + 2 * k * patches.plane_bytes();
 #pragma unroll
       for (int part = 0; part < PARTS; ++part) {
         if constexpr (CHANNEL_ROWS) {
           wgmma<64 * TILES, TRANSPOSED, false>(d[part], weight_operand(tap, part, k), pixel_operand(from));
         } else {
-          const uint64_t tile = pixel_operand(from + 8 * part * patch.row_bytes());
+          const uint64_t tile = pixel_operand(from + 8 * part * patches.row_bytes());
           wgmma<WIDTH, false, TRANSPOSED>(d[part], tile, weight_operand(tap, 0, k));
         }
       }
@@ -162,7 +191,7 @@ struct Correlation {
   }
 
   __device__ __forceinline__ uint64_t pixel_operand(const unsigned char* first) const {
-    return matrix_descriptor(first, patch.plane_bytes(), patch.row_bytes());
+    return matrix_descriptor(first, patches.plane_bytes(), patches.row_bytes());
   }
 
   // 16 channels of the source from 16 k on, by the result's channels, all or the 64 from 64 part on.
@@ -230,7 +259,8 @@ __device__ void conv2d_wgmma(const Args& a) {
     if (y >= a.rows || x >= a.cols || channel >= a.channels) continue;
     float v[V];
     read<V>(v, results + i * Own::PITCH + column);
-    a.finish.template apply<V>(v, own.place.image, y, x, channel);
+    // Results of one remainder modulo `split`, as many as rows and columns.
+    a.finish.template apply<V>(v, own.place.image, y * a.split + a.split_y, x * a.split + a.split_x, channel);
   }
 }
 
@@ -238,18 +268,18 @@ __device__ void conv2d_wgmma(const Args& a) {
 // its TAPS taps; one more warp starts copies. A stage is a patch of d_output, and of the input with what taps reach.
 template <class Args>
 struct WeightGradient {
-  static constexpr int ROWS = 8, CHANNELS = 64, WIDTH = Args::WIDTH, STAGES = Args::STAGES;
+  static constexpr int ROWS = 8, CHANNELS = 64, PLANES = CHANNELS / PLANE, WIDTH = Args::WIDTH, STAGES = Args::STAGES;
   static constexpr int D_PLANE_BYTES = ROWS * PATCH_WIDTH * PIXEL_BYTES, D_BYTES = D_PLANE_BYTES * (WIDTH / PLANE);
 
   const Args& a;
-  const Patch patch;
+  const Patches<Args::STRIDE> patches;
   const int first_input, first_output, begin, end;
   unsigned char* const shared;
   const Ring<STAGES> ring;
 
   __device__ __forceinline__ WeightGradient(const Args& a, unsigned char* shared, uint64_t* barriers)
       : a(a),
-        patch(ROWS, a.kh, Args::TAPS),
+        patches(ROWS, a.kh, Args::TAPS, a.before, a.before, a.pad, a.pad),
         first_input(blockIdx.x * CHANNELS),
         first_output(blockIdx.y * WIDTH),
         begin(blockIdx.z * a.part_patches),
@@ -257,18 +287,17 @@ struct WeightGradient {
         shared(shared),
         ring{barriers} {}
 
-  __device__ __forceinline__ int x_bytes() const { return patch.plane_bytes() * (CHANNELS / PLANE); }
   // First d_output, whose size is a multiple of what copies are aligned to.
   __device__ __forceinline__ unsigned char* stage(int step) const {
-    return shared + step % STAGES * (D_BYTES + aligned_to_copies(x_bytes()));
+    return shared + step % STAGES * (D_BYTES + patches.stage_bytes(PLANES));
   }
 
   __device__ __forceinline__ void copy() const {
     for (int step = 0; step < end - begin; ++step) {
       const PatchPlace place(a, begin + step, ROWS);
-      uint64_t* full = ring.fill(step, D_BYTES + x_bytes());
+      uint64_t* full = ring.fill(step, D_BYTES + patches.copied_bytes(PLANES));
       copy_box(stage(step), a.gradient, full, 0, place.x, place.y, first_output / PLANE, place.image);
-      copy_box(stage(step) + D_BYTES, a.input, full, 0, place.x - a.pad, place.y - a.pad, first_input / PLANE, place.image);
+      patches.copy(stage(step) + D_BYTES, a.input, full, place.y, place.x, first_input / PLANE, PLANES, place.image);
     }
     ring.finish(end - begin);
   }
@@ -279,7 +308,7 @@ struct WeightGradient {
     for (int kx = 0; kx < Args::TAPS; ++kx) fence_registers(sums[kx]);
     for (int step = 0; step < end - begin; ++step) {
       ring.wait(step);
-      const unsigned char *d = stage(step), *x = d + D_BYTES + ky * patch.row_bytes();
+      const unsigned char *d = stage(step), *x = d + D_BYTES;
       wgmma_fence();
 #pragma unroll
       for (int row = 0; row < ROWS; ++row) {
@@ -287,8 +316,8 @@ struct WeightGradient {
         const uint64_t b = matrix_descriptor(gradients, 8 * PIXEL_BYTES, D_PLANE_BYTES);
 #pragma unroll
         for (int kx = 0; kx < Args::TAPS; ++kx) {
-          const unsigned char* from = x + row * patch.row_bytes() + kx * PIXEL_BYTES;
-          wgmma<WIDTH, true, true>(sums[kx], matrix_descriptor(from, 8 * PIXEL_BYTES, patch.plane_bytes()), b);
+          const unsigned char* from = x + row * patches.row_bytes() + patches.tap_bytes(ky, kx, PLANES);
+          wgmma<WIDTH, true, true>(sums[kx], matrix_descriptor(from, 8 * PIXEL_BYTES, patches.plane_bytes()), b);
         }
       }
       wgmma_commit();

@@ -102,7 +102,8 @@ void Block::start_copy(const BoxCopy& copy, Place place) {
     fail("copy_box at " + text(place) + ": an address that is not a multiple of 128 (shared) or 16 (global)");
   }
   for (unsigned axis = 0; axis < AXES; ++axis) {
-    const bool fits = copy.from->box[axis] >= 1 && copy.from->box[axis] <= 256;
+    const uint64_t step = copy.from->steps[axis], length = (copy.from->box[axis] - 1) * step + 1;
+    const bool fits = copy.from->box[axis] >= 1 && length <= 256 && step >= 1 && step <= (axis == 0 ? 1 : 8);
     const uint64_t row = copy.from->box[0] * ELEMENT, swizzle = copy.from->swizzle;
     const bool has_rows = row % 16 == 0 && (swizzle == 0 || swizzle == row);
     if (!fits || !has_rows || (axis > 0 && copy.from->strides[axis - 1] * ELEMENT % 16 != 0)) {
@@ -127,7 +128,7 @@ void Block::finish_copy(size_t index) {
     uint64_t rest = i, offset = 0;
     bool inside = true;
     for (unsigned axis = 0; axis < AXES; ++axis) {
-      const int64_t at = copy.at[axis] + int64_t(rest % box[axis]);
+      const int64_t at = copy.at[axis] + int64_t(rest % box[axis] * from.steps[axis]);
       rest /= box[axis];
       inside = inside && at >= 0 && at < int64_t(from.extents[axis]);
       offset += uint64_t(at) * (axis == 0 ? 1 : from.strides[axis - 1]);

@@ -57,9 +57,10 @@ void copy_async_commit();
 void copy_async_wait(unsigned groups_left);
 
 // A tensor map before a driver has encoded it (src/device/cuda/args.rs): bf16, extents from the innermost axis on,
-// strides in elements of all axes but that, bytes of a swizzled row of the box or 0.
+// strides in elements of all axes but that, elements of the box and steps between them, bytes of a swizzled row or 0.
 struct Tensor {
-  uint64_t ptr, extents[5], strides[4], box[5], swizzle;
+  uint64_t ptr, extents[5], strides[4], box[5];
+  uint8_t swizzle, steps[5];
 };
 struct BoxCopy {
   void* to;

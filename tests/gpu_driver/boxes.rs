@@ -33,10 +33,10 @@ fn copy_box() -> ModuleSource {
 }
 
 /// Element `i` of a box at `at`, in a tensor whose elements are their own numbers; 0 outside.
-fn expected(at: [i32; TensorMap::AXES], mut i: usize) -> f32 {
+fn expected(map: &TensorMap, at: [i32; TensorMap::AXES], mut i: usize) -> f32 {
     let mut element = 0;
     for axis in 0..TensorMap::AXES {
-        let place = i64::from(at[axis]) + (i % BOX[axis]) as i64;
+        let place = i64::from(at[axis]) + (i % BOX[axis] * map.steps[axis]) as i64;
         i /= BOX[axis];
         match usize::try_from(place) {
             Ok(place) if place < TENSOR[axis] => element += place * if axis == 0 { 1 } else { STRIDES[axis - 1] },
@@ -59,7 +59,8 @@ pub fn boxes() {
     let values: Vec<u8> = (0..elements).flat_map(|i| ((i % 256) as f32).to_le_bytes()[2..].to_vec()).collect();
     // SAFETY: allocated with this size.
     unsafe { gpu.upload(x, &values).unwrap() };
-    let map = TensorMap { ptr: x, extents: TENSOR, strides: STRIDES, extents_of_box: BOX, swizzle: 0 };
+    let map = TensorMap { ptr: x, extents: TENSOR, strides: STRIDES, steps: [1; 5], extents_of_box: BOX, swizzle: 0 };
+    let every_other = TensorMap { steps: [1, 2, 2, 1, 1], ..map };
     let launch = |map: TensorMap, at: [i32; TensorMap::AXES]| {
         let mut bytes = [&map.record()[..], &y.0.to_le_bytes()].concat();
         bytes.extend(at.iter().flat_map(|c| c.to_le_bytes()));
@@ -68,17 +69,20 @@ pub fn boxes() {
         let args = ArgsContent { bytes, tensor_maps: vec![0] };
         Launch { function, geometry, args, path: Arc::from("generator.head") }
     };
-    for at in [[0, 0, 0, 0, 0], [0, 1, 1, 0, 1], [0, -1, -1, 0, 0], [0, 3, 2, 1, 1], [0, 9, 0, 0, 0], [0, 0, 0, 0, 2]] {
+    let places =
+        [[0, 0, 0, 0, 0], [0, 1, 1, 0, 1], [0, -1, -1, 0, 0], [0, 3, 2, 1, 1], [0, 9, 0, 0, 0], [0, 0, 0, 0, 2]];
+    for (map, at) in [map, every_other].iter().flat_map(|map| places.map(|at| (map, at))) {
         // SAFETY: the arguments are the kernel's.
-        unsafe { gpu.launch(&launch(map, at)).unwrap() };
-        let want: Vec<f32> = (0..BOX_LEN).map(|i| expected(at, i)).collect();
-        assert_eq!(download(&mut gpu, y, BOX_LEN), want, "{at:?}");
+        unsafe { gpu.launch(&launch(*map, at)).unwrap() };
+        let want: Vec<f32> = (0..BOX_LEN).map(|i| expected(map, at, i)).collect();
+        assert_eq!(download(&mut gpu, y, BOX_LEN), want, "{map:?} at {at:?}");
     }
     // What the copy engine does not know is refused before anything is launched.
     for map in [
         TensorMap { strides: [16, 5 * 16, 8, 3 * 5 * 16 + 4], ..map },
         TensorMap { extents_of_box: [8, 257, 2, 2, 1], ..map },
         TensorMap { ptr: x.offset_by(8), ..map },
+        TensorMap { steps: [1, 9, 1, 1, 1], ..map },
         TensorMap { extents_of_box: [64, 4, 2, 2, 1], swizzle: 32, ..map },
     ] {
         // SAFETY: the arguments are the kernel's.

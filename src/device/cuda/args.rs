@@ -62,7 +62,9 @@ pub struct TensorMap {
     pub extents: [usize; TensorMap::AXES],
     /// Elements from an index to the next along every axis but the first, multiples of 8 in any order.
     pub strides: [usize; TensorMap::AXES - 1],
-    /// Extents of the box, at most 256; of the first axis a multiple of 8.
+    /// Along every axis, from which index to the next the box goes, at most 8; 1 along the first.
+    pub steps: [usize; TensorMap::AXES],
+    /// Elements of the box along every axis; with what steps leave out at most 256, along the first a multiple of 8.
     pub extents_of_box: [usize; TensorMap::AXES],
     /// Bytes of the box's first axis, 32, 64 or 128, if its chunks of 16 bytes are permuted in shared memory, so that
     /// chunks of neighbouring rows lie in different banks; else 0.
@@ -75,16 +77,20 @@ impl TensorMap {
     /// What a driver's encoding takes, and its alignment (64 before CUDA 13).
     pub const BYTES: usize = 128;
     pub(super) const ALIGN: usize = 128;
+    /// Where numbers of one byte begin in the plain form.
+    const SMALL: usize = 8 * 3 * Self::AXES;
 
-    /// The plain form that the host reads and a GPU's driver encodes: address, extents, strides, extents of the box,
-    /// swizzling.
+    /// The plain form that the host reads and a GPU's driver encodes: address, extents, strides, extents of the box, and
+    /// as bytes swizzling and steps.
     pub fn record(&self) -> [u8; TensorMap::BYTES] {
         let first = [self.ptr.0 as usize];
-        let words = [&first, &self.extents[..], &self.strides, &self.extents_of_box, &[self.swizzle]].concat();
+        let words = [&first, &self.extents[..], &self.strides, &self.extents_of_box].concat();
         let mut record = [0; TensorMap::BYTES];
         for (to, word) in record.chunks_mut(8).zip(words) {
             to.copy_from_slice(&(word as u64).to_le_bytes());
         }
+        let small = [self.swizzle].into_iter().chain(self.steps);
+        record[Self::SMALL..].iter_mut().zip(small).for_each(|(to, number)| *to = number as u8);
         record
     }
 
@@ -98,7 +104,8 @@ impl TensorMap {
             extents: std::array::from_fn(extent(1)),
             strides: std::array::from_fn(extent(1 + axes)),
             extents_of_box: std::array::from_fn(extent(2 * axes)),
-            swizzle: extent(3 * axes)(0),
+            swizzle: usize::from(record[Self::SMALL]),
+            steps: std::array::from_fn(|axis| usize::from(record[Self::SMALL + 1 + axis])),
         }
     }
 }

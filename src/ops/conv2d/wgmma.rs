@@ -1,4 +1,4 @@
-//! Launches of convolutions of stride 1 in bf16 by Hopper's products of warpgroups and bulk copies:
+//! Launches of convolutions of stride 1 and 2 in bf16 by Hopper's products of warpgroups and bulk copies:
 //! `kernels/conv2d_wgmma.cu`. Which shape of block is the fastest is timed.
 
 use super::cuda::{PART_PIXELS, Parts, sum_parts};
@@ -27,9 +27,11 @@ const MOST_SHARED: usize = (227 << 10) - 256;
 const SWIZZLE_ALIGN: usize = 1024;
 /// Tiles by channels whose sums have registers.
 const MOST_SUMS: usize = 256;
-/// Of the weight gradient: input channels of a block, and the most taps in a row, whose sums are all in registers.
+/// Of the weight gradient: input channels of a block, the most taps in a row, and the most of them by output channels,
+/// whose sums are all in registers.
 const BLOCK_INPUTS: usize = 64;
-const MOST_TAPS: usize = 3;
+const MOST_TAPS: usize = 4;
+const MOST_TAP_SUMS: usize = 192;
 /// Of an H100 or H200 (SXM): a block each fills them.
 const MULTIPROCESSORS: usize = 132;
 /// Patches whose sums are one part: as many pixels as the other kernels sum in f32.
@@ -43,7 +45,7 @@ fn has_planes(view: &DeviceView) -> bool {
 
 /// Whether products of these two operands have enough channels to fill them.
 fn suits(call: &CudaCall, s: &ConvShape) -> bool {
-    let plain = s.stride == 1 && s.dilation == 1 && !s.depthwise;
+    let plain = s.stride <= 2 && s.dilation == 1 && !s.depthwise && s.ksize_h.min(s.ksize_w) >= s.stride;
     let channels = s.in_ch.min(s.out_ch) >= PLANE && s.in_ch.max(s.out_ch) >= 2 * PLANE;
     call.precision == Precision::Bf16 && plain && channels && call.inputs.iter().take(2).all(has_planes)
 }
@@ -57,30 +59,68 @@ fn patches([rows, cols]: [usize; 2], patch_rows: usize) -> [usize; 2] {
     [cols.div_ceil(PATCH_WIDTH), rows.div_ceil(patch_rows)]
 }
 
-/// Patches of an image, with `around` more pixels in each direction, in `planes` planes.
-fn patch_map(view: &DeviceView, rows: usize, around: [usize; 2], planes: usize) -> TensorMap {
+/// Patches of every `step`-th pixel of an image, with `around` more of them in each direction, in `planes` planes.
+fn patch_map(view: &DeviceView, step: usize, rows: usize, around: [usize; 2], planes: usize) -> TensorMap {
     let [n, h, w, c] = view.shape.0;
     let row = w * view.stride;
     TensorMap {
         ptr: view.ptr,
         extents: [PLANE, w, h, c / PLANE, n],
         strides: [view.stride, row, PLANE, h * row],
+        steps: [1, step, step, 1, 1],
         extents_of_box: [PLANE, PATCH_WIDTH + around[1], rows + around[0], planes, 1],
         swizzle: 0,
     }
 }
 
-/// A row of taps of some input channels and output channels, in rows of the former.
-fn weight_map(weight: &DeviceView, s: &ConvShape, [in_ch, out_ch]: [usize; 2]) -> TensorMap {
+/// Bytes of the patches of every remainder in shared memory.
+fn patch_bytes(step: usize, rows: usize, around: [usize; 2], planes: usize) -> usize {
+    let patch = (rows + around[0]) * (PATCH_WIDTH + around[1]) * PIXEL_BYTES * planes;
+    step * step * patch.next_multiple_of(128)
+}
+
+/// Every `step`-th of some taps in a row, of some input channels and output channels, in rows of the former.
+fn weight_map(weight: &DeviceView, s: &ConvShape, step: usize, [in_ch, out_ch, taps]: [usize; 3]) -> TensorMap {
     let filter = s.taps() * s.in_ch;
     let row_bytes = in_ch * Element::Bf16.size();
     TensorMap {
         ptr: weight.ptr,
         extents: [s.in_ch, s.out_ch, s.taps(), 1, 1],
         strides: [filter, s.in_ch, filter, filter],
-        extents_of_box: [in_ch, out_ch, s.ksize_w, 1, 1],
+        steps: [1, 1, step, 1, 1],
+        extents_of_box: [in_ch, out_ch, taps, 1, 1],
         swizzle: if row_bytes > PIXEL_BYTES { row_bytes } else { 0 },
     }
+}
+
+/// The taps of results along one axis.
+#[derive(Clone, Copy)]
+struct Taps {
+    /// Their number, and the first of every so many.
+    count: usize,
+    first: usize,
+    /// Patch pixels before that of the first result.
+    before: usize,
+}
+
+/// Taps of the forward pass.
+fn forward_taps(ksize: usize, s: &ConvShape) -> Taps {
+    Taps { count: ksize, first: 0, before: s.pad.div_ceil(s.stride) }
+}
+
+/// Taps of those results of the input gradient that have `remainder` modulo the stride, if they reach no further than
+/// the patch.
+fn transposed_taps(ksize: usize, s: &ConvShape, remainder: usize) -> Option<Taps> {
+    let first = (remainder + s.pad) % s.stride;
+    let count = (ksize - first).div_ceil(s.stride);
+    let before = (count - 1).checked_sub((remainder + s.pad - first) / s.stride)?;
+    Some(Taps { count, first, before })
+}
+
+/// Patch pixels that taps of the forward pass reach beyond the results' own.
+fn around(s: &ConvShape) -> [usize; 2] {
+    let before = s.pad.div_ceil(s.stride) * s.stride;
+    [s.ksize_h, s.ksize_w].map(|ksize| (ksize - 1 + before - s.pad) / s.stride)
 }
 
 /// Forward and input gradient, whose operands are the source and the weight: a block has 8, 16 or 32 rows of pixels, and
@@ -93,44 +133,75 @@ pub(super) fn correlate(call: &CudaCall, s: &ConvShape, pass: Pass) -> Vec<(Stri
     let widths = if channels > 64 { vec![64, 128] } else { vec![width(channels, 64)] };
     let blocks = widths.into_iter().flat_map(|width| [1, 2, 4].map(|tiles| (tiles, width)));
     let blocks = blocks.filter(|(tiles, width)| tiles * width <= MOST_SUMS);
-    blocks.filter_map(|(tiles, width)| correlation(call, s, pass, tiles, width)).collect()
+    blocks.filter_map(|(tiles, width)| correlations(call, s, pass, [tiles, width])).collect()
 }
 
+/// The launches with one shape of blocks. An input gradient of stride 2 has one for each remainder of rows and columns,
+/// whose results have taps of their own.
+fn correlations(call: &CudaCall, s: &ConvShape, pass: Pass, block: [usize; 2]) -> Option<(String, Vec<KernelLaunch>)> {
+    let mut launches = Vec::new();
+    if pass == Pass::InputGrad {
+        let remainders = (0..s.stride).flat_map(|y| (0..s.stride).map(move |x| [y, x]));
+        for [y, x] in remainders.filter(|[y, x]| *y < s.in_h && *x < s.in_w) {
+            let taps = [transposed_taps(s.ksize_h, s, y)?, transposed_taps(s.ksize_w, s, x)?];
+            launches.push(correlation(call, s, Some([y, x]), taps, block)?);
+        }
+    } else {
+        let taps = [forward_taps(s.ksize_h, s), forward_taps(s.ksize_w, s)];
+        launches.push(correlation(call, s, None, taps, block)?);
+    }
+    let [tiles, width] = block;
+    Some((format!("wgmma {PATCH_WIDTH}x{}x{width}", tiles * TILE_ROWS), launches))
+}
+
+/// One launch; `class` is what rows and columns of the results of an input gradient leave modulo the stride.
 fn correlation(
     call: &CudaCall,
     s: &ConvShape,
-    pass: Pass,
-    tiles: usize,
-    width: usize,
-) -> Option<(String, Vec<KernelLaunch>)> {
-    let transposed = pass == Pass::InputGrad;
+    class: Option<[usize; 2]>,
+    [down, across]: [Taps; 2],
+    [tiles, width]: [usize; 2],
+) -> Option<KernelLaunch> {
     let [source, weight] = [&call.inputs[0], &call.inputs[1]];
-    let [rows, cols, channels] = if transposed { [s.in_h, s.in_w, s.in_ch] } else { [s.out_h, s.out_w, s.out_ch] };
     let patch_rows = tiles * TILE_ROWS;
     // Steps of a product are 16 channels; a stage has up to two.
     let depth = if source.shape.c() > 16 { 32 } else { 16 };
-    let around = [s.ksize_h - 1, s.ksize_w - 1];
-    let patch = (patch_rows + around[0]) * (PATCH_WIDTH + around[1]) * PIXEL_BYTES * depth / PLANE;
-    let weights = WEIGHT_STAGES * s.ksize_w * depth * width * 2;
-    let stages = SWIZZLE_ALIGN + weights + SOURCE_STAGES * patch.next_multiple_of(128);
+    let ([first_y, first_x], split, step) =
+        (class.unwrap_or_default(), class.map_or(1, |_| s.stride), source_step(s, class));
+    let [rows, cols, channels] = match class {
+        Some(_) => [(s.in_h - first_y).div_ceil(split), (s.in_w - first_x).div_ceil(split), s.in_ch],
+        None => [s.out_h, s.out_w, s.out_ch],
+    };
+    let around = if class.is_some() { [down.count - 1, across.count - 1] } else { around(s) };
+    let weights = WEIGHT_STAGES * across.count * depth * width * 2;
+    let stages = SWIZZLE_ALIGN + weights + SOURCE_STAGES * patch_bytes(step, patch_rows, around, depth / PLANE);
     let shared = stages.max(patch_rows * PATCH_WIDTH * (width + 8) * 4);
-    let [patches_x, patches_y] = patches([rows, cols], patch_rows);
     if shared > MOST_SHARED {
         return None;
     }
+    let row = if class.is_some() { [width.min(64), depth, across.count] } else { [depth, width, across.count] };
+    let [patches_x, patches_y] = patches([rows, cols], patch_rows);
     let args = Args::new()
-        .tensor_map("source", patch_map(source, patch_rows, around, depth / PLANE))
-        .tensor_map("weights", weight_map(weight, s, if transposed { [width.min(64), depth] } else { [depth, width] }))
-        .size("kh", s.ksize_h)
-        .size("kw", s.ksize_w)
+        .tensor_map("source", patch_map(source, step, patch_rows, around, depth / PLANE))
+        .tensor_map("weights", weight_map(weight, s, split, row))
+        .size("kh", down.count)
+        .size("kw", across.count)
+        .size("first_tap", down.first * s.ksize_w + across.first)
+        .size("tap_rows", split * s.ksize_w)
         .size("pad", s.pad)
+        .size("top", down.before)
+        .size("left", across.before)
+        .size("split", split)
+        .size("split_y", first_y)
+        .size("split_x", first_x)
         .size("patches_x", patches_x)
         .size("patches_y", patches_y)
         .size("rows", rows)
         .size("cols", cols)
         .size("channels", channels)
         .size("depth", source.shape.c())
-        .fixed("TRANSPOSED", usize::from(transposed))
+        .fixed("TRANSPOSED", usize::from(class.is_some()))
+        .fixed("STRIDE", step)
         .fixed("TILES", tiles)
         .fixed("WIDTH", width)
         .fixed("DEPTH", depth)
@@ -139,16 +210,24 @@ fn correlation(
         .fixed("V", call.finish.vector())
         .finish(&call.finish);
     let blocks = s.batch * patches_x * patches_y * channels.div_ceil(width);
-    let launch = KernelLaunch::new("conv2d_wgmma", "conv2d_wgmma", blocks, args)
-        .with_threads(2 * WARPGROUP + COPY_THREADS)
-        .with_shared_bytes(shared);
-    Some((format!("wgmma {PATCH_WIDTH}x{patch_rows}x{width}"), vec![launch]))
+    let launch = KernelLaunch::new("conv2d_wgmma", "conv2d_wgmma", blocks, args);
+    Some(launch.with_threads(2 * WARPGROUP + COPY_THREADS).with_shared_bytes(shared))
+}
+
+/// Pixels of the source from one of a patch to the next.
+fn source_step(s: &ConvShape, class: Option<[usize; 2]>) -> usize {
+    if class.is_some() { 1 } else { s.stride }
+}
+
+/// Output channels of a block of the weight gradient.
+fn block_outputs(s: &ConvShape) -> usize {
+    width(s.out_ch, if 64 * s.ksize_w > MOST_TAP_SUMS { 32 } else { 64 })
 }
 
 /// How the weight gradient is cut: blocks of channels, and parts of patches.
 pub(super) fn parts(s: &ConvShape) -> Parts {
     let [x, y] = patches([s.out_h, s.out_w], TILE_ROWS);
-    let grid = [s.in_ch.div_ceil(BLOCK_INPUTS), s.out_ch.div_ceil(width(s.out_ch, 64))];
+    let grid = [s.in_ch.div_ceil(BLOCK_INPUTS), s.out_ch.div_ceil(block_outputs(s))];
     let all = s.batch * x * y;
     Parts::cut(all, grid, (all * grid[0] * grid[1]).div_ceil(MULTIPROCESSORS).clamp(1, PART_PATCHES))
 }
@@ -159,15 +238,20 @@ pub(super) fn weight_grad(call: &CudaCall, s: &ConvShape) -> Vec<(String, Vec<Ke
         return Vec::new();
     }
     let [x, d] = [&call.inputs[0], &call.inputs[1]];
-    let (parts, width) = (parts(s), width(s.out_ch, 64));
-    let around = [s.ksize_h - 1, s.ksize_w - 1];
+    let (parts, width, around) = (parts(s), block_outputs(s), around(s));
+    let stage = patch_bytes(s.stride, TILE_ROWS, around, BLOCK_INPUTS / PLANE) + TILE_ROWS * PATCH_WIDTH * width * 2;
+    let stages = PATCH_STAGES.min(MOST_SHARED / stage);
+    if stages < 2 {
+        return Vec::new();
+    }
     let [patches_x, patches_y] = patches([s.out_h, s.out_w], TILE_ROWS);
     let args = Args::new()
-        .tensor_map("input", patch_map(x, TILE_ROWS, around, BLOCK_INPUTS / PLANE))
-        .tensor_map("gradient", patch_map(d, TILE_ROWS, [0, 0], width / PLANE))
+        .tensor_map("input", patch_map(x, s.stride, TILE_ROWS, around, BLOCK_INPUTS / PLANE))
+        .tensor_map("gradient", patch_map(d, 1, TILE_ROWS, [0, 0], width / PLANE))
         .pointer("sums", "float", parts.sums(call))
         .size("kh", s.ksize_h)
         .size("pad", s.pad)
+        .size("before", s.pad.div_ceil(s.stride))
         .size("in_ch", s.in_ch)
         .size("out_ch", s.out_ch)
         .size("patches_x", patches_x)
@@ -176,12 +260,11 @@ pub(super) fn weight_grad(call: &CudaCall, s: &ConvShape) -> Vec<(String, Vec<Ke
         .size("part_patches", parts.len)
         .fixed("TAPS", s.ksize_w)
         .fixed("WIDTH", width)
-        .fixed("STAGES", PATCH_STAGES);
-    let patch = (TILE_ROWS + around[0]) * (PATCH_WIDTH + around[1]) * PIXEL_BYTES * (BLOCK_INPUTS / PLANE);
-    let stage = patch.next_multiple_of(128) + TILE_ROWS * PATCH_WIDTH * width * 2;
+        .fixed("STRIDE", s.stride)
+        .fixed("STAGES", stages);
     let launch = KernelLaunch::new("conv2d_wgmma", "conv2d_weight_grad_wgmma", 1, args)
         .with_grid([parts.grid[0], parts.grid[1], parts.count])
         .with_threads(s.ksize_h * WARPGROUP + COPY_THREADS)
-        .with_shared_bytes(PATCH_STAGES * stage);
+        .with_shared_bytes(stages * stage);
     vec![("wgmma".to_owned(), [launch].into_iter().chain(sum_parts(call, s, &parts)).collect())]
 }

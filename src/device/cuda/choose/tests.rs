@@ -256,7 +256,7 @@ fn a_choice_holds_while_the_device_lives() {
 #[test]
 fn nearly_all_products_of_real_networks_have_a_choice() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
-    for (name, least_for_hopper) in [("10m", 0.75), ("20m", 0.65), ("rrdb", 0.75), ("srresnet", 0.65), ("lka", 0.6)] {
+    for (name, least_for_hopper) in [("10m", 0.99), ("20m", 0.8), ("rrdb", 0.93), ("srresnet", 0.84), ("lka", 0.8)] {
         let cfg = Config::load(&folder.join(format!("{name}.yaml")), &[]).unwrap().0;
         let shape = BatchShape { batch: 2, hr: (64, 64), hr_type: DType::F32, lr_type: None };
         for (precision, least, least_for_hopper) in

@@ -64,7 +64,10 @@ impl Encoder {
         let mut encoded = CUtensorMap { opaque: [0; 16] };
         let extents = map.extents.map(|n| n as u64);
         let strides = map.strides.map(|n| (n * Element::Bf16.size()) as u64);
-        let extents_of_box = map.extents_of_box.map(|n| n as u32);
+        let steps = map.steps.map(|n| n as u32);
+        // The driver counts what steps leave out.
+        let extents_of_box: [u32; TensorMap::AXES] =
+            std::array::from_fn(|axis| (map.extents_of_box[axis] as u32 - 1) * steps[axis] + 1);
         let swizzle = match map.swizzle {
             32 => CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_32B,
             64 => CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B,
@@ -81,7 +84,7 @@ impl Encoder {
                 extents.as_ptr(),
                 strides.as_ptr(),
                 extents_of_box.as_ptr(),
-                [1; TensorMap::AXES].as_ptr(),
+                steps.as_ptr(),
                 CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
                 swizzle,
                 CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
