@@ -38,6 +38,9 @@ pub enum Error {
     /// A device, its driver or a library of it cannot be used, or failed.
     #[error("{message}{}", with_hint(.hint))]
     Device { message: String, hint: Option<String> },
+    /// A GPU has not as much memory as is needed.
+    #[error("{message}")]
+    DeviceMemory { message: String },
     /// A GPU failed for good, by a fault of its own or of a kernel: what it held is gone.
     #[error(
         "the GPU is lost: {message}\n  hint: continue from the last checkpoint with --resume auto; if it happens again, \
@@ -108,6 +111,7 @@ impl Error {
             Error::Io { .. }
             | Error::Memory { .. }
             | Error::Device { .. }
+            | Error::DeviceMemory { .. }
             | Error::DeviceLost { .. }
             | Error::Internal(_) => 1,
         }

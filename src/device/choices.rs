@@ -35,8 +35,8 @@ pub struct Choice {
     /// Microseconds of each candidate, the fastest first; empty where there was no other.
     #[serde(default)]
     pub times: Vec<(String, f64)>,
-    /// Candidates whose results were wrong, and their relative distance from the right ones, if that is a number. They
-    /// are not tried again on this device and libraries.
+    /// Candidates whose results were wrong, and their relative distance from the right ones, if that is a number; or
+    /// that ended the GPU's context. They are not tried again on this device and libraries.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rejected: Vec<(String, Option<f64>)>,
 }

@@ -115,7 +115,7 @@ fn train(
                 Ok(Some(table)) => messages.info(&format!("\n{table}\n")),
                 Ok(None) => {}
                 // Its images may be larger than those of training, which has ended well.
-                Err(e @ (Error::Memory { .. } | Error::Device { .. })) => {
+                Err(e @ (Error::Memory { .. } | Error::DeviceMemory { .. } | Error::Device { .. })) => {
                     messages.warn(&format!("no comparison with bicubic upsampling: {e}"));
                 }
                 Err(e) => return Err(e),

@@ -124,7 +124,7 @@ struct Candidate<'v> {
 /// cannot be written costs their time.
 ///
 /// # Errors
-/// Those of this program's own kernels; a library that fails has lost.
+/// Those of this program's own kernels; another candidate that fails has lost, unless it takes the GPU with it.
 pub(super) fn choose(
     compiler: &mut Compiler,
     variants: &[Variants],
@@ -197,7 +197,8 @@ fn time<'v>(compiler: &mut Compiler, candidates: &[Candidate<'v>]) -> Result<BTr
         rest = after;
         let tried = match tried(compiler.driver, candidate, (fill, work), own.as_ref().filter(|_| !is_own)) {
             Ok(tried) => tried,
-            Err(Error::Device { .. }) if !is_own => continue,
+            Err(Error::Device { .. } | Error::DeviceMemory { .. }) if !is_own => continue,
+            Err(Error::DeviceLost { message }) if !is_own => return Err(lost(compiler.driver, candidate, message)),
             Err(error) => return Err(error),
         };
         let (choice, algorithm) = (choices.entry(candidate.signature).or_default(), candidate.algorithm.clone());
@@ -220,6 +221,18 @@ fn time<'v>(compiler: &mut Compiler, candidates: &[Candidate<'v>]) -> Result<BTr
         choice.algorithm = choice.times.first().map_or(OWN, |(algorithm, _)| algorithm).to_owned();
     }
     Ok(choices)
+}
+
+/// The error of a candidate that has ended the GPU's context, and with it the run: the next run takes the own kernel.
+fn lost(driver: &dyn Driver, candidate: &Candidate, message: String) -> Error {
+    let rejected = vec![(candidate.algorithm.clone(), None)];
+    let choice = Choice { algorithm: OWN.to_owned(), rejected, ..Choice::default() };
+    let mut choices = Choices::new(driver.timed_on());
+    choices.steps.insert(candidate.signature.to_owned(), choice);
+    let kept = driver.choices_file().is_some_and(|path| choices.merge_into(&path).is_ok());
+    let again = if kept { "; it is not tried again: start the run again" } else { "" };
+    let Candidate { algorithm, path, signature, .. } = candidate;
+    Error::DeviceLost { message: format!("{message}, when {algorithm} was tried for {path} ({signature}){again}") }
 }
 
 enum Tried {

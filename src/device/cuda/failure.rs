@@ -14,6 +14,9 @@ pub(super) fn failure(what: &str, error: DriverError) -> Error {
     if ends_the_context(error.0) {
         return Error::DeviceLost { message };
     }
+    if error.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY {
+        return Error::DeviceMemory { message };
+    }
     let hint = match error.0 {
         CUresult::CUDA_ERROR_INVALID_IMAGE
         | CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU

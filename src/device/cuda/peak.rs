@@ -161,7 +161,7 @@ fn library_rate(driver: &mut dyn Driver, buffers: [DevicePtr; 2], side: usize, p
         match seconds(driver, &[Work::Library(call)]) {
             Ok(seconds) => best = best.max(2.0 * (side as f64).powi(3) / seconds),
             // One that fails has no rate.
-            Err(Error::Device { .. }) => {}
+            Err(Error::Device { .. } | Error::DeviceMemory { .. }) => {}
             Err(error) => return Err(error),
         }
     }

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 
+use crate::Error;
 use crate::config::Config;
 use crate::device::choices::{Choice, Choices, OWN};
 use crate::device::cuda::Cuda;
@@ -186,6 +187,30 @@ fn wrong_candidates_lose_however_fast_they_are() {
             assert_right(&result, &program);
         }
     }
+}
+
+/// The run that meets it ends; the next one does not meet it.
+#[test]
+fn a_candidate_that_loses_the_device_is_tried_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = program(false);
+    let plan = || Plan::compile(&program, PlanOptions::new(Target::Cuda)).unwrap();
+    let error = device(dir.path(), Libraries::Fatal).load(plan()).unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error, Error::DeviceLost { .. }), "{text}");
+    assert!(text.contains("an illegal access, when host:fatal was tried for "), "{text}");
+    assert!(text.contains("; it is not tried again: start the run again\n"), "{text}");
+
+    let mut second = device(dir.path(), Libraries::Fatal);
+    assert_right(&run(&mut second, &program), &program);
+    let choice = choice(&second);
+    assert_eq!((&*choice.algorithm, &choice.rejected[..]), (OWN, &[("host:fatal".to_owned(), None)][..]));
+
+    // Where nothing can be kept, nothing is promised.
+    let other = tempfile::tempdir().unwrap();
+    std::fs::create_dir(other.path().join("algorithms.json")).unwrap();
+    let text = device(other.path(), Libraries::Fatal).load(plan()).unwrap_err().to_string();
+    assert!(text.contains("host:fatal") && !text.contains("not tried again"), "{text}");
 }
 
 /// Weights are read where they are, and stay as they are.

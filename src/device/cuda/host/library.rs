@@ -11,12 +11,13 @@ use crate::tape::Element;
 use crate::{Error, Result};
 
 /// What the host offers: one that fails when it is called, one that computes, and a slower one; or wrong ones beside
-/// it: all elements are off by 3 %, one element is, one is not a number.
+/// it: all elements are off by 3 %, one element is, one is not a number; or one that loses the device.
 pub(super) fn algorithms(libraries: Libraries) -> &'static [&'static str] {
     match libraries {
         Libraries::None => &[],
         Libraries::Slower | Libraries::Faster => &["host:fails", "host:plain", "host:slow"],
         Libraries::Faulty => &["host:scaled", "host:hole", "host:nan", "host:plain"],
+        Libraries::Fatal => &["host:plain", "host:fatal"],
     }
 }
 
@@ -42,6 +43,9 @@ pub(super) fn pretended_time(work: &[Work], libraries: Libraries) -> Duration {
 pub(super) unsafe fn run(launch: &LibraryLaunch) -> Result<()> {
     if &*launch.algorithm == "host:fails" {
         return Err(Error::device(format!("{}: this algorithm always fails", launch.path)));
+    }
+    if &*launch.algorithm == "host:fatal" {
+        return Err(Error::DeviceLost { message: "an illegal access".to_owned() });
     }
     let operands = launch.call.operands;
     let falsify: fn(usize, f64) -> f64 = match &*launch.algorithm {

@@ -75,6 +75,8 @@ pub enum Libraries {
     Faster,
     /// They take less time than kernels, and those that compute something else take the least.
     Faulty,
+    /// One loses the device.
+    Fatal,
 }
 
 impl Default for HostOptions {
