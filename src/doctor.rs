@@ -14,7 +14,7 @@ use crate::device::cuda::nvrtc::{Arch, Nvrtc};
 use crate::device::cuda::search::{Env, SearchPath};
 use crate::device::cuda::{GpuOptions, gpus};
 use crate::log::Table;
-use crate::train::self_check::{self, Trust, Verdict, open_checked};
+use crate::train::self_check::{self, Trust, Verdict, check_gpu};
 
 /// How long the driver may take to say which GPUs there are: seconds for many of them.
 const ANSWER: Duration = Duration::from_secs(60);
@@ -30,7 +30,8 @@ pub struct Report {
 }
 
 /// Looks at the machine. `program` is a binary of this project, which checks GPUs; without one they are not checked.
-pub fn examine(env: Env, program: Option<&Path>) -> Report {
+/// `notice` is told what takes long.
+pub fn examine(env: Env, program: Option<&Path>, notice: fn(&str)) -> Report {
     let mut report = Report::default();
     let search = SearchPath::new(env);
     report.processor();
@@ -39,7 +40,7 @@ pub fn examine(env: Env, program: Option<&Path>) -> Report {
         report.library(library, &search, driver);
     }
     report.headers(&search, driver);
-    report.self_checks(env, program);
+    report.self_checks(env, program, notice);
     report.cache(&Cache::of_user(env));
     report
 }
@@ -68,6 +69,10 @@ impl Report {
             }
             Ok(found) => found.iter().enumerate().for_each(|(i, gpu)| {
                 self.gpus += 1;
+                let gpu = match gpu {
+                    Ok(gpu) => gpu,
+                    Err(e) => return self.row(&format!("GPU {i}"), "no answer", first_line(&e.to_string())),
+                };
                 let (major, minor) = gpu.capability;
                 let more = match Arch::of(major, minor) {
                     Ok(arch) => arch.to_string(),
@@ -108,12 +113,13 @@ impl Report {
     }
 
     /// Whether each GPU trains as the CPU does. One that had not passed is checked again.
-    fn self_checks(&mut self, env: Env, program: Option<&Path>) {
+    fn self_checks(&mut self, env: Env, program: Option<&Path>, notice: fn(&str)) {
         let Some(program) = program else { return };
         for ordinal in 0..self.gpus {
             let (what, options) = (format!("GPU {ordinal} check"), GpuOptions { ordinal, ..GpuOptions::new(env) });
             let program = program.to_owned();
-            let check = move || Ok(open_checked(&options, &program, Trust::Passed, &mut |_| ())?.1);
+            let mut notice = move |text: &str| notice(&format!("GPU {ordinal}: {text}"));
+            let check = move || Ok(check_gpu(&options, &program, Trust::Passed, &mut notice)?.report);
             match within(self_check::LONGEST, check).unwrap_or_else(|| Err(no_answer())) {
                 Ok(report) => self.self_check(&what, &report),
                 Err(e) => self.row(&what, "not made", first_line(&e.to_string()).trim_end_matches(':')),
@@ -127,7 +133,7 @@ impl Report {
             Verdict::Failed(text) => ("failed", format!("{text}; {consequence}")),
             Verdict::Unable(text) => ("not made", format!("{text}; {consequence}")),
         };
-        let good = "trains as the CPU does, in f32 and bf16";
+        let good = "trains as the CPU does, in f32, tf32 and bf16";
         let (result, more) = state(&report.ordinary, good, "`--device auto` is the CPU");
         self.row(what, result, more);
         if let Some(verdict) = &report.warpgroups {

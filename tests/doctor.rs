@@ -13,7 +13,8 @@ fn doctor(variables: &[(&str, &Path)]) -> String {
         .unwrap();
     let (text, errors) = (String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap());
     assert!(out.status.success(), "{}: {text}\n{errors}", out.status);
-    assert_eq!(errors, "");
+    // Of checks, which take long.
+    assert!(errors.lines().all(|notice| notice.starts_with("GPU ")), "{errors}");
     text
 }
 

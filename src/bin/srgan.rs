@@ -97,7 +97,8 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Bench(args) => run_bench(args),
         Command::Doctor => {
-            println!("{}", examine(&|name| std::env::var_os(name), self_check::this_program().as_deref()));
+            let program = self_check::this_program();
+            println!("{}", examine(&|name| std::env::var_os(name), program.as_deref(), |text| eprintln!("{text}")));
             Ok(())
         }
     };

@@ -1,13 +1,12 @@
 //! What a config opens: the device and the data.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::self_check::{self, Trust};
+use super::self_check::{Checked, Trust, check_gpu};
 use crate::config::{Config, DatasetType, DeviceChoice, IsaChoice, Layout, StoreMode};
 use crate::data::{self, DataSettings, DatasetKind};
 use crate::device::cpu::{Cpu, Isa, IsaKind};
-use crate::device::cuda::driver::Driver;
 use crate::device::cuda::libraries::Library;
 use crate::device::cuda::{Cuda, GpuDriver, GpuOptions};
 use crate::device::{Device, OnCompile, OnWarning};
@@ -21,7 +20,8 @@ pub struct DeviceOptions {
     pub sync_kernels: bool,
     /// Where progress and warnings go; without it they are not told.
     pub messages: Option<Messages>,
-    /// A binary of this project, which is started to check GPUs ([`self_check`]). Without one `auto` is the CPU.
+    /// A binary of this project, which is started to check GPUs ([`check_gpu`]). Without one `auto` is the
+    /// CPU, and `cuda` a GPU without kernels for Hopper alone, which are used only where they have passed.
     pub program: Option<PathBuf>,
 }
 
@@ -55,10 +55,11 @@ pub fn open_device(cfg: &Config) -> Result<Box<dyn Device>> {
     open_device_with(cfg, &DeviceOptions::default())
 }
 
-/// The device that a config asks for. `auto` is a GPU that trains as the CPU does ([`self_check`]), else the CPU:
+/// The device that a config asks for. `auto` is a GPU that trains as the CPU does ([`check_gpu`]), else the CPU:
 /// silently where there is no driver, otherwise with a warning that says why. `cuda` is a GPU in any case, with a
 /// warning where its check fails: who asks for it may know better, for instance that the kernel at fault is none of
-/// theirs, and has planned for a GPU's speed.
+/// theirs, and has planned for a GPU's speed. Kernels for Hopper alone are used where they have passed, and nowhere else:
+/// without [`DeviceOptions::program`] they are not.
 ///
 /// # Errors
 /// For `cuda`, what is missing: a GPU, its driver, the compiler of its kernels. An instruction set that the processor
@@ -90,49 +91,57 @@ fn gpu_options(cfg: &Config, options: &DeviceOptions) -> GpuOptions {
     GpuOptions { ordinal, sync_kernels, ..GpuOptions::new(&|name| std::env::var_os(name)) }
 }
 
-/// A GPU, and what speaks against it, as far as a program can find out.
-fn open_gpu(gpu: &GpuOptions, options: &DeviceOptions) -> Result<(GpuDriver, Option<String>)> {
-    let Some(program) = &options.program else { return Ok((GpuDriver::new(gpu.clone())?, None)) };
-    let (driver, report) = self_check::open_checked(gpu, program, Trust::Kept, &mut |text| options.info(text))?;
-    if let Some(fault) = report.warpgroups_fault() {
+/// A GPU and its report, as far as `program` can make one.
+fn checked(gpu: &GpuOptions, program: &Path, options: &DeviceOptions) -> Result<Checked> {
+    let checked = check_gpu(gpu, program, Trust::Kept, &mut |text| options.info(text))?;
+    if let Some(fault) = checked.report.warpgroups_fault() {
         options.warn(&format!(
             "kernels for Hopper alone (wgmma) are not used, since they did not pass the GPU's self-check: {fault}\n  \
              `srgan doctor` checks again"
         ));
     }
-    Ok((driver, report.fault()))
+    Ok(checked)
 }
 
 /// The GPU of `Training.device: cuda`.
 fn gpu_asked_for(cfg: &Config, options: &DeviceOptions) -> Result<GpuDriver> {
+    let gpu = gpu_options(cfg, options);
+    let open = || {
+        let Some(program) = &options.program else { return Ok(GpuDriver::new(gpu)?.without_warpgroups()) };
+        let checked = checked(&gpu, program, options)?;
+        if let Some(fault) = checked.report.fault() {
+            let name = checked.describe();
+            options.warn(&format!("training on {name}, as asked for, but {fault}\n  `srgan doctor` checks again"));
+        }
+        checked.open()
+    };
     // Asked for what this machine does not have: wrong use, not a failure of the device.
-    let (driver, fault) = open_gpu(&gpu_options(cfg, options), options).map_err(|e| match e {
+    open().map_err(|e| match e {
         Error::Device { message, hint } => {
             let hint = hint.map_or_else(String::new, |hint| format!("{hint}; or "));
             Error::usage(format!("Training.device is cuda, but {message}")).with_hint(hint + "use `--device cpu`")
         }
         other => other,
-    })?;
-    if let Some(fault) = fault {
-        let name = driver.describe();
-        options.warn(&format!("training on {name}, as asked for, but {fault}\n  `srgan doctor` checks again"));
-    }
-    Ok(driver)
+    })
 }
 
-/// The GPU of `Training.device: auto`, if there is one that can be trusted.
+/// The GPU of `Training.device: auto`, if there is one that can be trusted. Another is not even opened.
 fn gpu_found(cfg: &Config, options: &DeviceOptions) -> Option<GpuDriver> {
     let gpu = gpu_options(cfg, options);
-    options.program.as_ref()?;
+    let program = options.program.as_ref()?;
     Library::Driver.load(&gpu.search, None).ok()?;
     // Who hides all GPUs wants the CPU.
     let hides_all = |list: OsString| list.is_empty() || list == "-1" || list == "NoDevFiles";
     if std::env::var_os("CUDA_VISIBLE_DEVICES").is_some_and(hides_all) {
         return None;
     }
-    let why = match open_gpu(&gpu, options) {
-        Ok((driver, None)) => return Some(driver),
-        Ok((driver, Some(fault))) => format!("not on {}: {fault}", driver.describe()),
+    let opened = checked(&gpu, program, options).and_then(|checked| match checked.report.fault() {
+        None => checked.open().map(Ok),
+        Some(fault) => Ok(Err(format!("not on {}: {fault}", checked.describe()))),
+    });
+    let why = match opened {
+        Ok(Ok(driver)) => return Some(driver),
+        Ok(Err(why)) => why,
         Err(e) => format!("though there is an NVIDIA driver: {e}"),
     };
     options.warn(&format!("training on the CPU, {why}\n  `srgan doctor` shows what there is and checks again"));

@@ -51,7 +51,7 @@ pub fn machine_code(
                 }
             };
             let builder = thread::Builder::new().name("nvrtc".into()).stack_size(STACK_BYTES);
-            builder.spawn_scoped(scope, work).map_err(|e| Error::device(format!("cannot start a thread: {e}")))?;
+            builder.spawn_scoped(scope, work).map_err(|e| Error::io("start", "a thread", e))?;
         }
         drop(send);
         for (i, result) in results {

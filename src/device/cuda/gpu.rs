@@ -1,5 +1,6 @@
 //! The driver of a real GPU: NVRTC, then one stream of the driver API, in whose order everything is done.
 
+mod found;
 mod limits;
 mod tensor_map;
 mod work;
@@ -19,10 +20,10 @@ use super::cache::Cache;
 use super::compile::machine_code;
 use super::driver::{DevicePtr, Driver, FunctionId, GraphId, Launch, ModuleSource, ReadId, time_one_by_one};
 use super::failure::failure;
-use super::gpus::gpus;
-use super::libraries::{Library, Version};
+use super::libraries::Version;
 use super::library_call::{LibraryLaunch, LibraryOp, Work};
 use super::math::{Math, WORKSPACE_BYTES};
+use super::module::all_kernels;
 use super::nvrtc::{Arch, Nvrtc};
 use super::readback::Readback;
 use super::search::{Env, SearchPath};
@@ -30,11 +31,9 @@ use super::staging::Staging;
 use super::timing::{REPEATS, Timer};
 use crate::device::Compiling;
 use crate::{Error, Result};
+pub use found::FoundGpu;
 use tensor_map::Encoder;
 use work::title;
-
-/// The oldest driver's CUDA version that has all that is called here.
-const OLDEST_DRIVER: Version = Version { major: 12, minor: 0, patch: None };
 
 /// Which GPU, and what it is used with.
 #[derive(Clone, Debug)]
@@ -104,27 +103,18 @@ impl GpuDriver {
     /// # Errors
     /// There is no driver, no compiler or no such GPU: what is missing, and what to do.
     pub fn new(options: GpuOptions) -> Result<GpuDriver> {
+        FoundGpu::new(options)?.open()
+    }
+
+    fn open(found: FoundGpu) -> Result<GpuDriver> {
+        let FoundGpu { options, gpu, arch, nvrtc, library, .. } = found;
         let GpuOptions { ordinal, sync_kernels, search, cache } = options;
-        let library = Library::Driver.load(&search, None)?;
-        let (driver, timer) = (library.version, Timer::new(&library)?);
-        if driver < OLDEST_DRIVER {
-            return Err(Error::device(format!("the driver is of CUDA {driver}, too old: {OLDEST_DRIVER} is needed"))
-                .with_hint("update it: https://www.nvidia.com/drivers"));
-        }
-        let encoder = Encoder::new(&library)?;
-        let found = gpus()?;
-        let gpu = found.get(ordinal).ok_or_else(|| {
-            let visible = "see what nvidia-smi lists, and whether CUDA_VISIBLE_DEVICES hides it";
-            Error::device(format!("there is no GPU {ordinal}: the driver shows {}", found.len())).with_hint(visible)
-        })?;
-        let arch = Arch::of(gpu.capability.0, gpu.capability.1)?;
-        let nvrtc = Nvrtc::load(&search, Some(driver))?;
-        nvrtc.supports(&arch)?;
+        let (driver, timer, encoder) = (library.version, Timer::new(&library)?, Encoder::new(&library)?);
         let (context, stream) = open(ordinal).map_err(|e| failure(&format!("GPU {ordinal} does not open"), e))?;
         let (staging, readback) = (Staging::new(&context).ok(), Readback::new(&context));
         // SAFETY: the context that was just opened is current, and its stream is held beside the libraries.
         let math = unsafe { Math::open(&search, driver, stream.cu_stream().cast()) };
-        let name = gpu.name.clone();
+        let name = gpu.name;
         let (warpgroups, graphs) = (arch.has_warpgroups(), Vec::new());
         let (functions, allocations) = (Vec::new(), HashMap::new());
         let mut this = GpuDriver {
@@ -217,12 +207,14 @@ impl Driver for GpuDriver {
         self.bind()?;
         // SAFETY: freed by `free` or on drop. The driver aligns to 256 bytes at least, and refuses 0 bytes.
         let ptr = unsafe { malloc_sync(bytes.max(1)) }.map_err(|e| match (e.0, self.context.mem_get_info()) {
-            (CUresult::CUDA_ERROR_OUT_OF_MEMORY, Ok((free, total))) => Error::device(format!(
-                "the GPU has no {} MiB of memory left: {} of {} MiB are free",
-                bytes.div_ceil(1 << 20),
-                free >> 20,
-                total >> 20
-            )),
+            (CUresult::CUDA_ERROR_OUT_OF_MEMORY, Ok((free, total))) => Error::DeviceMemory {
+                message: format!(
+                    "the GPU has no {} MiB of memory left: {} of {} MiB are free",
+                    bytes.div_ceil(1 << 20),
+                    free >> 20,
+                    total >> 20
+                ),
+            },
             _ => failure("allocating memory", e),
         })?;
         self.allocations.insert(ptr, bytes);
@@ -285,7 +277,8 @@ impl Driver for GpuDriver {
 
     fn timed_on(&self) -> String {
         let left_out = if self.warpgroups == self.arch.has_warpgroups() { "" } else { ", none for Hopper alone" };
-        self.checked_on() + left_out
+        let kernels = crc32c::crc32c(self.nvrtc.key(&all_kernels(), &self.arch).as_bytes());
+        format!("{}, CUDA {}{}, kernels {kernels:08x}{left_out}", self.describe(), self.driver, self.math)
     }
 
     fn choices_file(&self) -> Option<PathBuf> {

@@ -20,17 +20,18 @@ pub struct Gpu {
     pub multiprocessors: u32,
 }
 
-/// All GPUs that the driver shows to this process. The driver's library must be loaded.
+/// All GPUs that the driver shows to this process, one that cannot be asked as the error. The driver's library must be
+/// loaded.
 ///
 /// # Errors
 /// Those of the driver.
-pub fn gpus() -> Result<Vec<Gpu>> {
+pub fn gpus() -> Result<Vec<Result<Gpu>>> {
     let count = result::init().and_then(|()| device::get_count());
     let count = match count {
         Err(e) if e.0 == cudarc::driver::sys::CUresult::CUDA_ERROR_NO_DEVICE => 0,
         other => other.map_err(|e| failure("the driver does not start", e))?,
     };
-    (0..count).map(|i| describe(i).map_err(|e| failure(&format!("GPU {i} cannot be asked"), e))).collect()
+    Ok((0..count).map(|i| describe(i).map_err(|e| failure(&format!("GPU {i} cannot be asked"), e))).collect())
 }
 
 fn describe(ordinal: i32) -> Result<Gpu, DriverError> {

@@ -37,7 +37,7 @@ pub use exec::Cuda;
 #[cfg(test)]
 pub(crate) use exec::prepare;
 pub use finish::{Finish, Part, PointwiseCode};
-pub use gpu::{GpuDriver, GpuOptions};
+pub use gpu::{FoundGpu, GpuDriver, GpuOptions};
 pub use gpus::{Gpu, gpus};
 pub use launch::{CudaCall, CudaCommit, KernelLaunch, THREADS};
 pub use library_call::{Convolution, Factor, Layout, LibraryCall, LibraryOp, Product};

@@ -19,20 +19,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Precision;
 use crate::device::cpu::Cpu;
-use crate::device::cuda::driver::Driver;
 use crate::device::cuda::search::Env;
-use crate::device::cuda::{Cuda, GpuDriver, GpuOptions};
+use crate::device::cuda::{Cuda, FoundGpu, GpuDriver, GpuOptions};
 use crate::{Error, Result};
+use child::Saying;
 
 /// The first argument of a program that is started to check a GPU; then its number, and the stage.
 const ARGUMENT: &str = "self-check-of-a-gpu";
 
-/// The longest that a stage may take. Most of it is compiling some two hundred kernels, on a slow machine on one core.
-const LIMIT: Duration = Duration::from_secs(240);
+/// The longest that a stage may take. Most of it is compiling some hundreds of kernels, on a slow machine on one core.
+const LIMIT: Duration = Duration::from_secs(360);
 /// Added to it where a process ends itself, because nobody else has.
 const MARGIN: Duration = Duration::from_secs(20);
 
-/// The longest that [`open_checked`] takes with a driver that answers at all.
+/// The longest that [`check_gpu`] takes with a driver that answers at all.
 pub const LONGEST: Duration = LIMIT.saturating_mul(3);
 
 /// How a check ended.
@@ -69,7 +69,7 @@ impl Stage {
     /// The second stage has kernels of its own in bf16 alone.
     fn precisions(self) -> &'static [Precision] {
         match self {
-            Stage::Ordinary => &[Precision::F32, Precision::Bf16],
+            Stage::Ordinary => &[Precision::F32, Precision::Tf32, Precision::Bf16],
             Stage::Warpgroups => &[Precision::Bf16],
         }
     }
@@ -117,11 +117,19 @@ impl Report {
     }
 
     /// Keeps what the next run would find too.
-    fn keep(&self, path: &Path) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// Where it cannot be kept, and why.
+    fn keep(&self, path: Option<&Path>) -> Result<(), String> {
         let mut all = [&self.ordinary].into_iter().chain(&self.warpgroups);
         if all.any(|verdict| matches!(verdict, Verdict::Unable(_))) {
             return Ok(());
         }
+        let path = path.ok_or("without a folder")?;
+        self.write(path).map_err(|e| format!("in {}: {e}", path.display()))
+    }
+
+    fn write(&self, path: &Path) -> io::Result<()> {
         let folder = path.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder)?;
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
@@ -140,35 +148,56 @@ pub enum Trust {
     Passed,
 }
 
-/// Opens a GPU with its report, which is made by `program`, a binary of this project, if there is none yet; `notice` is
-/// told so. Kernels that have not passed are not used.
+/// A GPU with its report, not open yet.
+#[derive(Debug)]
+pub struct Checked {
+    gpu: FoundGpu,
+    /// What is known of it.
+    pub report: Report,
+}
+
+impl Checked {
+    /// The GPU's name and kind.
+    pub fn describe(&self) -> String {
+        self.gpu.describe()
+    }
+
+    /// Opens it. Kernels for Hopper that have not passed are not used.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub fn open(self) -> Result<GpuDriver> {
+        let all = self.report.warpgroups == Some(Verdict::Passed);
+        let gpu = self.gpu.open()?;
+        Ok(if all { gpu } else { gpu.without_warpgroups() })
+    }
+}
+
+/// Finds a GPU and its report, which is made by `program`, a binary of this project, if there is none yet; `notice` is
+/// told so. The GPU is not opened here: it may hang, crash, or be one that a single process can have.
 ///
 /// # Errors
-/// The GPU does not open.
-pub fn open_checked(
-    options: &GpuOptions,
-    program: &Path,
-    trust: Trust,
-    notice: &mut dyn FnMut(&str),
-) -> Result<(GpuDriver, Report)> {
-    let gpu = GpuDriver::new(options.clone())?;
-    let (path, checked_on, has_warpgroups) = (gpu.check_file(), gpu.checked_on(), gpu.arch().has_warpgroups());
+/// There is no driver, no compiler or no such GPU. This process was itself started to check one.
+pub fn check_gpu(options: &GpuOptions, program: &Path, trust: Trust, notice: &mut dyn FnMut(&str)) -> Result<Checked> {
+    let gpu = FoundGpu::new(options.clone())?;
+    let (path, checked_on) = (gpu.check_file(), gpu.checked_on());
     let kept = path.as_ref().and_then(|path| Report::read(path, &checked_on));
-    let (gpu, report) = match kept.filter(|report| trust == Trust::Kept || report.passed()) {
-        Some(report) => (gpu, report),
-        None => {
-            notice(&format!("checking {} against the CPU, once for its driver and these kernels", gpu.describe()));
-            // It may be a GPU that only one process can have at a time.
-            drop(gpu);
-            let run = |stage| child::run(&mut command(program, options.ordinal, stage), LIMIT);
-            let report = made(checked_on, has_warpgroups, run);
-            // `srgan doctor` says why a folder cannot be written.
-            path.iter().for_each(|path| _ = report.keep(path));
-            (GpuDriver::new(options.clone())?, report)
-        }
-    };
-    let all = !has_warpgroups || report.warpgroups == Some(Verdict::Passed);
-    Ok((if all { gpu } else { gpu.without_warpgroups() }, report))
+    if let Some(report) = kept.filter(|report| trust == Trust::Kept || report.passed()) {
+        return Ok(Checked { gpu, report });
+    }
+    if std::env::var_os(child::PARENT).is_some() {
+        return Err(Error::usage("this process was started to check a GPU, and would start another for it")
+            .with_hint("`main` of a program that names itself must begin with `self_check::answer`"));
+    }
+    notice(&format!("checking {} against the CPU", gpu.describe()));
+    let run = |stage| child::run(&mut command(program, options.ordinal, stage), &checked_on, LIMIT);
+    let report = made(checked_on.clone(), gpu.arch().has_warpgroups(), run);
+    if let Err(why) = report.keep(path.as_deref()) {
+        notice(&format!(
+            "the result of the check cannot be kept {why}; every start checks again (set SRGAN_CACHE_DIR)"
+        ));
+    }
+    Ok(Checked { gpu, report })
 }
 
 fn made(checked_on: String, has_warpgroups: bool, mut run: impl FnMut(Stage) -> Verdict) -> Report {
@@ -183,9 +212,10 @@ fn command(program: &Path, ordinal: usize, stage: Stage) -> Command {
     command
 }
 
-/// The file of this program, for [`open_checked`].
+/// The file of this program, for [`check_gpu`]: what is running, also where its file was replaced since.
 pub fn this_program() -> Option<PathBuf> {
-    std::env::current_exe().ok()
+    let running = PathBuf::from("/proc/self/exe");
+    if running.exists() { Some(running) } else { std::env::current_exe().ok() }
 }
 
 /// Checks a GPU, if this process was started for that: a binary's first act. Prints the verdict.
@@ -197,48 +227,78 @@ pub fn answer(arguments: impl Iterator<Item = OsString>, env: Env) -> Option<Exi
     }
     let stage = Stage::ALL.into_iter().find(|known| known.name() == stage);
     let (Some(stage), Ok(ordinal)) = (stage, ordinal.parse()) else { return Some(ExitCode::FAILURE) };
-    limit_process();
-    let verdict = match check(ordinal, stage, env) {
-        Ok(None) => Verdict::Passed,
-        Ok(Some(difference)) => Verdict::Failed(difference),
-        Err(Error::DeviceLost { message }) => Verdict::Failed(format!("the GPU was lost: {message}")),
-        Err(other) => Verdict::Unable(other.to_string()),
+    if !limit_process(env) {
+        return Some(ExitCode::FAILURE);
+    }
+    let options = GpuOptions { ordinal, ..GpuOptions::new(env) };
+    let (checked_on, verdict) = match FoundGpu::new(options.clone()) {
+        Ok(found) => (found.checked_on(), check(&options, stage).unwrap_or_else(|e| Verdict::Unable(e.to_string()))),
+        Err(e) => (String::new(), Verdict::Unable(e.to_string())),
     };
-    println!("{}", child::line(&verdict));
+    say(&Saying::Ended { checked_on, verdict });
     Some(ExitCode::SUCCESS)
 }
 
-/// Ends the process where its parent is gone and the GPU hangs; it leaves no image of its memory.
-fn limit_process() {
-    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the first call takes a number, the second reads the struct.
-    unsafe {
-        libc::alarm((LIMIT + MARGIN).as_secs() as u32);
-        libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
-    }
+fn say(saying: &Saying) {
+    println!("{}", child::line(saying));
 }
 
-/// What a GPU computes otherwise than the CPU.
-fn check(ordinal: usize, stage: Stage, env: Env) -> Result<Option<String>> {
+/// Ends the process with its parent, and in any case after a while; it leaves no image of its memory. Whether the parent
+/// still lives.
+fn limit_process(env: Env) -> bool {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: calls that take numbers; one reads the struct.
+    let parent = unsafe {
+        libc::alarm((LIMIT + MARGIN).as_secs() as u32);
+        libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
+        #[cfg(target_os = "linux")]
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        libc::getppid()
+    };
+    // It may have ended before the signal was asked for.
+    env(child::PARENT).is_none_or(|expected| expected == *parent.to_string())
+}
+
+/// Whether a GPU computes what the CPU does.
+///
+/// # Errors
+/// Why that cannot be found out: the GPU does not open, something else has its memory.
+fn check(options: &GpuOptions, stage: Stage) -> Result<Verdict> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
     let reference = problem::trace(Box::new(Cpu::new(threads)?), Precision::F32)?;
     for &precision in stage.precisions() {
+        say(&Saying::Preparing);
         // Choices of earlier runs would keep candidates from being tried.
-        let gpu = GpuDriver::new(GpuOptions { ordinal, ..GpuOptions::new(env) })?.without_kept_choices();
+        let gpu = GpuDriver::new(options.clone())?.without_kept_choices();
         let gpu = if stage == Stage::Warpgroups { gpu } else { gpu.without_warpgroups() };
-        let trace = problem::trace(Box::new(Cuda::new(Box::new(gpu))), precision)?;
-        if let Some(difference) = trace.difference(&reference, precision) {
-            return Ok(Some(format!("in {}, {difference}", precision.name())));
-        }
-        if !trace.rejected.is_empty() {
-            return Ok(Some(format!(
-                "in {}, wrong results of kernels: {}",
-                precision.name(),
-                trace.rejected.join(", ")
-            )));
+        let device = Cuda::new(Box::new(gpu)).with_progress(Some(Box::new(|_, compiling| {
+            if compiling.done == compiling.total {
+                say(&Saying::Computing);
+            } else if compiling.done == compiling.cached {
+                say(&Saying::Preparing);
+            }
+        })));
+        let wrong = match problem::trace(Box::new(device), precision) {
+            Ok(trace) => trace.fault(&reference, precision),
+            Err(error) => Some(blamed(error)?),
+        };
+        if let Some(text) = wrong {
+            return Ok(Verdict::Failed(format!("in {}, {text}", precision.name())));
         }
     }
-    Ok(None)
+    Ok(Verdict::Passed)
+}
+
+/// What an error of a GPU that has opened says of it: a kernel that does not compile, load or start never will.
+///
+/// # Errors
+/// It says nothing of the GPU.
+fn blamed(error: Error) -> Result<String> {
+    match error {
+        Error::Memory { .. } | Error::DeviceMemory { .. } | Error::Io { .. } => Err(error),
+        Error::DeviceLost { message } => Ok(format!("the GPU was lost: {message}")),
+        other => Ok(other.to_string()),
+    }
 }
 
 #[cfg(test)]
@@ -273,10 +333,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new/check.json");
         let report = |ordinary| made("gpu".into(), false, |_| Verdict::clone(&ordinary));
-        report(Verdict::Unable("no memory".into())).keep(&path).unwrap();
+        report(Verdict::Unable("no memory".into())).keep(Some(&path)).unwrap();
+        report(Verdict::Unable("no memory".into())).keep(None).unwrap();
         assert_eq!(Report::read(&path, "gpu"), None);
         for verdict in [failed("wrong"), Verdict::Passed] {
-            report(verdict.clone()).keep(&path).unwrap();
+            report(verdict.clone()).keep(Some(&path)).unwrap();
             assert_eq!(Report::read(&path, "gpu"), Some(report(verdict)));
         }
         assert_eq!(Report::read(&path, "another gpu"), None);
@@ -284,7 +345,23 @@ mod tests {
             fs::write(&path, damaged).unwrap();
             assert_eq!(Report::read(&path, "gpu"), None);
         }
-        report(Verdict::Passed).keep(&path.join("no/folder")).unwrap_err();
+        let path = path.join("no/folder");
+        let why = report(Verdict::Passed).keep(Some(&path)).unwrap_err();
+        assert!(why.starts_with(&format!("in {}: ", path.display())), "{why}");
+        assert_eq!(report(Verdict::Passed).keep(None).unwrap_err(), "without a folder");
+    }
+
+    /// What is missing now may be there the next time; everything else is as it is.
+    #[test]
+    fn errors_of_training_speak_against_the_gpu_unless_something_is_missing() {
+        let io = Error::io("read", "file", io::Error::other("broken"));
+        for error in [Error::Memory { bytes: 1 << 20 }, Error::DeviceMemory { message: "none left".into() }, io] {
+            let text = error.to_string();
+            assert_eq!(blamed(error).unwrap_err().to_string(), text);
+        }
+        assert_eq!(blamed(Error::device("kernel add does not compile")).unwrap(), "kernel add does not compile");
+        assert_eq!(blamed(Error::DeviceLost { message: "a trap".into() }).unwrap(), "the GPU was lost: a trap");
+        assert!(blamed(Error::Internal("a fault".into())).is_ok());
     }
 
     #[test]
