@@ -22,8 +22,8 @@ use srgan::device::choices::{OWN, short_name};
 use srgan::device::{Device, Peaks, PlanId, Workload};
 use srgan::plan::{Loc, Plan, Step};
 use srgan::train::names::scalars;
-use srgan::train::open_device;
 use srgan::train::session::Session;
+use srgan::train::{DeviceOptions, open_device_with};
 use srgan::{Error, Result};
 
 /// Networks that only `configs` has.
@@ -70,6 +70,12 @@ fn bench_all() -> Result<()> {
     }
     criterion.final_summary();
     Ok(())
+}
+
+/// The device of a config; a GPU is checked by the program that trains, since kernels for Hopper must have passed.
+fn open_device(cfg: &Config) -> Result<Box<dyn Device>> {
+    let program = Some(PathBuf::from(env!("CARGO_BIN_EXE_srgan")));
+    open_device_with(cfg, &DeviceOptions { program, ..DeviceOptions::default() })
 }
 
 /// Whether a GPU's kernels are timed; says what is timed instead.
