@@ -80,18 +80,18 @@ fn open_device(cfg: &Config) -> Result<Box<dyn Device>> {
 
 /// Whether a GPU's kernels are timed; says what is timed instead.
 fn choose_device() -> Result<bool> {
-    let wanted = std::env::var("SRGAN_BENCH_DEVICE").unwrap_or_else(|_| "auto".to_owned());
+    let wanted = std::env::var("SRGAN_BENCH_DEVICE").unwrap_or_default();
     let mut cfg = Config::default();
     cfg.training.device = DeviceChoice::Cuda;
     match wanted.as_str() {
         "cpu" => println!("The CPU's ops are timed, not a GPU's kernels, because SRGAN_BENCH_DEVICE is cpu."),
         "cuda" => return open_device(&cfg).map(|_| true),
-        "auto" => match open_device(&cfg) {
+        "" | "auto" => match open_device(&cfg) {
             Ok(_) => return Ok(true),
             Err(why) => println!("The CPU's ops are timed, not a GPU's kernels: {}", first_line(&why)),
         },
         other => {
-            return Err(Error::usage(format!("SRGAN_BENCH_DEVICE is {other}"))
+            return Err(Error::usage(format!("SRGAN_BENCH_DEVICE is {other:?}"))
                 .with_hint("valid are auto, cuda and cpu; or leave it unset"));
         }
     }
@@ -197,11 +197,18 @@ fn time_ways(criterion: &mut Criterion, session: &mut Session, plan: PlanId, cas
             (1, OWN) => case.name.clone(),
             _ => format!("{}, {}", case.name, short_name(way)),
         };
-        let mut fastest = f64::INFINITY;
+        let (mut fastest, mut failure) = (f64::INFINITY, None);
         let mut run = |runs: u64| {
-            let time = session.time_step(plan, case.step, way, runs).expect("a step that has run");
-            fastest = fastest.min(time.as_secs_f64() / runs as f64);
-            time
+            if failure.is_none() {
+                match session.time_step(plan, case.step, way, runs) {
+                    Ok(time) => {
+                        fastest = fastest.min(time.as_secs_f64() / runs as f64);
+                        return time;
+                    }
+                    Err(error) => failure = Some(error),
+                }
+            }
+            failed_run()
         };
         let mut group = criterion.benchmark_group(&case.group);
         group.throughput(match case.work.flops {
@@ -210,11 +217,21 @@ fn time_ways(criterion: &mut Criterion, session: &mut Session, plan: PlanId, cas
         });
         group.bench_function(name, |bencher| bencher.iter_custom(&mut run));
         group.finish();
+        if let Some(error) = failure {
+            return Err(error);
+        }
         if fastest.is_finite() {
             println!("{:24}{}\n", "", shares(&case.work, fastest, peaks));
         }
     }
     Ok(())
+}
+
+/// What Criterion, which knows no errors, is told of a run that failed. It takes a while, or Criterion would ask for more
+/// runs than it can count.
+fn failed_run() -> Duration {
+    std::thread::sleep(Duration::from_millis(10));
+    Duration::from_nanos(1)
 }
 
 /// How near work that took so many seconds comes to the peaks.

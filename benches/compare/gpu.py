@@ -7,10 +7,12 @@
     python3 benches/compare/gpu.py --device cpu --quick                   # tiny networks on the CPU: proves this script
 
 Measures the configs of benches/compare/gpu in two phases. In each, srgan runs once to compile its kernels and to choose
-algorithms; then srgan and PyTorch in its modes (peer/step.py) run in turn, as often as --pairs says; then srgan runs
-with its profile. A figure is the median of the runs, a ratio that of the ratios of the rounds.
+algorithms; then srgan and PyTorch in its modes (peer/step.py) run in turn, as often as --pairs says; in the last round
+srgan also makes its profile, after its steps were timed. A figure is the median of the runs, a ratio that of the ratios
+of the rounds.
 
-Prints Markdown for benches/RESULTS.md and writes it to target/compare/gpu.md, all runs to target/compare/gpu.json.
+Prints Markdown for benches/RESULTS.md and writes it to target/compare/gpu.md, all runs to target/compare/gpu.json: after
+each row, so that a comparison that is stopped keeps what it has. One without any run leaves earlier results alone.
 Exit code 0 if every floor holds, 1 if one does not or could not be measured, 2 if nothing could be run.
 """
 
@@ -38,13 +40,18 @@ QUICK = ["Data.train_batch_size=1", "Generator.n_blocks=1"]
 
 @dataclass
 class Row:
-    """One config in one phase: runs by program, what could not be run, and srgan's profile."""
+    """One config in one phase: runs by program, why one failed, and what they warned of."""
 
     config: str
     phase: str
     runs: dict = field(default_factory=dict)
     failed: dict = field(default_factory=dict)
-    profile: dict = field(default_factory=dict)
+    warnings: list = field(default_factory=list)
+
+    @property
+    def profile(self):
+        """srgan's, or none."""
+        return next((run["profile"] for run in self.runs.get("srgan", []) if run.get("profile")), None)
 
     def median(self, program, key):
         return median(result[key] for result in self.runs[program])
@@ -66,16 +73,13 @@ def main():
         for row in rows:
             if time.monotonic() < deadline:
                 measure(row, args, srgan, python)
+                save(rows)
+            if not rows[0].runs:
+                raise Failed("the first row could not be measured, so the others are not tried")
     except Failed as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    WORK.mkdir(parents=True, exist_ok=True)
-    text = markdown(rows, " ".join(["python3", *map(shlex.quote, sys.argv)]))
-    (WORK / "gpu.json").write_text(json.dumps([asdict(row) for row in rows], indent=1))
-    (WORK / "gpu.md").write_text(text + "\n")
-    print(f"\n{text}\n")
-    if not any(row.runs for row in rows):
-        return 2
+    print(f"\n{markdown(rows)}\n")
     if args.quick:
         print("floors are not judged: the figures of tiny networks mean nothing")
         return 1 if any(row.failed for row in rows) else 0
@@ -96,8 +100,9 @@ def parse_args():
     parser.add_argument("--quick", action="store_true", help="one block, one patch of 64 pixels, one short round")
     add_program_arguments(parser)
     args = parser.parse_args()
-    if args.pairs < 1 or args.steps < 1:
-        parser.error("--pairs and --steps take numbers from 1")
+    for name, least in [("pairs", 1), ("hr", 1), ("steps", 1), ("warmup", 0)]:
+        if getattr(args, name) < least:
+            parser.error(f"--{name} takes numbers from {least}")
     if args.quick:
         args.pairs, args.hr, args.steps, args.warmup = 1, 64, 2, 1
     args.modes = [mode for mode in MODES if mode in args.modes or mode == "tuned"]
@@ -113,12 +118,15 @@ def measure(row, args, srgan, python):
     commands = {"srgan": [*ours, *counted]}
     commands |= {mode: [python, HERE / "peer" / "step.py", *what, "--mode", mode, *counted] for mode in args.modes}
     attempt(row, "srgan", [*ours, *steps(1, 1)])
-    for _ in range(args.pairs):
+    for number in range(1, args.pairs + 1):
+        if "srgan" in row.failed:
+            return
+        if number == args.pairs:
+            commands["srgan"] = [*commands["srgan"], "--profile"]
         for program, command in commands.items():
             result = attempt(row, program, command)
             if result:
                 row.runs.setdefault(program, []).append(result)
-    row.profile = attempt(row, "srgan", [*ours, *counted, "--profile"]) or {}
 
 
 def attempt(row, program, command):
@@ -131,23 +139,33 @@ def attempt(row, program, command):
         row.failed[program] = str(error)
         print(f"{row.config} {row.phase}: {program} failed: {error}", file=sys.stderr)
         return None
+    row.warnings += result.pop("warnings", [])
     print(f"{row.config} {row.phase} {program}: {result['step_ms_median']:.2f} ms", file=sys.stderr, flush=True)
     return result
 
 
-def markdown(rows, command):
+def save(rows):
+    """Writes what there is, if there is anything."""
+    if any(row.runs for row in rows):
+        WORK.mkdir(parents=True, exist_ok=True)
+        (WORK / "gpu.json").write_text(json.dumps([asdict(row) for row in rows], indent=1))
+        (WORK / "gpu.md").write_text(markdown(rows) + "\n")
+
+
+def markdown(rows):
     """Head and tables."""
+    command = " ".join(["python3", *map(shlex.quote, sys.argv)])
     parts = [f"```sh\n{command}\n```", "\n".join(f"- {line}" for line in head(rows))]
     header = ["config", "phase", "program", "step [ms]", "patches/s", "peak [MiB]"]
     parts.append(table([*header, "speed / tuned", "(spread)", "memory / tuned"], step_lines(rows)))
-    profiled = [row for row in rows if row.profile.get("profile")]
+    profiled = [row for row in rows if row.profile]
     if profiled:
         parts.append(
             "The floor, at the peaks that were measured beside it: a step's operations, or its results, each written and read"
             " once, whichever take longer. The roofline is that of all plan steps one after the other."
         )
         header = ["config", "phase", "TFLOP", "[ms]", "GB", "[ms]", "roofline [ms]", "step [ms]"]
-        parts.append(table([*header, "share of the floor"], [floor_line(row) for row in profiled if row.runs.get("srgan")]))
+        parts.append(table([*header, "share of the floor"], [floor_line(row) for row in profiled]))
         parts.append(f"The {COSTLIEST} costliest kinds of plan steps, with their kernels:")
         header = ["config", "phase", "plan steps", "count", "ms", "of all", "TFLOP/s", "GB/s", "share of peak"]
         parts.append(table(header, [line for row in profiled for line in cost_lines(row)]))
@@ -155,7 +173,7 @@ def markdown(rows, command):
 
 
 def head(rows):
-    """The machine, the versions, the peaks."""
+    """The machine, the versions, the peaks, and each warning once."""
     of = lambda program: next((row.runs[program][0] for row in rows if row.runs.get(program)), {})
     ours, theirs = of("srgan"), of("tuned")
     lines = [f"srgan {ours.get('version', '?')}, {ours.get('mode', '?')}, on {ours.get('timed_on') or ours.get('device', '?')}"]
@@ -165,11 +183,12 @@ def head(rows):
         lines += subprocess.run(query, capture_output=True, text=True, check=True).stdout.split("\n")
     except (OSError, subprocess.CalledProcessError):
         pass
-    peaks = next((row.profile["profile"]["peaks"] for row in rows if row.profile.get("profile")), {})
+    peaks = next((row.profile["peaks"] for row in rows if row.profile), None) or {}
     rates = [("f32", "flops"), ("tf32", "tf32_flops"), ("bf16", "bf16_flops")]
     measured = [f"{peaks[key] / 1e12:.2f} TFLOP/s in {name}" for name, key in rates if key in peaks]
     if measured:
         lines.append(f"peaks: {', '.join(measured)}, {peaks['bandwidth'] / 1e9:.0f} GB/s")
+    lines += dict.fromkeys(warning for row in rows for warning in row.warnings)
     return [line for line in lines if line]
 
 
@@ -188,14 +207,14 @@ def step_lines(rows):
 
 
 def floor_line(row):
-    profile, step = row.profile["profile"], row.median("srgan", "step_ms_median")
+    profile, step = row.profile, row.median("srgan", "step_ms_median")
     floor = max(profile["arithmetic_ms"], profile["traffic_ms"])
     keys = ["tflop", "arithmetic_ms", "gb", "traffic_ms", "least_ms"]
     return [row.config, row.phase, *[f"{profile[key]:.2f}" for key in keys], f"{step:.2f}", f"{floor / step:.0%}"]
 
 
 def cost_lines(row):
-    for line in row.profile["profile"]["lines"][:COSTLIEST]:
+    for line in row.profile["lines"][:COSTLIEST]:
         tflop_s = f"{line['gflop_s'] / 1e3:.1f}" if line["gflop_s"] else ""
         yield [row.config, row.phase, f"`{line['label']}`", str(line["count"]), f"{line['ms']:.3f}",
                f"{line['share']:.1%}", tflop_s, f"{line['gb_s']:.0f}", f"{line['roofline_share']:.0%}"]
@@ -206,15 +225,24 @@ def judge(rows):
     verdicts = []
     for row in rows:
         name = f"{row.config} {row.phase}"
+        # What rounds before a failure have shown is judged too, but does not excuse it.
+        failed = [program for program in ("srgan", "tuned") if program in row.failed]
+        verdicts += [(False, f"{name}: {program} failed: {reason(row.failed[program])}") for program in failed]
         speed, memory = row.ratios("srgan", "patches_per_s"), row.ratios("srgan", "peak_mem_mib")
         if not speed:
-            why = ", ".join(f"{program} failed" for program in row.failed) or "the time was over"
-            verdicts.append((False, f"{name}: not measured, {why}"))
+            if not failed:
+                verdicts.append((False, f"{name}: not measured, the time was over"))
             continue
         speed, memory = median(speed), median(memory)
         verdicts.append((speed >= SPEED_FLOOR, f"{name}: {speed:.2f} of tuned PyTorch's speed, at least {SPEED_FLOOR}"))
         verdicts.append((memory <= MEMORY_CEILING, f"{name}: {memory:.2f} of its memory, at most {MEMORY_CEILING}"))
     return verdicts
+
+
+def reason(message):
+    """The line that says most: that of the error, or the last one."""
+    lines = message.splitlines()
+    return next((line for line in lines if line.startswith("error:")), lines[-1])
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def install_peer():
 
 
 def run(command, threads=None):
-    """The JSON object that a program prints in its last line."""
+    """The JSON object that a program prints in its last line, with what it warned of as its `warnings`."""
     env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(WORK / "inductor")}
     if threads:
         env |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
@@ -73,7 +73,14 @@ def run(command, threads=None):
         raise Failed(f"{' '.join(command)} does not start: {error}") from error
     if done.returncode:
         raise Failed(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr.strip()}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    try:
+        result = json.loads(done.stdout.strip().splitlines()[-1])
+    except (IndexError, ValueError) as error:
+        raise Failed(f"{' '.join(command)} printed no result") from error
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("warning:")]
+    for line in warnings:
+        print(line, file=sys.stderr)
+    return {**result, "warnings": warnings}
 
 
 def table(header, lines):

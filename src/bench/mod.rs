@@ -17,7 +17,7 @@ pub use random::{random_program, upload_random};
 use crate::Result;
 use crate::config::Config;
 use crate::data::Dataset;
-use crate::device::{Device, PlanId};
+use crate::device::{Device, Peaks, PlanId};
 use crate::train::session::Session;
 use crate::train::step::StepNumbers;
 use data::DataSteps;
@@ -79,7 +79,7 @@ pub struct BenchOptions<'a> {
     pub steps: usize,
     /// Steps before them; at least one.
     pub warmup: usize,
-    /// Whether each plan step is timed.
+    /// Whether each plan step is timed too, in as many steps after the counted ones.
     pub profile: bool,
 }
 
@@ -142,12 +142,16 @@ pub fn bench(cfg: &Config, device: Box<dyn Device>, options: &BenchOptions) -> R
     let mut session = Session::new(cfg, device)?;
     // As the peer counts: networks and optimisers are resident, nothing of a step is.
     let before = peak_mib(session.device());
+    // On a GPU while there is memory for it; on the CPU, where it would count as the step's, not before the end.
+    let early = options.profile && session.device().memory_in_use().is_some();
+    let peaks = early.then(|| session.device().peaks()).transpose()?;
     let mut steps: Box<dyn Steps> = match options.source {
         Source::Random { hr } => Box::new(RandomSteps::new(&mut session, cfg, options.phase, hr)?),
         Source::Data(dataset) => Box::new(DataSteps::new(&mut session, cfg, options, dataset)?),
     };
     let times = time(&mut session, steps.as_mut(), options)?;
     let peak = peak_mib(session.device());
+    let profile = options.profile.then(|| profile(&mut session, steps.as_mut(), options, peaks)).transpose()?;
     let (batch, hr) = steps.extent();
     let median = times.median();
     Ok(BenchResult {
@@ -164,9 +168,9 @@ pub fn bench(cfg: &Config, device: Box<dyn Device>, options: &BenchOptions) -> R
         peak_mem_mib: rounded(peak),
         step_mem_mib: rounded(peak - before),
         wait_share: matches!(options.source, Source::Data(_)).then(|| rounded(times.wait_share())),
-        steps: options.steps,
+        steps: times.of_steps.len(),
         timed_on: session.device().choices().map(|choices| choices.timed_on.clone()),
-        profile: options.profile.then(|| Profile::of(session.device(), steps.plan(), options.steps)).transpose()?,
+        profile,
     })
 }
 
@@ -193,16 +197,31 @@ fn time(session: &mut Session, steps: &mut dyn Steps, options: &BenchOptions) ->
     for _ in 0..options.warmup.max(1) {
         steps.step(session)?;
     }
-    session.set_profile(options.profile);
     let mut times = Times { of_steps: Vec::with_capacity(options.steps), waited: 0.0 };
     for _ in 0..options.steps.max(1) {
         let start = Instant::now();
         times.waited += steps.step(session)?.as_secs_f64();
         times.of_steps.push(start.elapsed().as_secs_f64());
     }
-    session.set_profile(false);
     times.of_steps.sort_by(f64::total_cmp);
     Ok(times)
+}
+
+/// Times the parts of as many steps again. Such steps take longer: on a GPU each records its work anew.
+fn profile(
+    session: &mut Session,
+    steps: &mut dyn Steps,
+    options: &BenchOptions,
+    peaks: Option<Peaks>,
+) -> Result<Profile> {
+    let count = options.steps.max(1);
+    session.set_profile(true);
+    for _ in 0..count {
+        steps.step(session)?;
+    }
+    session.set_profile(false);
+    let peaks = peaks.map_or_else(|| session.device().peaks(), Ok)?;
+    Ok(Profile::new(session.device().times(steps.plan()), count, peaks))
 }
 
 /// Three digits after the point are all that a measurement has.

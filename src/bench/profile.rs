@@ -3,8 +3,7 @@
 use serde::Serialize;
 
 use super::rounded;
-use crate::Result;
-use crate::device::{Device, PartTime, Peaks, PlanId, Workload};
+use crate::device::{PartTime, Peaks, Workload};
 
 /// The parts of a training step by kind, the costliest first, and what the whole step has to do.
 #[derive(Clone, Debug, Serialize)]
@@ -87,16 +86,8 @@ impl Cost {
 }
 
 impl Profile {
-    /// The profile of `plan` after `runs` profiled runs.
-    ///
-    /// # Errors
-    /// If memory to measure the peaks cannot be had.
-    pub(super) fn of(device: &dyn Device, plan: PlanId, runs: usize) -> Result<Profile> {
-        Ok(Profile::new(device.times(plan), runs, device.peaks()?))
-    }
-
     /// The profile of the parts of a plan, timed in `runs` runs.
-    fn new(parts: Vec<PartTime>, runs: usize, peaks: Peaks) -> Profile {
+    pub(super) fn new(parts: Vec<PartTime>, runs: usize, peaks: Peaks) -> Profile {
         let (mut costs, mut all) = (Vec::<Cost>::new(), Cost::default());
         for PartTime { label, work, time } in parts {
             let seconds = time.as_secs_f64() / runs as f64;

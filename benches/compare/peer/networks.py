@@ -1,5 +1,5 @@
-"""The networks of benches/compare/*.yaml and gpu/*.yaml in PyTorch: same layers, same extents as srgan's; initial values do not matter
-for speed and are PyTorch's own."""
+"""The networks of benches/compare/*.yaml and gpu/*.yaml in PyTorch: same layers, same extents as srgan's; initial values
+do not matter for speed and are PyTorch's own."""
 
 import math
 

@@ -353,7 +353,7 @@ impl Device for Cuda {
     }
 
     fn peaks(&self) -> Result<Peaks> {
-        peak::measure(&mut **self.driver.borrow_mut(), &Size::GPU)
+        peak::measure(&mut **self.driver.borrow_mut(), Size::GPU)
     }
 }
 

@@ -29,6 +29,7 @@ const RUNS: usize = 5;
 const SWEEP_BLOCKS: usize = 512;
 
 /// How much work a measurement is.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Size {
     /// Floats that are copied: more than the second-level cache holds. The factors of a product of matrices lie there too.
     pub floats: usize,
@@ -43,28 +44,56 @@ pub(super) struct Size {
 impl Size {
     /// About a millisecond of each kind on a large GPU, in so many blocks that the last ones do not count.
     pub const GPU: Size = Size { floats: 1 << 27, blocks: 1 << 14, steps: 1 << 10, side: 1 << 13 };
+
+    /// The same in half of the memory, with matrices of whole tiles.
+    fn halved(self) -> Size {
+        Size { floats: self.floats / 2, side: (self.floats / 4).isqrt() / 256 * 256, ..self }
+    }
+
+    /// The fewest floats: four times the cache, and as many as the arithmetic kernels have results. All where no cache is
+    /// known.
+    fn least_floats(&self, cache_bytes: usize) -> usize {
+        match cache_bytes {
+            0 => self.floats,
+            bytes => (4 * bytes / size_of::<f32>()).max(self.blocks * THREADS),
+        }
+    }
 }
 
-/// Measures multiply-adds, products of matrices and a copy.
+/// Measures multiply-adds, products of matrices and a copy, in less memory where there is not enough for `size`.
 ///
 /// # Errors
 /// Those of the driver.
-pub(super) fn measure(driver: &mut dyn Driver, size: &Size) -> Result<Peaks> {
-    let mut buffers = [DevicePtr(0); 2];
-    for i in 0..buffers.len() {
-        buffers[i] = match driver.alloc(size.floats * 4) {
-            Ok(ptr) => ptr,
-            Err(error) => {
-                // SAFETY: nothing has used them.
-                buffers[..i].iter().for_each(|ptr| unsafe { driver.free(*ptr) });
-                return Err(error);
-            }
-        };
-    }
-    let peaks = measure_in(driver, buffers, size);
+pub(super) fn measure(driver: &mut dyn Driver, size: Size) -> Result<Peaks> {
+    let least = size.least_floats(driver.cache_bytes());
+    let (buffers, size) = allocate(size, least, |floats| two_buffers(driver, floats))?;
+    let peaks = measure_in(driver, buffers, &size);
     // SAFETY: what used the buffers has been waited for.
     buffers.iter().for_each(|ptr| unsafe { driver.free(*ptr) });
     peaks
+}
+
+/// What `buffers` gives for the floats of `size`, or of the half of it and so on, but at least `least`.
+fn allocate<T>(mut size: Size, least: usize, mut buffers: impl FnMut(usize) -> Result<T>) -> Result<(T, Size)> {
+    loop {
+        match buffers(size.floats) {
+            Ok(buffers) => return Ok((buffers, size)),
+            Err(Error::Device { .. }) if size.halved().floats >= least => size = size.halved(),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn two_buffers(driver: &mut dyn Driver, floats: usize) -> Result<[DevicePtr; 2]> {
+    let first = driver.alloc(floats * 4)?;
+    match driver.alloc(floats * 4) {
+        Ok(second) => Ok([first, second]),
+        Err(error) => {
+            // SAFETY: nothing has used it.
+            unsafe { driver.free(first) };
+            Err(error)
+        }
+    }
 }
 
 fn measure_in(driver: &mut dyn Driver, buffers: [DevicePtr; 2], size: &Size) -> Result<Peaks> {

@@ -73,10 +73,11 @@ impl Timer {
     }
 
     fn milliseconds(&self, start: &CudaEvent, end: &CudaEvent) -> Result<f32, DriverError> {
-        let mut milliseconds = 0.0;
+        let mut milliseconds = 0f32;
         // SAFETY: both events live.
         unsafe { (self.elapsed)(&mut milliseconds, start.cu_event(), end.cu_event()) }.result()?;
-        Ok(milliseconds)
+        // A clock that was set back is no reason to fail.
+        Ok(milliseconds.max(0.0))
     }
 
     /// The time of one repeat in the best run of `graph`.

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Cuda, Part, peak, variants};
-use crate::Result;
 use crate::device::choices::short_name;
 use crate::device::cuda::choose::Compiler;
+use crate::device::cuda::driver::Launch;
 use crate::device::cuda::library_call::{Item, Work};
 use crate::device::{PartTime, Workload};
 use crate::plan::{Plan, Step};
+use crate::{Error, Result};
 
 /// Runs of a step that are put into one graph.
 const RUNS_OF_GRAPH: u64 = 16;
@@ -101,10 +102,15 @@ impl Cuda {
             ways.retain(|way| choice.rejected.iter().all(|(wrong, _)| wrong != way));
         }
         // Its own kernels have to work; of libraries some algorithms fail only when they are called.
-        let own = ways.remove(0);
-        ways.retain(|way| self.time_cold(id, step, way, 1).is_ok());
-        ways.insert(0, own);
-        Ok(ways)
+        let mut working = vec![ways.remove(0)];
+        for way in ways {
+            match self.time_cold(id, step, &way, 1) {
+                Ok(_) => working.push(way),
+                Err(Error::Device { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(working)
     }
 
     /// The time of `runs` runs of a step, each after a sweep that leaves the cache cold.
@@ -136,7 +142,7 @@ impl Cuda {
         compiler.compile(&items)
     }
 
-    fn sweep(&mut self) -> Result<crate::device::cuda::driver::Launch> {
+    fn sweep(&mut self) -> Result<Launch> {
         if let Some(sweep) = &self.sweep {
             return Ok(sweep.clone());
         }

@@ -76,9 +76,34 @@ fn a_sweep_reads_all_of_its_buffer() {
 fn rates_are_measured_with_and_without_libraries() {
     for libraries in [Libraries::None, Libraries::Faster] {
         let mut driver = host(libraries);
-        let peaks = measure(&mut driver, &SMALL).unwrap();
+        let peaks = measure(&mut driver, SMALL).unwrap();
         let rates = [Some(peaks.flops), peaks.tf32_flops, peaks.bf16_flops, Some(peaks.bandwidth)];
         assert!(rates.iter().all(|rate| rate.is_some_and(|r| r > 0.0 && r.is_finite())), "{peaks:?}");
         assert_eq!(driver.allocated(), 0);
     }
+}
+
+#[test]
+fn less_memory_is_taken_where_there_is_not_enough() {
+    let full = || Err(Error::device("no memory is left"));
+    // In 600 MiB two buffers of half the size fit, and the library's matrices into them.
+    let in_600_mib = |floats: usize| if 2 * 4 * floats <= 600 << 20 { Ok(floats) } else { full() };
+    let least = Size::GPU.least_floats(50 << 20);
+    let (floats, size) = allocate(Size::GPU, least, in_600_mib).unwrap();
+    assert_eq!((floats, size.floats, size.blocks), (1 << 26, 1 << 26, Size::GPU.blocks));
+    for size in [Size::GPU, size, size.halved(), size.halved().halved()] {
+        assert!(2 * size.side * size.side <= size.floats && size.side.is_multiple_of(256), "{size:?}");
+    }
+    // Never so little that a cache holds it or that results do not fit; all of it where no cache is known.
+    for (cache, tried) in [(50 << 20, 2), (6 << 20, 5), (1 << 10, 6), (0, 1)] {
+        let mut sizes = Vec::new();
+        let least = Size::GPU.least_floats(cache);
+        let none = allocate(Size::GPU, least, |floats| {
+            sizes.push(floats);
+            full()
+        });
+        assert!(none.is_err() && sizes.len() == tried, "{cache}: {sizes:?}");
+    }
+    let lost = || Err::<(), _>(Error::DeviceLost { message: String::new() });
+    assert!(matches!(allocate(Size::GPU, 1, |_| lost()), Err(Error::DeviceLost { .. })));
 }
