@@ -61,7 +61,7 @@ fn checked(cache: &Path, program: &Path, trust: Trust) -> (GpuDriver, Report) {
 }
 
 pub fn checks() {
-    let is_hopper = open(false).arch().has_warpgroups();
+    let is_hopper = open(false).has_warpgroups();
     let stages: &[&str] = if is_hopper { &["ordinary", "warpgroups"] } else { &["ordinary"] };
     let passed = &*tell("\"passed\"");
     let dir = tempfile::tempdir().unwrap();

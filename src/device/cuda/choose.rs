@@ -16,9 +16,8 @@ use super::module::module;
 use crate::device::choices::{Choice, Choices, OWN};
 use crate::device::{OnCompile, OnWarning};
 use crate::{Error, Result};
-pub use check::fill_module;
+pub(super) use check::Touched;
 use check::{Distance, Results};
-pub(super) use check::{Region, Touched};
 
 /// The ways that a step can take.
 pub(super) struct Variants {

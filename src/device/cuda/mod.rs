@@ -10,6 +10,7 @@ mod compile;
 pub mod driver;
 mod exec;
 mod failure;
+mod fill;
 mod finish;
 mod gpu;
 mod gpus;
@@ -31,11 +32,11 @@ mod staging;
 mod timing;
 
 pub use args::{Args, ArgsContent, DeviceView, TensorMap};
-pub use choose::fill_module;
 pub use compile::machine_code;
 pub use exec::Cuda;
 #[cfg(test)]
 pub(crate) use exec::prepare;
+pub use fill::fill_module;
 pub use finish::{Finish, Part, PointwiseCode};
 pub use gpu::{FoundGpu, GpuDriver, GpuOptions};
 pub use gpus::{Gpu, gpus};

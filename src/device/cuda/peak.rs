@@ -9,12 +9,12 @@ use std::time::Duration;
 use super::args::Args;
 use super::driver::{DevicePtr, Driver, Launch, ModuleSource};
 use super::exec::prepare;
+use super::fill::Region;
 use super::launch::{KernelLaunch, THREADS};
 use super::library_call::{Factor, Layout, LibraryCall, LibraryLaunch, LibraryOp, Product, Work};
 use super::module::module;
 use crate::device::Peaks;
 use crate::plan::Precision;
-use crate::rng::{Rng, Stream};
 use crate::tape::Element;
 use crate::{Error, Result};
 
@@ -78,7 +78,9 @@ fn allocate<T>(mut size: Size, least: usize, mut buffers: impl FnMut(usize) -> R
     loop {
         match buffers(size.floats) {
             Ok(buffers) => return Ok((buffers, size)),
-            Err(Error::Device { .. }) if size.halved().floats >= least => size = size.halved(),
+            Err(Error::Memory { .. } | Error::DeviceMemory { .. }) if size.halved().floats >= least => {
+                size = size.halved();
+            }
             Err(error) => return Err(error),
         }
     }
@@ -115,18 +117,12 @@ fn measure_in(driver: &mut dyn Driver, buffers: [DevicePtr; 2], size: &Size) -> 
     })
 }
 
-/// Fills floats with random ones that are random numbers as pairs of bf16 too. What is multiplied decides how much power
-/// a product takes, and a GPU slows down where that is too much.
-fn fill(driver: &mut dyn Driver, to: DevicePtr, floats: usize) -> Result<()> {
-    let mut rng = Rng::new(0, Stream::Noise, 0, 0);
-    let twice = |half: u32| f32::from_bits(half | half >> 16);
-    let pattern: Vec<f32> = (0..1 << 18).map(|_| twice((rng.uniform() - 0.5).to_bits() & 0xffff_0000)).collect();
-    for start in (0..floats).step_by(pattern.len()) {
-        let part = &pattern[..pattern.len().min(floats - start)];
-        // SAFETY: within the caller's floats.
-        unsafe { driver.upload(to.offset_by(start * 4), crate::device::bytes_of(part))? };
-    }
-    Ok(())
+/// Fills floats with random ones, also as pairs of bf16. What is multiplied decides how much power a product takes, and a
+/// GPU slows down where that is too much.
+fn fill(driver: &mut dyn Driver, base: DevicePtr, floats: usize) -> Result<()> {
+    let launch = prepare(driver, &Region { base, words: (0, floats) }.kernel(), "peak")?;
+    // SAFETY: within the caller's floats.
+    unsafe { driver.launch(&launch) }
 }
 
 /// Sums, products of matrices in tf32 and in bf16, and the copy from the first buffer to the second.

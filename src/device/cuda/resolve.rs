@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::args::{Args, DeviceView};
-use super::choose::{Region, Touched};
+use super::choose::Touched;
 use super::driver::{DevicePtr, ModuleSource};
+use super::fill::Region;
 use super::finish::{Finish, FinishFunction, FinishStage, MAX_PARTS, PointwiseCode};
 use super::launch::{CudaCall, CudaCommit, KernelLaunch};
 use super::library_call::Alternative;

@@ -5,11 +5,11 @@
 //! bug.
 
 use crate::Result;
-use crate::device::cuda::args::{Args, DeviceView};
-use crate::device::cuda::driver::{DevicePtr, Driver, ModuleSource};
-use crate::device::cuda::launch::{KernelLaunch, THREADS};
+use crate::device::cuda::args::DeviceView;
+use crate::device::cuda::driver::Driver;
+use crate::device::cuda::fill::Region;
+use crate::device::cuda::launch::KernelLaunch;
 use crate::device::cuda::library_call::Work;
-use crate::device::cuda::module::module;
 use crate::plan::Precision;
 use crate::tape::Element;
 
@@ -17,10 +17,6 @@ use crate::tape::Element;
 /// large layers have hundreds of MiB. The first and the last element are among them.
 const ELEMENTS: usize = 1 << 20;
 const PIECES: usize = 16;
-
-/// Words that one thread fills, and the most blocks.
-const FILL_WORDS: usize = 4;
-const FILL_BLOCKS: usize = 1 << 12;
 
 /// How often a bound one element may deviate, in units of the results' root mean square. Of 2²⁰ normally distributed
 /// errors the largest is about five times their root mean square, and the bounds have room on top; an element that was
@@ -35,31 +31,6 @@ pub(in crate::device::cuda) struct Touched {
     pub stores: Vec<DeviceView>,
     /// In which precision its products are computed.
     pub precision: Precision,
-}
-
-/// Whole words of one allocation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::device::cuda) struct Region {
-    /// The allocation.
-    pub base: DevicePtr,
-    /// The first word, and the one past the last.
-    pub words: (usize, usize),
-}
-
-impl Region {
-    fn kernel(&self) -> KernelLaunch {
-        let (first, end) = self.words;
-        let at = |word: usize| self.base.offset_by(4 * word);
-        let args = Args::new().pointer("base", "const unsigned", self.base);
-        let args = args.pointer("to", "unsigned", at(first)).pointer("end", "unsigned", at(end));
-        let blocks = (end - first).div_ceil(FILL_WORDS * THREADS).clamp(1, FILL_BLOCKS);
-        KernelLaunch::new("fill", "fill", blocks, args)
-    }
-}
-
-/// The module that fills memory, for checks that run no kernel.
-pub fn fill_module() -> ModuleSource {
-    module(&Region { base: DevicePtr(1 << 20), words: (0, 1) }.kernel(), true).0
 }
 
 impl Touched {
@@ -214,6 +185,7 @@ pub(in crate::device::cuda) fn warning(algorithm: &str, path: &str, signature: &
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::cuda::driver::DevicePtr;
     use crate::tape::Shape;
 
     fn store(shape: Shape, stride: usize, element: Element) -> DeviceView {

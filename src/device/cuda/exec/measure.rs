@@ -106,7 +106,7 @@ impl Cuda {
         for way in ways {
             match self.time_cold(id, step, &way, 1) {
                 Ok(_) => working.push(way),
-                Err(Error::Device { .. }) => {}
+                Err(Error::Device { .. } | Error::DeviceMemory { .. }) => {}
                 Err(error) => return Err(error),
             }
         }

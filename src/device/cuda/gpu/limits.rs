@@ -1,7 +1,6 @@
 //! What a GPU is used without.
 
 use super::GpuDriver;
-use crate::device::cuda::nvrtc::Arch;
 
 impl GpuDriver {
     /// The same GPU without kernels for Hopper alone.
@@ -16,10 +15,5 @@ impl GpuDriver {
     pub fn without_kept_choices(mut self) -> GpuDriver {
         self.keeps_choices = false;
         self
-    }
-
-    /// What kind of GPU it is to a compiler.
-    pub fn arch(&self) -> &Arch {
-        &self.arch
     }
 }
