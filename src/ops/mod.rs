@@ -25,6 +25,7 @@ pub mod image_metrics;
 pub mod leaky_relu;
 pub mod linear;
 pub mod math;
+pub mod max_pool;
 pub mod mul;
 pub mod norm;
 pub mod pad_channels;

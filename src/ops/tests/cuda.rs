@@ -14,6 +14,7 @@ use crate::ops::avg_pool::{AvgPool, AvgPoolGrad};
 use crate::ops::conv2d::{Conv2d, Conv2dInputGrad, Conv2dWeightGrad, Geometry};
 use crate::ops::image_metrics::ImageMetrics;
 use crate::ops::linear::{Linear, LinearInputGrad, LinearWeightGrad};
+use crate::ops::max_pool::{MaxPool, MaxPoolGrad};
 use crate::ops::mul::Mul;
 use crate::ops::pixel_losses::{PixelLosses, PixelLossesGrad};
 use crate::ops::pixel_shuffle::{PixelShuffle, PixelUnshuffle};
@@ -21,7 +22,7 @@ use crate::ops::prelu::{PreluGrad, PreluSlopeGrad};
 use crate::ops::resize::Resize;
 use crate::ops::slice::EmbedChannels;
 use crate::ops::sum_to::{Expand, SumTo};
-use crate::ops::{Case, norm};
+use crate::ops::{Case, Op, norm};
 use crate::rng::{Rng, Stream};
 use crate::tape::{Shape, Tensor64};
 
@@ -120,6 +121,11 @@ pub(super) fn random_cases(rounds: usize) -> Vec<Case> {
         cases.push(Case::new(PixelLossesGrad, &[x, x, [1, 1, 1, 4]]));
         cases.push(Case::new(ImageMetrics { max_val: 1.0, ssim_win: pick(&[3, 7, 11]) }, &[large, large]));
         cases.extend(norm::cases_of(large));
+        let pool = MaxPool { size: pick(&[1, 2, 3, 5]), stride: pick(&[1, 2, 3]) };
+        if let Ok(pooled) = pool.shape(&[Shape(x)]) {
+            cases.push(Case::new(pool, &[x]));
+            cases.push(Case::new(MaxPoolGrad { pool }, &[pooled.0, x]));
+        }
     }
     cases
 }
