@@ -128,16 +128,25 @@ unsafe fn maxima<const W: usize>(pool: MaxPool, input: &View, corner: *const f32
     let (mut best, mut places, mut place) = (values(0, 0), [0; W], 0);
     for y in 0..pool.size {
         for x in 0..pool.size {
-            let v = values(y, x);
-            for l in 0..W {
-                let take = (v[l] > best[l]) | v[l].is_nan();
-                best[l] = if take { v[l] } else { best[l] };
-                places[l] = if take { place } else { places[l] };
-            }
+            (best, places) = larger((best, places), (values(y, x), place));
             place += 1;
         }
     }
     (best, places)
+}
+
+/// Maxima and their places, of which the values of the next place take some. They are written to new arrays, which the
+/// compiler keeps in registers; with masked stores to the old ones 2x128x128x64 values took 2.2 ms instead of 0.6 on one
+/// core with AVX2.
+#[inline(always)]
+fn larger<const W: usize>((best, places): ([f32; W], [u32; W]), (v, place): ([f32; W], u32)) -> ([f32; W], [u32; W]) {
+    let mut next = ([0.0; W], [0; W]);
+    for l in 0..W {
+        let take = (v[l] > best[l]) | v[l].is_nan();
+        next.0[l] = if take { v[l] } else { best[l] };
+        next.1[l] = if take { place } else { places[l] };
+    }
+    next
 }
 
 simd_fn! {
