@@ -66,6 +66,20 @@ impl Lanes {
         }
     }
 
+    /// Adds `f(a[i], b[i], c[i])` for every `i` of three slices of equal length.
+    #[inline(always)]
+    pub fn add3(&mut self, a: &[f32], b: &[f32], c: &[f32], f: impl Fn(f32, f32, f32) -> f32) {
+        let ((a, a_rest), (b, b_rest), (c, c_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>(), c.as_chunks::<16>());
+        for (lane, ((x, y), z)) in self.0.iter_mut().zip(a_rest.iter().zip(b_rest).zip(c_rest)) {
+            *lane += f(*x, *y, *z);
+        }
+        for ((x, y), z) in a.iter().zip(b).zip(c) {
+            for l in 0..16 {
+                self.0[l] += f(x[l], y[l], z[l]);
+            }
+        }
+    }
+
     /// The sum of all lanes.
     #[inline(always)]
     pub fn total(&self) -> f32 {
@@ -122,5 +136,7 @@ mod tests {
         sum.add2(&a, &a, |x, y| x + y);
         sum.add2(&a[..3], &a[..3], |x, _| x);
         assert_eq!(sum.total(), 52.0 * 53.0 + 3.0);
+        sum.add3(&a, &a, &a, |x, y, z| x + 2.0 * y - z);
+        assert_eq!(sum.total(), 2.0 * 52.0 * 53.0 + 3.0);
     }
 }

@@ -24,6 +24,7 @@ pub mod grad_norm;
 pub mod image_metrics;
 pub mod leaky_relu;
 pub mod linear;
+pub mod lpips_distance;
 pub mod math;
 pub mod max_pool;
 pub mod mul;

@@ -29,6 +29,7 @@ fn all_cases() -> Vec<Case> {
         super::image_metrics::cases(),
         super::leaky_relu::cases(),
         super::linear::cases(),
+        super::lpips_distance::cases(),
         super::max_pool::cases(),
         super::mul::cases(),
         super::norm::cases(),

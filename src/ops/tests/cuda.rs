@@ -22,7 +22,7 @@ use crate::ops::prelu::{PreluGrad, PreluSlopeGrad};
 use crate::ops::resize::Resize;
 use crate::ops::slice::EmbedChannels;
 use crate::ops::sum_to::{Expand, SumTo};
-use crate::ops::{Case, Op, norm};
+use crate::ops::{Case, Op, lpips_distance, norm};
 use crate::rng::{Rng, Stream};
 use crate::tape::{Shape, Tensor64};
 
@@ -121,6 +121,7 @@ pub(super) fn random_cases(rounds: usize) -> Vec<Case> {
         cases.push(Case::new(PixelLossesGrad, &[x, x, [1, 1, 1, 4]]));
         cases.push(Case::new(ImageMetrics { max_val: 1.0, ssim_win: pick(&[3, 7, 11]) }, &[large, large]));
         cases.extend(norm::cases_of(large));
+        cases.extend(lpips_distance::cases_of(Shape(x)));
         let pool = MaxPool { size: pick(&[1, 2, 3, 5]), stride: pick(&[1, 2, 3]) };
         if let Ok(pooled) = pool.shape(&[Shape(x)]) {
             cases.push(Case::new(pool, &[x]));

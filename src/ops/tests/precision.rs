@@ -128,21 +128,11 @@ fn kernels_compute_on_bf16() {
         }
     }
     // What feature maps go through in one network or another.
-    for name in [
-        "add",
-        "mul",
-        "conv2d",
-        "conv2d_input_grad",
-        "pixel_shuffle",
-        "norm_apply",
-        "leaky_relu",
-        "prelu",
-        "max_pool",
-        "max_pool_grad",
-    ] {
+    let maps = ["add", "mul", "conv2d", "conv2d_input_grad", "pixel_shuffle", "norm_apply", "leaky_relu", "prelu"];
+    for name in maps.into_iter().chain(["max_pool", "max_pool_grad", "lpips_distance_grad"]) {
         assert!(read.contains(name) && written.contains(name), "{name}: read {read:?}, written {written:?}");
     }
-    for name in ["conv2d_weight_grad", "sum_to", "norm_statistics", "prelu_slope_grad"] {
+    for name in ["conv2d_weight_grad", "sum_to", "norm_statistics", "prelu_slope_grad", "lpips_distance"] {
         assert!(read.contains(name) && !written.contains(name), "{name}: read {read:?}, written {written:?}");
     }
 }
