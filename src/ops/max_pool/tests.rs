@@ -1,18 +1,42 @@
+use super::super::Case;
 use super::super::tests::devices;
 use super::*;
 use crate::device::bytes_of;
 use crate::plan::{Plan, PlanOptions, Program};
 use crate::tape::DType;
 
+pub fn cases() -> Vec<Case> {
+    let pool = |size, stride| MaxPool { size, stride };
+    let grad = |size, stride, d_output, input| {
+        Case::new(MaxPoolGrad { pool: pool(size, stride) }, &[d_output, input]).without_gradient()
+    };
+    vec![
+        Case::new(pool(2, 2), &[[2, 4, 6, 3]]).with_data(all_different),
+        Case::new(pool(3, 2), &[[2, 7, 5, 4]]).with_data(all_different),
+        Case::new(pool(2, 3), &[[1, 6, 9, 2]]).with_data(all_different),
+        Case::new(pool(3, 1), &[[1, 3, 5, 1]]).with_data(all_different),
+        Case::new(pool(1, 1), &[[1, 2, 3, 5]]).with_data(all_different),
+        Case::new(pool(2, 2), &[[2, 41, 18, 64]]).without_gradient(),
+        Case::new(pool(3, 2), &[[1, 13, 14, 70]]).with_data(often_equal).without_gradient(),
+        grad(2, 2, [2, 2, 3, 3], [2, 4, 6, 3]).with_data(all_different),
+        grad(2, 2, [2, 2, 3, 20], [2, 5, 7, 20]).with_data(often_equal),
+        grad(2, 3, [1, 2, 3, 2], [1, 6, 9, 2]).with_data(often_equal),
+        // Several items of rows with windows that cover rows of two.
+        grad(3, 2, [1, 22, 8, 36], [1, 45, 18, 36]).with_data(often_equal),
+        grad(3, 2, [2, 2, 2, 70], [2, 6, 5, 70]),
+        grad(4, 1, [1, 20, 37, 40], [1, 23, 40, 40]).with_data(often_equal),
+    ]
+}
+
 /// Numbers that are farther apart than a difference quotient's step.
-pub fn all_different(_operand: usize, shape: Shape) -> Tensor64 {
+fn all_different(_operand: usize, shape: Shape) -> Tensor64 {
     let len = shape.len();
     let data = (0..len).map(|i| f64::from((i * 7919 % len) as f32 / len as f32 - 0.5));
     Tensor64::new(shape, data.collect())
 }
 
 /// Whole numbers of which there are so few that most windows have several maxima.
-pub fn often_equal(operand: usize, shape: Shape) -> Tensor64 {
+fn often_equal(operand: usize, shape: Shape) -> Tensor64 {
     let data = (0..shape.len()).map(|i| (2.0 * ((1.3 + operand as f64) * i as f64).sin()).round());
     Tensor64::new(shape, data.collect())
 }
