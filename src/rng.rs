@@ -16,6 +16,10 @@ pub enum Stream {
     Noise = 4,
     /// Latent noise in validation; `sample` is the image's index.
     ValidationNoise = 5,
+    /// Bands given to the perceptual term in training; `sample` is the batch's first in its step.
+    PerceptualBands = 6,
+    /// The same in validation; `sample` is the index of the batch's first image.
+    ValidationBands = 7,
 }
 
 /// One Philox4x32-10 block.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use srgan::config::{Config, Resume};
 use srgan::log::Messages;
-use srgan::train::{DeviceOptions, RunOptions, dry_run, run, self_check};
+use srgan::train::{DeviceOptions, RunOptions, dry_run, run, self_check, torch_hub};
 use srgan::{Error, Result};
 
 /// Train a super-resolution GAN for satellite imagery from one YAML file.
@@ -81,13 +81,14 @@ fn start(args: Args) -> Result<()> {
     overrides.extend(args.isa.map(|i| format!("Training.isa={i}")));
     let (cfg, warnings) = Config::load(&args.config, &overrides)?;
     let program = self_check::this_program();
+    let torch_hub = torch_hub(&|name| std::env::var_os(name));
     if args.dry_run {
         warnings.iter().for_each(|w| eprintln!("warning: {w}"));
         let options = DeviceOptions { messages: Some(Messages::stderr()), program, ..DeviceOptions::default() };
-        println!("{}", dry_run(&cfg, args.verbose, &options)?);
+        println!("{}", dry_run(&cfg, args.verbose, &options, torch_hub.as_deref())?);
         return Ok(());
     }
     let resume = args.resume.map(|r| if r == "auto" { Resume::Auto } else { Resume::From(r.into()) });
-    let options = RunOptions { resume, run_dir: args.run_dir, sync_kernels: args.sync_kernels };
+    let options = RunOptions { resume, run_dir: args.run_dir, sync_kernels: args.sync_kernels, torch_hub };
     run(&cfg, &warnings, &options, program)
 }

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use super::choice::{AdvLoss, BlockType, DatasetType, DiscriminatorType, GeneratorType, Warmup};
+use super::choice::{AdvLoss, BlockType, DatasetType, DiscriminatorType, GeneratorType, PerceptualMetric, Warmup};
 use super::field::Field;
-use super::schema::{Config, Discriminator};
+use super::schema::{Config, Discriminator, Losses};
 use super::tree::{Node, Wrong};
 use super::values::Resume;
 use crate::{Error, Result};
@@ -70,14 +70,10 @@ impl Checker<'_> {
     }
 
     fn training(&self) -> Result<()> {
-        if self.config.training.losses.perceptual_weight > 0.0 {
-            let wrong = Wrong::new("the perceptual loss is not available in this version")
-                .hint("set Training.Losses.perceptual_weight=0");
-            return Err(self.error("Training.Losses.perceptual_weight", wrong));
-        }
         let schedulers = &self.config.schedulers;
+        let perceptual = self.config.training.losses.has_perceptual();
         for (key, metric) in [("metric_g", &schedulers.metric_g), ("metric_d", &schedulers.metric_d)] {
-            if metric.ends_with("/perceptual") {
+            if metric.ends_with("/perceptual") && !perceptual {
                 let wrong = Wrong::new(format!("`{metric}` is not computed, since perceptual_weight is 0"));
                 return Err(self.error(&format!("Schedulers.{key}"), wrong.hint("watch val_metrics/l1 instead")));
             }
@@ -153,6 +149,13 @@ impl Checker<'_> {
             ));
             return Err(self.error("Data.hr_size", wrong.hint("raise Data.hr_size or lower Discriminator.n_blocks")));
         }
+        let smallest = config.smallest_perceptual_input();
+        if size < smallest {
+            let wrong = Wrong::new(format!(
+                "patches of {size} pixels are too small for the perceptual loss, whose network needs {smallest}"
+            ));
+            return Err(self.error("Data.hr_size", wrong.hint("raise it, or set Training.Losses.perceptual_weight=0")));
+        }
         Ok(())
     }
 
@@ -171,6 +174,12 @@ impl Checker<'_> {
                 training.losses.adv_loss_type == AdvLoss::Wasserstein,
                 "adv_loss_type is wasserstein",
             ),
+            (
+                "Training.Losses.fixed_idx",
+                config.model.in_bands <= 3,
+                "all of up to three bands are given to the perceptual term",
+            ),
+            ("Training.Losses.perceptual_file", !training.losses.has_perceptual(), "perceptual_weight is 0"),
             ("Training.EMA.device", true, "the average is kept beside the weights"),
             ("Schedulers.g_warmup_steps", config.schedulers.g_warmup_type == Warmup::None, "g_warmup_type is none"),
             ("Data.root_dir", scenes, "the data set Scenes reads Data.scenes"),
@@ -211,6 +220,26 @@ impl Checker<'_> {
         match self.root.get(key) {
             Some(node) => node.error(wrong),
             None => wrong.without_line(key, self.file),
+        }
+    }
+}
+
+impl Losses {
+    /// Whether there is a perceptual term.
+    pub fn has_perceptual(&self) -> bool {
+        self.perceptual_weight > 0.0
+    }
+}
+
+impl Config {
+    /// The smallest square image side that the network of the perceptual term reduces to at least one pixel.
+    pub fn smallest_perceptual_input(&self) -> usize {
+        match self.training.losses.perceptual_metric {
+            _ if !self.training.losses.has_perceptual() => 1,
+            // A pooling that halves, rounding down, before each block but the first.
+            PerceptualMetric::Vgg => 1 << (self.truncated_vgg.i - 1),
+            // 31 -> 7 (11×11, stride 4, padding 2) -> 3 -> 1 (poolings of 3×3, stride 2).
+            PerceptualMetric::Lpips => 31,
         }
     }
 }

@@ -22,6 +22,8 @@ pub struct ContentWeights {
     pub l1: f32,
     /// Weight of the spectral angle in radians.
     pub sam: f32,
+    /// Weight of the perceptual distance.
+    pub perceptual: f32,
     /// Weight of the total variation of SR.
     pub tv: f32,
     /// Largest value of an image, for PSNR and SSIM.
@@ -39,6 +41,8 @@ pub struct ContentTerms {
     pub l1: Value,
     /// Mean spectral angle in radians.
     pub sam: Value,
+    /// Mean perceptual distance, where one was given.
+    pub perceptual: Option<Value>,
     /// Total variation of SR.
     pub tv: Value,
     /// Peak signal-to-noise ratio of the whole batch in dB; a metric.
@@ -47,27 +51,35 @@ pub struct ContentTerms {
     pub ssim: Value,
 }
 
-/// The content loss of `sr` against `hr`, both (N,H,W,C). A component of weight 0 is a metric only: it takes
-/// no part in the total, whatever its value, and gets no gradient.
+/// The content loss of `sr` against `hr`, both (N,H,W,C); `perceptual` is their perceptual distance, a scalar, where it
+/// is computed. A component of weight 0 is a metric only: it takes no part in the total, whatever its value, and gets
+/// no gradient.
 ///
 /// # Errors
 /// If the images differ in extent or are too small for SSIM's window.
-pub fn content(tape: &mut Tape, sr: Value, hr: Value, weights: &ContentWeights) -> Result<ContentTerms> {
+pub fn content(
+    tape: &mut Tape,
+    (sr, hr): (Value, Value),
+    perceptual: Option<Value>,
+    weights: &ContentWeights,
+) -> Result<ContentTerms> {
     let ContentWeights { max_val, ssim_win: window, .. } = *weights;
     tape.scoped("content_loss", |tape| {
         let all = tape.push(PixelLosses { max_val }, &[sr, hr])?;
         let mut component = |offset| tape.push(SliceChannels { offset, channels: 1 }, &[all]);
         let (l1, sam, tv, psnr) = (component(L1)?, component(SAM)?, component(TV)?, component(PSNR)?);
         let ssim = tape.push(Ssim { window, max_val }, &[sr, hr])?;
-        let total = weighted_sum(tape, &[(weights.l1, l1), (weights.sam, sam), (weights.tv, tv)])?;
-        Ok(ContentTerms { total, l1, sam, tv, psnr, ssim })
+        let terms = [(weights.l1, Some(l1)), (weights.sam, Some(sam)), (weights.perceptual, perceptual)];
+        let given = terms.into_iter().filter_map(|(weight, term)| Some((weight, term?)));
+        let total = weighted_sum(tape, given.chain([(weights.tv, tv)]))?;
+        Ok(ContentTerms { total, l1, sam, perceptual, tv, psnr, ssim })
     })
 }
 
 /// Σ weight · term over the terms whose weight is not 0.
-fn weighted_sum(tape: &mut Tape, terms: &[(f32, Value)]) -> Result<Value> {
+fn weighted_sum(tape: &mut Tape, terms: impl Iterator<Item = (f32, Value)>) -> Result<Value> {
     let mut total = None;
-    for &(weight, term) in terms.iter().filter(|(weight, _)| *weight != 0.0) {
+    for (weight, term) in terms.filter(|(weight, _)| *weight != 0.0) {
         total = Some(match total {
             None => tape.push(Scale::by(weight), &[term])?,
             Some(so_far) => tape.push(Add { alpha: 1.0, beta: weight }, &[so_far, term])?,

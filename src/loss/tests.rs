@@ -144,7 +144,7 @@ const SHAPE: Shape = Shape([1, 8, 9, 4]);
 fn content_of(weights: ContentWeights, equal: bool) -> (Vec<Vec<f64>>, Option<Vec<f64>>) {
     let mut tape = Tape::new();
     let (sr, hr) = (tape.input("sr", SHAPE, DType::F32), tape.input("hr", SHAPE, DType::F32));
-    let terms = content(&mut tape, sr, hr, &weights).unwrap();
+    let terms = content(&mut tape, (sr, hr), None, &weights).unwrap();
     let one = tape.scalar(1.0);
     let grad = tape.gradients(&[(terms.total, one)], &[sr]).unwrap()[0];
     let image = |k: f64| tensor(SHAPE, |i| 0.5 + 0.4 * (k * i).sin());
@@ -155,7 +155,7 @@ fn content_of(weights: ContentWeights, equal: bool) -> (Vec<Vec<f64>>, Option<Ve
 
 #[test]
 fn content_is_the_weighted_sum_and_terms_of_weight_zero_are_metrics_only() {
-    let weights = ContentWeights { l1: 1.0, sam: 0.5, tv: 0.25, max_val: 1.0, ssim_win: 5 };
+    let weights = ContentWeights { l1: 1.0, sam: 0.5, perceptual: 0.0, tv: 0.25, max_val: 1.0, ssim_win: 5 };
     let (v, all) = content_of(weights, false);
     assert_near(v[0][0], v[1][0] + 0.5 * v[2][0] + 0.25 * v[3][0], "total");
     let parts = [(1.0, 0.0, 0.0), (0.0, 0.5, 0.0), (0.0, 0.0, 0.25)].map(|(l1, sam, tv)| {
@@ -170,14 +170,14 @@ fn content_is_the_weighted_sum_and_terms_of_weight_zero_are_metrics_only() {
 
 #[test]
 fn without_weights_there_is_no_loss_and_no_gradient() {
-    let weights = ContentWeights { l1: 0.0, sam: 0.0, tv: 0.0, max_val: 1.0, ssim_win: 5 };
+    let weights = ContentWeights { l1: 0.0, sam: 0.0, perceptual: 0.0, tv: 0.0, max_val: 1.0, ssim_win: 5 };
     let (v, grad) = content_of(weights, false);
     assert_eq!((v[0][0], grad), (0.0, None));
 }
 
 #[test]
 fn an_infinite_psnr_does_not_reach_the_total() {
-    let weights = ContentWeights { l1: 1.0, sam: 0.0, tv: 0.0, max_val: 1.0, ssim_win: 5 };
+    let weights = ContentWeights { l1: 1.0, sam: 0.0, perceptual: 0.0, tv: 0.0, max_val: 1.0, ssim_win: 5 };
     let (v, grad) = content_of(weights, true);
     assert_eq!((v[0][0], v[4][0]), (0.0, f64::INFINITY));
     assert!(grad.unwrap().iter().all(|g| *g == 0.0));

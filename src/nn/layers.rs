@@ -120,7 +120,10 @@ impl<'a> Net<'a> {
         match &mut self.vars {
             Vars::Declare(layout) => {
                 let v = self.tape.state(&tensor.name, tensor.shape);
-                layout.add_param(tensor);
+                // A network that is applied twice has its tensors once.
+                if layout.params.iter().all(|p| p.name != tensor.name) {
+                    layout.add_param(tensor);
+                }
                 Ok(v)
             }
             Vars::Bound { layout, flat, params, .. } => {
@@ -257,7 +260,14 @@ impl<'a> Net<'a> {
         })
     }
 
-    /// Leaky ReLU with slope 0.2, the one of all networks here.
+    /// A factor for each of `channels` channels, in files the weight of a convolution 1×1 with one output.
+    pub fn channel_weights(&mut self, channels: usize) -> Result<Value> {
+        let init = Init::Constant(1.0 / channels as f32);
+        let tensor = self.tensor("weight", Shape::vector(channels), FileLayout::Conv, init);
+        self.param(tensor)
+    }
+
+    /// Leaky ReLU with slope 0.2, the one of generators and discriminators.
     pub fn leaky_relu(&mut self, x: Value) -> Result<Value> {
         self.push(LeakyRelu { slope: 0.2 }, &[x])
     }

@@ -1,5 +1,6 @@
 //! The table of a network's parameters and buffers: names, places, file order, initial values.
 
+use crate::Result;
 use crate::rng::{Rng, Stream, name_hash};
 use crate::tape::Shape;
 
@@ -117,6 +118,24 @@ impl Layout {
             flat[p.offset..p.offset + p.shape.len()].copy_from_slice(&p.initial(seed));
         }
         flat
+    }
+
+    /// The flat state with the values that `read` gives for each parameter's [bare name](Layout::bare_name), in file order.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub fn filled(&self, mut read: impl FnMut(&str) -> Result<Vec<f32>>) -> Result<Vec<f32>> {
+        let mut flat = vec![0.0; self.len];
+        for p in &self.params {
+            let values = p.from_file(&read(self.bare_name(p))?);
+            flat[p.offset..p.offset + values.len()].copy_from_slice(&values);
+        }
+        Ok(flat)
+    }
+
+    /// A tensor's name without its network: `body.0.conv1.weight`.
+    pub fn bare_name<'t>(&self, tensor: &'t Tensor) -> &'t str {
+        tensor.name.strip_prefix(&self.prefix).map_or(&tensor.name, |s| s.trim_start_matches('.'))
     }
 
     /// The parameter `tensor` cut out of a flat state.

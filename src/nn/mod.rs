@@ -11,6 +11,7 @@ mod flexible;
 mod generator;
 mod layers;
 mod layout;
+mod perceptual;
 mod srresnet;
 mod stochastic;
 
@@ -18,3 +19,4 @@ pub use discriminator::{discriminator, discriminator_layout};
 pub use generator::{generator, generator_layout, is_stochastic};
 pub use layers::{ConvSpec, Net, Vars};
 pub use layout::{FileLayout, Init, Layout, Tensor};
+pub use perceptual::{BANDS as PERCEPTUAL_BANDS, perceptual_distance, perceptual_layout};

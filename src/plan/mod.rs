@@ -222,6 +222,11 @@ pub struct PlannedCommit {
 }
 
 impl Plan {
+    /// Whether there is an input slot of this name.
+    pub fn has_input(&self, name: &str) -> bool {
+        self.inputs.iter().any(|slot| &*slot.name == name)
+    }
+
     /// Compiles `program`.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ mod algorithms;
 mod memory;
 pub mod names;
 mod open;
+pub mod perceptual;
 pub mod programs;
 mod run;
 mod saving;
@@ -17,6 +18,7 @@ mod trainer;
 pub mod validate;
 
 pub use open::{DeviceOptions, data_settings, open_device, open_device_with};
+pub use perceptual::torch_hub;
 pub use run::{RunOptions, run, run_on};
 pub(crate) use summary::{check_patch, steps_per_epoch, train_shape};
 pub use summary::{dry_run, dry_run_on};

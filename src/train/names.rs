@@ -70,3 +70,7 @@ pub const TRAIN_COMPONENTS: [&str; 5] =
 /// The same as metrics of validations.
 pub const VAL_COMPONENTS: [&str; 5] =
     ["val_metrics/l1", "val_metrics/sam", "val_metrics/tv", "val_metrics/psnr", "val_metrics/ssim"];
+/// The mean perceptual distance of a training step; 0 without the term.
+pub const TRAIN_PERCEPTUAL: &str = "train_metrics/perceptual";
+/// The mean perceptual distance of a validation; 0 without the term.
+pub const VAL_PERCEPTUAL: &str = "val_metrics/perceptual";

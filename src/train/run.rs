@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::algorithms;
 use super::memory::fit_memory;
 use super::open::{DeviceOptions, open_device_with};
+use super::perceptual::PerceptualWeights;
 use super::session::Session;
 use super::signals::StopSignal;
 use super::summary::{check_patch, steps_per_epoch, train_shape};
@@ -28,6 +29,8 @@ pub struct RunOptions {
     pub run_dir: Option<PathBuf>,
     /// Wait after each kernel, so that an error names the kernel that caused it.
     pub sync_kernels: bool,
+    /// Where the weights of perceptual networks are, if the config does not say ([`torch_hub`](super::torch_hub)).
+    pub torch_hub: Option<PathBuf>,
 }
 
 /// Where a run begins.
@@ -72,6 +75,7 @@ fn train(
     options: &RunOptions,
     messages: &Messages,
 ) -> Result<()> {
+    let perceptual = PerceptualWeights::open(cfg, options.torch_hub.as_deref())?;
     let begin = begin(cfg, options)?;
     // A folder is locked before its checkpoint is read: an earlier job may still be writing it.
     let locked = match &begin {
@@ -81,6 +85,10 @@ fn train(
     };
     let mut session = Session::new(cfg, open()?)?;
     session.precision_note().into_iter().for_each(|note| messages.warn(&note));
+    if let Some(weights) = perceptual {
+        messages.info(&format!("weights of the perceptual loss: {}", weights.path().display()));
+        weights.load(&mut session)?;
+    }
     let meta = load(&mut session, cfg, &begin, messages)?;
     let dataset = Dataset::open(&data_settings(cfg))?;
     dataset.notes().iter().for_each(|n| messages.info(n));
@@ -139,7 +147,7 @@ fn open_logs(cfg: &Config, session: &Session, folder: &RunDir, meta: &Meta, mess
     let (device, precision) = (session.device().describe(), session.precision());
     messages.info(&format!("device {device}, {precision} · generator {g} parameters · discriminator {d}"));
     let mut metrics = step::metric_names(cfg, session.programs().objective());
-    metrics.extend(["val_metrics/perceptual", DISC]);
+    metrics.extend([names::VAL_PERCEPTUAL, DISC]);
     metrics.extend(names::VAL_COMPONENTS);
     MetricsLog::open(folder.path(), &metrics, meta.step)
 }

@@ -73,7 +73,7 @@ pub struct Session<'a> {
 /// What the states take, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateBytes {
-    /// Weights, buffers, and their average.
+    /// Weights, buffers, their average, and the weights of the perceptual network.
     pub weights: usize,
     /// Moments, and what gradient accumulation keeps.
     pub optimiser: usize,
@@ -106,7 +106,8 @@ fn flat_states(programs: &Programs, ema: bool) -> Vec<(&'static str, bool, Strin
 }
 
 impl<'a> Session<'a> {
-    /// Networks of `cfg` on `device` with the initial weights of the config's seed.
+    /// Networks of `cfg` on `device` with the initial weights of the config's seed; that of the perceptual term has
+    /// random weights too, until [`Session::set_perceptual`].
     ///
     /// # Errors
     /// If the networks cannot be built or do not fit into the device's memory.
@@ -138,13 +139,14 @@ impl<'a> Session<'a> {
     pub fn state_bytes(&self) -> StateBytes {
         let (g, d) = (self.programs.generator(), self.programs.discriminator());
         let buffers = |l: &Layout| l.buffers.iter().map(|b| b.shape.len()).sum::<usize>();
+        let perceptual = self.programs.perceptual().map_or(0, |l| l.len);
         let average = if self.has_ema() { g.len + buffers(g) } else { 0 };
         let staged = match self.cfg.training.accumulate_grad_batches {
             1 => 0,
             _ => self.programs.staged_states().iter().map(|(_, shape)| shape.len()).sum(),
         };
         StateBytes {
-            weights: 4 * (g.len + d.len + buffers(g) + buffers(d) + average),
+            weights: 4 * (g.len + d.len + buffers(g) + buffers(d) + average + perceptual),
             optimiser: 4 * (2 * (g.len + d.len) + staged),
         }
     }
@@ -219,6 +221,9 @@ impl<'a> Session<'a> {
         }
         for (name, tensor) in self.buffers() {
             self.device.set_state(&name, tensor.shape, &tensor.initial(seed))?;
+        }
+        if let Some(layout) = self.programs.perceptual() {
+            self.device.set_state(&layout.params_state(), Shape::vector(layout.len), &layout.initial_params(seed))?;
         }
         if self.cfg.training.accumulate_grad_batches > 1 {
             for (state, shape) in self.programs.staged_states() {

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use super::names::{self, scalars};
+use super::perceptual::{BANDS_SLOT, Bands};
 use super::programs::BatchShape;
 use super::session::{Key, Part, Session};
 use crate::Result;
@@ -99,7 +100,7 @@ pub fn metric_names(cfg: &Config, objective: Adversarial) -> Vec<&'static str> {
     let mut all = vec![
         "train_metrics/l1",
         "train_metrics/sam",
-        "train_metrics/perceptual",
+        names::TRAIN_PERCEPTUAL,
         "train_metrics/tv",
         "train_metrics/psnr",
         "train_metrics/ssim",
@@ -269,6 +270,10 @@ impl StepRun<'_, '_> {
                     None => latent_noise(self.cfg, Stream::Noise, self.step, samples),
                 };
                 self.session.upload(plan, "noise", bytes_of(&noise))?;
+            }
+            if self.session.device().plan(plan).has_input(BANDS_SLOT) {
+                let bands = Bands::drawn(self.cfg, Stream::PerceptualBands, self.step, first as u32);
+                self.session.upload(plan, BANDS_SLOT, bytes_of(&bands))?;
             }
         }
         Ok(Started { plan, run: self.session.start(plan, self.scalars)?, share })

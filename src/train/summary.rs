@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::fmt::Write;
+use std::path::Path;
 
 use super::algorithms;
 use super::memory::{Need, available};
+use super::perceptual::PerceptualWeights;
 use super::programs::{BatchShape, EvaluateOptions};
 use super::session::{Key, Part, Session};
 use super::validate::batch_size;
@@ -43,20 +45,30 @@ pub fn steps_per_epoch(cfg: &Config, dataset: &Dataset) -> Result<u64> {
     Ok((batches / parts) as u64)
 }
 
-/// Refuses training images that the discriminator would reduce to nothing; with `Data.hr_size` the config's own
+/// Refuses training images that the discriminator or the perceptual network would reduce to nothing; with `Data.hr_size` the config's own
 /// checks have done so before the files were opened.
 ///
 /// # Errors
 /// [`Error::Config`] with the smallest side that works.
 pub fn check_patch(cfg: &Config, dataset: &Dataset) -> Result<()> {
     let (_, height, width) = dataset.train_spec().hr;
-    let smallest = cfg.discriminator.smallest_input(cfg.data.train_batch_size);
-    if height.min(width) >= smallest {
-        return Ok(());
+    let rules = [
+        (
+            "Discriminator",
+            cfg.discriminator.smallest_input(cfg.data.train_batch_size),
+            "use fewer n_blocks or larger images",
+        ),
+        ("Training.Losses.perceptual_weight", cfg.smallest_perceptual_input(), "set it to 0, or use larger images"),
+    ];
+    match rules.into_iter().find(|(_, smallest, _)| height.min(width) < *smallest) {
+        None => Ok(()),
+        Some((key, smallest, hint)) => {
+            let message = format!(
+                "it needs images of at least {smallest} pixels a side, the training images are {height}×{width}"
+            );
+            Err(Error::config(key, message).with_hint(hint))
+        }
     }
-    let message =
-        format!("it needs images of at least {smallest} pixels a side, the training images are {height}×{width}");
-    Err(Error::config("Discriminator", message).with_hint("use fewer n_blocks or larger images"))
 }
 
 /// The plans that a run of `cfg` on `dataset` will use.
@@ -98,9 +110,15 @@ pub fn all_keys(cfg: &Config, dataset: &Dataset) -> Vec<Key> {
 /// algorithms the device has chosen.
 ///
 /// # Errors
-/// Whatever would keep a run from starting: data, networks, device.
-pub fn dry_run(cfg: &Config, verbose: bool, options: &DeviceOptions) -> Result<String> {
-    dry_run_on(open_device_with(cfg, options)?, cfg, verbose)
+/// Whatever would keep a run from starting: data, networks, device, weights of the perceptual network, which are looked
+/// for in `torch_hub` if the config does not say where they are.
+pub fn dry_run(cfg: &Config, verbose: bool, options: &DeviceOptions, torch_hub: Option<&Path>) -> Result<String> {
+    let weights = PerceptualWeights::open(cfg, torch_hub)?;
+    let text = dry_run_on(open_device_with(cfg, options)?, cfg, verbose)?;
+    Ok(text
+        + &weights.map_or(String::new(), |w| {
+            format!("\nperceptual loss: {}, weights of {}", w.network(), w.path().display())
+        }))
 }
 
 /// The same for a run on this device.

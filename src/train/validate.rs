@@ -1,6 +1,7 @@
 //! Validation: SR of the held-out images with the averaged weights, metrics as means over images.
 
 use super::names;
+use super::perceptual::{BANDS_SLOT, Bands};
 use super::programs::{BatchShape, EvaluateOptions};
 use super::session::{Key, Session};
 use super::signals::StopSignal;
@@ -59,6 +60,12 @@ pub fn evaluate(
     if nn::is_stochastic(cfg) {
         let noise = latent_noise(cfg, Stream::ValidationNoise, 0, batch.indices.iter().copied());
         session.upload(plan, "noise", bytes_of(&noise))?;
+    }
+    if session.device().plan(plan).has_input(BANDS_SLOT) {
+        // The same images get the same bands in each validation.
+        let first = batch.indices.first().copied().unwrap_or_default();
+        let bands = Bands::drawn(cfg, Stream::ValidationBands, 0, first as u32);
+        session.upload(plan, BANDS_SLOT, bytes_of(&bands))?;
     }
     let outcome = session.run(plan, Default::default())?;
     let names = session.device().plan(plan).outputs.iter().map(|(name, _)| name.clone());
@@ -127,6 +134,7 @@ fn output<'o>(outputs: &'o [(String, Vec<f32>)], name: &str) -> Result<&'o [f32]
 #[derive(Default)]
 struct Means {
     components: [f64; 5],
+    perceptual: f64,
     disc: f64,
     images: usize,
 }
@@ -136,6 +144,10 @@ impl Means {
         let metrics = output(outputs, "metrics")?;
         for image in metrics.chunks_exact(self.components.len()).take(batch.n) {
             self.components.iter_mut().zip(image).for_each(|(sum, v)| *sum += f64::from(*v));
+        }
+        if cfg.training.losses.has_perceptual() {
+            let distances = output(outputs, "perceptual")?.iter().take(batch.n);
+            self.perceptual += distances.map(|v| f64::from(*v)).sum::<f64>();
         }
         if let (Ok(real), Ok(fake)) = (output(outputs, "real_logits"), output(outputs, "fake_logits")) {
             let per_image = real.len() / batch.hr.batch;
@@ -150,7 +162,7 @@ impl Means {
     fn finish(self, adversarial: bool) -> Vec<(&'static str, f64)> {
         let count = self.images as f64;
         let mut values: Vec<_> = names::VAL_COMPONENTS.into_iter().zip(self.components.map(|v| v / count)).collect();
-        values.insert(2, ("val_metrics/perceptual", 0.0));
+        values.insert(2, (names::VAL_PERCEPTUAL, self.perceptual / count));
         values.push((DISC, if adversarial { self.disc / count } else { 0.0 }));
         values
     }

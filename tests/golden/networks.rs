@@ -10,7 +10,8 @@ use srgan::nn::{self, Layout, Net, Vars};
 use srgan::ops::assign::Assign;
 use srgan::plan::{Commit, Plan, PlanOptions, Precision, Program};
 use srgan::tape::{DType, Shape, Tape, Value};
-use srgan::train::names;
+use srgan::train::programs::Programs;
+use srgan::train::{names, perceptual};
 
 use crate::case::{Case, Findings, to_nhwc};
 
@@ -144,11 +145,35 @@ pub fn network_case(case: &mut Case, findings: &mut Findings, generator: bool) -
     Ok(())
 }
 
+/// A tensor of a case's perceptual network, in file order: LPIPS's own, and for the rest those of `formula` in
+/// `make_golden.py`.
+pub fn perceptual_weights(layout: &Layout, name: &str) -> Result<Vec<f32>> {
+    if name.starts_with("lin") {
+        return perceptual::linear(name);
+    }
+    let tensor = layout.params.iter().find(|p| layout.bare_name(p) == name);
+    let shape = tensor.map(srgan::nn::Tensor::file_shape).unwrap_or_default();
+    let bound = match shape[..] {
+        [_] => 0.1,
+        _ => (6.0 / shape[1..].iter().product::<usize>() as f64).sqrt(),
+    };
+    let seed = srgan::rng::name_hash(name) as u32;
+    let value = |i: u32| {
+        let mut x = i.wrapping_add(seed);
+        for (shift, factor) in [(16, 0x7FEB_352D), (15, 0x846C_A68B), (16, 1)] {
+            x = (x ^ x >> shift).wrapping_mul(factor);
+        }
+        (bound * (2.0 * (f64::from(x) / 4_294_967_296.0) - 1.0)) as f32
+    };
+    Ok((0..shape.iter().product::<usize>() as u32).map(value).collect())
+}
+
 pub fn loss_case(case: &mut Case, findings: &mut Findings) -> Result<()> {
     let l = &case.cfg.training.losses;
     let weights = ContentWeights {
         l1: l.l1_weight as f32,
         sam: l.sam_weight as f32,
+        perceptual: l.perceptual_weight as f32,
         tv: l.tv_weight as f32,
         max_val: l.max_val as f32,
         ssim_win: l.ssim_win,
@@ -157,18 +182,24 @@ pub fn loss_case(case: &mut Case, findings: &mut Findings) -> Result<()> {
     let (_, hr) = case.image("hr")?;
     let mut tape = Tape::new();
     let (x, y) = (tape.input("sr", shape, DType::F32), tape.input("hr", shape, DType::F32));
-    let terms = loss::content(&mut tape, x, y, &weights)?;
+    let programs = Programs::new(&case.cfg)?.aligned_to(case.setting.precision.vector());
+    let perceptual = programs.perceptual_distance(&mut tape, x, y)?;
+    let terms = loss::content(&mut tape, (x, y), perceptual, &weights)?;
     let one = tape.scalar(1.0);
     let grads = tape.gradients(&[(terms.total, one)], &[x])?;
     let mut outputs = vec![("total".to_owned(), terms.total)];
     let components = [terms.l1, terms.sam, terms.tv, terms.psnr, terms.ssim];
     outputs.extend(names::COMPONENTS.iter().zip(components).map(|(n, v)| (format!("metric.{n}"), v)));
     outputs.extend(grads[0].map(|g| ("grad.sr".to_owned(), g)));
-    let zero = tape.scalar(0.0);
-    outputs.push(("metric.perceptual".to_owned(), zero));
+    let distance = terms.perceptual.unwrap_or_else(|| tape.scalar(0.0));
+    outputs.push(("metric.perceptual".to_owned(), distance));
     let program = Program { name: "golden", tape, outputs, checks: vec![], commits: vec![] };
-    let mut bench =
-        Bench { device: case.setting.device()?, precision: case.setting.precision, layout: Layout::default() };
+    let mut device = case.setting.device()?;
+    if let Some(layout) = programs.perceptual() {
+        let flat = layout.filled(|name| perceptual_weights(layout, name))?;
+        device.set_state(&layout.params_state(), Shape::vector(flat.len()), &flat)?;
+    }
+    let mut bench = Bench { device, precision: case.setting.precision, layout: Layout::default() };
     let got = bench.run(&program, &[("sr", &sr), ("hr", &hr)])?;
     for (name, values) in got {
         if name == "grad.sr" {

@@ -16,13 +16,14 @@ convolutions' inputs and gradients are off by up to half a unit in the last plac
         convolution is a gradient, or the gradient of one (R1). Ties go away from zero, as in the GPU's conversion
         `cvt.rna.tf32.f32`. Sums, biases and linear layers stay float32
 
-The losses have no network in them: they are float32 in every precision, SSIM's window (a convolution in PyTorch) too.
+The losses have no network in them but the perceptual one, which is run as the others are: the rest of them is float32
+in every precision, SSIM's window (a convolution in PyTorch) too.
 
 First the float32 run of each case must be within l2_tol, which shows that the case was rebuilt. The script fails on that,
 on a value that is not finite, and on a layer that autocast left in float32; it lists the tensors where three distances
 reach the tensor's norm, unless that is zero in float32: there a result of zero would pass.
 
-Run it with Python 3.11, `pip install torch==2.11.0 opensr-srgan==0.4.3 lpips safetensors pyyaml`:
+Run it with Python 3.11, `pip install torch==2.11.0 opensr-srgan==0.4.3 torchvision lpips safetensors pyyaml`:
     python precision_distances.py [FOLDER]
 """
 from __future__ import annotations

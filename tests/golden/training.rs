@@ -11,6 +11,7 @@ use srgan::train::step::{RawBatch, StepNumbers, run_step};
 use srgan::{Error, Result};
 
 use crate::case::{Case, Findings};
+use crate::networks::perceptual_weights;
 
 pub fn training_case(case: &mut Case, findings: &mut Findings) -> Result<()> {
     let cfg = case.cfg.clone();
@@ -26,6 +27,9 @@ pub fn training_case(case: &mut Case, findings: &mut Findings) -> Result<()> {
             Ok(vec![0.0; shape.iter().product()])
         }
     })?;
+    if let Some(layout) = session.programs().perceptual().cloned() {
+        session.set_perceptual(|name| perceptual_weights(&layout, name))?;
+    }
     let mut log: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     let none = PlateauState::default();
     for step in 0..case.extra["steps"].as_u64().unwrap_or(0) {

@@ -13,6 +13,7 @@ mod gpu;
 mod late_driver;
 mod libraries;
 mod not_finite;
+mod perceptual;
 mod resume;
 mod run_files;
 mod schedules;

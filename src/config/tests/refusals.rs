@@ -22,7 +22,7 @@ const WRONG_VALUES: &[(&str, &str)] = &[
     ("Training.Losses.l1_weight=.nan", "a finite number"),
     ("Training.Losses.sam_weight=.inf", "a finite number"),
     ("Training.Losses.tv_weight=1e999", "a finite number"),
-    ("Training.Losses.perceptual_weight=0.1", "not available in this version|Training.Losses.perceptual_weight=0"),
+    ("Training.Losses.perceptual_weight=-0.1", "found -0.1"),
     ("Training.Losses.fixed_idx=[0,1]", "a list of 3 values|a list of 2 values"),
     ("Training.Losses.fixed_idx=[0,1,4]", "there is no band 4|Model.in_bands is 4|from 0 to 3"),
     ("Training.Losses.adv_loss_type=bcs", "`bcs` is not one of bce, wasserstein|did you mean `bce`?"),
@@ -121,7 +121,16 @@ fn combinations_are_refused() {
         (&["Data.dataset_type=Scenes"], "Data.scenes", "at least one scene"),
         (&["Data.dataset_type=LRHRFolderDataset"], "Data.root_dir", "needs its folder"),
         (&["TruncatedVGG={i: 2, j: 3}"], "TruncatedVGG.j", "has 2 convolutions"),
-        (&["Training.perceptual_loss_weight=0.2"], "Training.perceptual_loss_weight", "not available"),
+        (
+            &["Training.Losses.perceptual_weight=0.1", "Data.hr_size=12"],
+            "Data.hr_size",
+            "patches of 12 pixels are too small for the perceptual loss, whose network needs 16",
+        ),
+        (
+            &["Training.perceptual_loss_weight=0.1", "Training.Losses.perceptual_metric=lpips", "Data.hr_size=28"],
+            "Data.hr_size",
+            "whose network needs 31",
+        ),
         (&["Discriminator.model_type=patchgan", "Data.hr_size=20"], "Data.hr_size", "n_blocks 3, which needs 24"),
         (
             &["Discriminator.model_type=patchgan", "Discriminator.n_blocks=16", "Data.hr_size=64"],

@@ -36,6 +36,9 @@ impl Programs<'_> {
         let losses = &self.cfg.training.losses;
         let image_metrics = ImageMetrics { max_val: losses.max_val as f32, ssim_win: losses.ssim_win };
         let mut outputs = vec![("metrics".to_owned(), tape.push(image_metrics, &[sr, inputs.hr])?)];
+        if let Some(distances) = self.perceptual_distances(&mut tape, sr, inputs.hr)? {
+            outputs.push(("perceptual".to_owned(), distances));
+        }
         if options.bicubic {
             let (height, width) = shape.hr;
             let up = tape.push(Resize { height, width, antialias: false }, &[inputs.lr])?;

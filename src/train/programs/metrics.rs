@@ -26,6 +26,9 @@ impl Metrics {
         for (name, value) in names::TRAIN_COMPONENTS.into_iter().zip(components) {
             self.push(name, value);
         }
+        if let Some(perceptual) = terms.perceptual {
+            self.push(names::TRAIN_PERCEPTUAL, perceptual);
+        }
     }
 
     pub fn finish(

@@ -8,6 +8,7 @@ mod accumulate;
 mod evaluate;
 mod metrics;
 mod parts;
+mod perceptual;
 mod update;
 
 pub use evaluate::EvaluateOptions;
@@ -40,6 +41,7 @@ pub struct Programs<'a> {
     cfg: &'a Config,
     generator: Layout,
     discriminator: Layout,
+    perceptual: Option<Layout>,
     align: usize,
 }
 
@@ -50,7 +52,8 @@ impl<'a> Programs<'a> {
     /// If the networks of the config cannot be built.
     pub fn new(cfg: &'a Config) -> Result<Self> {
         let (generator, discriminator) = (nn::generator_layout(cfg)?, nn::discriminator_layout(cfg)?);
-        Ok(Programs { cfg, generator, discriminator, align: 1 })
+        let perceptual = cfg.training.losses.has_perceptual().then(|| nn::perceptual_layout(cfg)).transpose()?;
+        Ok(Programs { cfg, generator, discriminator, perceptual, align: 1 })
     }
 
     /// The same programs for a device that reads vectors of `align` channels: parts of feature maps start at multiples.
@@ -67,6 +70,11 @@ impl<'a> Programs<'a> {
     /// The discriminator's tensors.
     pub fn discriminator(&self) -> &Layout {
         &self.discriminator
+    }
+
+    /// The tensors of the network behind the perceptual term, where the config has one. They are never trained.
+    pub fn perceptual(&self) -> Option<&Layout> {
+        self.perceptual.as_ref()
     }
 
     /// Which adversarial objective the config names.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{BatchShape, Metrics, Programs};
 use crate::config::{Degradation, PretrainLoss};
-use crate::loss::{self, Adversarial, ContentWeights};
+use crate::loss::{self, Adversarial, ContentTerms, ContentWeights};
 use crate::nn::{self, Layout, Net, Vars};
 use crate::ops::add::Add;
 use crate::ops::mul::Mul;
@@ -96,10 +96,17 @@ impl Programs<'_> {
         ContentWeights {
             l1: l.l1_weight as f32,
             sam: l.sam_weight as f32,
+            perceptual: l.perceptual_weight as f32,
             tv: l.tv_weight as f32,
             max_val: l.max_val as f32,
             ssim_win: l.ssim_win,
         }
+    }
+
+    /// The content loss of SR.
+    fn content(&self, tape: &mut Tape, sr: Value, hr: Value) -> Result<ContentTerms> {
+        let perceptual = self.perceptual_distance(tape, sr, hr)?;
+        loss::content(tape, (sr, hr), perceptual, &self.content_weights())
     }
 
     /// One of the step's scalars.
@@ -121,7 +128,7 @@ impl Programs<'_> {
         metrics: &mut Metrics,
     ) -> Result<Value> {
         let sr = self.run_generator(tape, inputs, g, true)?;
-        let terms = loss::content(tape, sr, inputs.hr, &self.content_weights())?;
+        let terms = self.content(tape, sr, inputs.hr)?;
         let objective = match self.cfg.training.pretrain_loss {
             PretrainLoss::Content => terms.total,
             PretrainLoss::L1 => terms.l1,
@@ -169,7 +176,7 @@ impl Programs<'_> {
             Adversarial::RelativisticBce => Some(self.run_discriminator(tape, hr, d, true)?),
             Adversarial::Bce | Adversarial::Wasserstein => None,
         };
-        let terms = loss::content(tape, sr, hr, &self.content_weights())?;
+        let terms = self.content(tape, sr, hr)?;
         let adversarial = loss::generator_loss(tape, self.objective(), fake, real)?;
         let weight = self.scalar(tape, scalars::ADV_WEIGHT)?;
         let weighted = tape.push(Mul, &[adversarial, weight])?;

@@ -4,14 +4,9 @@ use std::path::Path;
 
 use super::{SavedTensor, Session, flat_states};
 use crate::checkpoint::{TensorFile, compare_architecture};
-use crate::nn::{Layout, Tensor};
+use crate::nn::Tensor;
 use crate::tape::Shape;
 use crate::{Error, Result};
-
-/// A tensor's name without its network: `body.0.conv1.weight`.
-fn bare<'t>(layout: &Layout, tensor: &'t Tensor) -> &'t str {
-    tensor.name.strip_prefix(&layout.prefix).map_or(&tensor.name, |s| s.trim_start_matches('.'))
-}
 
 impl Session<'_> {
     /// Every tensor of a checkpoint, in file order.
@@ -25,7 +20,11 @@ impl Session<'_> {
             let flat = self.device.state(&state)?;
             for p in &layout.params {
                 let data = p.to_file(layout.slice(p, &flat));
-                out.push(SavedTensor { name: format!("{prefix}.{}", bare(layout, p)), shape: p.file_shape(), data });
+                out.push(SavedTensor {
+                    name: format!("{prefix}.{}", layout.bare_name(p)),
+                    shape: p.file_shape(),
+                    data,
+                });
             }
         }
         for (state, tensor) in self.buffers() {
@@ -109,7 +108,7 @@ impl Session<'_> {
         let mut out = Vec::new();
         for (prefix, generator, _) in flat_states(&self.programs, self.has_ema()) {
             let layout = if generator { self.programs.generator() } else { self.programs.discriminator() };
-            let name = |p: &Tensor| format!("{prefix}.{}", bare(layout, p));
+            let name = |p: &Tensor| format!("{prefix}.{}", layout.bare_name(p));
             out.extend(layout.params.iter().map(|p| (name(p), p.file_shape())));
         }
         out.extend(self.buffers().iter().map(|(state, t)| (self.buffer_name(state), t.file_shape())));
@@ -124,6 +123,17 @@ impl Session<'_> {
         self.set_some_tensors(|_| true, read)
     }
 
+    /// Sets the weights of the perceptual network from `read`, which is given the name in files without the network's and
+    /// answers in file order. Does nothing without the term.
+    ///
+    /// # Errors
+    /// Those of `read` and of the device.
+    pub fn set_perceptual(&mut self, mut read: impl FnMut(&str) -> Result<Vec<f32>>) -> Result<()> {
+        let Some(layout) = self.programs.perceptual() else { return Ok(()) };
+        let flat = layout.filled(&mut read)?;
+        self.device.set_state(&layout.params_state(), Shape::vector(flat.len()), &flat)
+    }
+
     fn set_some_tensors(
         &mut self,
         wanted: impl Fn(&str) -> bool,
@@ -134,11 +144,7 @@ impl Session<'_> {
             if !wanted(prefix) {
                 continue;
             }
-            let mut flat = vec![0.0; layout.len];
-            for p in &layout.params {
-                let values = p.from_file(&read(&format!("{prefix}.{}", bare(layout, p)))?);
-                flat[p.offset..p.offset + values.len()].copy_from_slice(&values);
-            }
+            let flat = layout.filled(|name| read(&format!("{prefix}.{name}")))?;
             self.device.set_state(&state, Shape::vector(flat.len()), &flat)?;
         }
         for (state, tensor) in self.buffers() {

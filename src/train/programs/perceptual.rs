@@ -1,0 +1,38 @@
+//! The perceptual term on a tape: which bands it sees, and the network with its fixed weights.
+
+use std::collections::HashMap;
+
+use super::Programs;
+use crate::Result;
+use crate::nn::{self, Net, PERCEPTUAL_BANDS, Vars};
+use crate::ops::sum_to::mean;
+use crate::tape::{DType, Shape, Tape, Value};
+use crate::train::perceptual::{BANDS_SLOT, Bands};
+
+impl Programs<'_> {
+    /// The perceptual distance of each image, (N,1,1,1); `None` where the config's weight is 0. Bands that are drawn
+    /// anew for each batch come from the slot [`BANDS_SLOT`].
+    pub(super) fn perceptual_distances(&self, tape: &mut Tape, sr: Value, hr: Value) -> Result<Option<Value>> {
+        let Some(layout) = &self.perceptual else { return Ok(None) };
+        let count = self.cfg.model.in_bands;
+        let shape = Shape([PERCEPTUAL_BANDS, 1, 1, count]);
+        let bands = match Bands::of(self.cfg) {
+            Bands::All => None,
+            Bands::Fixed(bands) => Some(tape.constant(shape, Bands::matrix(bands, count))),
+            Bands::Drawn => Some(tape.input(BANDS_SLOT, shape, DType::F32)),
+        };
+        let flat = tape.state(&layout.params_state(), Shape::vector(layout.len));
+        let (mut buffers, mut params) = (HashMap::new(), HashMap::new());
+        let vars = Vars::Bound { layout, flat, buffers: &mut buffers, params: &mut params };
+        let net = &mut Net::new(tape, vars, false).aligned_to(self.align);
+        nn::perceptual_distance(net, self.cfg, (sr, hr), bands).map(Some)
+    }
+
+    /// The mean perceptual distance of `sr` and `hr`, both (N,H,W,B); `None` where the config's weight is 0.
+    ///
+    /// # Errors
+    /// A shape error with the layer's path.
+    pub fn perceptual_distance(&self, tape: &mut Tape, sr: Value, hr: Value) -> Result<Option<Value>> {
+        self.perceptual_distances(tape, sr, hr)?.map(|each| mean(tape, each)).transpose()
+    }
+}

@@ -1,0 +1,144 @@
+//! The perceptual term in whole runs, its network's weights from files; random ones, since only where they come from
+//! matters here.
+
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
+use srgan::checkpoint::TensorFile;
+use srgan::config::Config;
+use srgan::nn::perceptual_layout;
+use srgan::rng::{Rng, Stream};
+
+use crate::common::{Scratch, assert_same_tensors, tensors};
+use crate::resume::assert_same_runs;
+
+/// A small part of VGG-19.
+const VGG: [&str; 3] = ["Training.Losses.perceptual_weight=0.3", "TruncatedVGG.i=2", "TruncatedVGG.j=1"];
+const LPIPS: [&str; 3] =
+    ["Training.Losses.perceptual_weight=0.3", "Training.Losses.perceptual_metric=lpips", "Data.hr_size=32"];
+const FILE: &str = "Training.Losses.perceptual_file=weights.safetensors";
+/// Six bands, of which three are drawn for each batch.
+const DRAWN: [&str; 3] = ["Data.scenes=[six.npy]", "Model.in_bands=6", "Data.rgb_bands=[0,1,2]"];
+
+/// Writes the weights that a configuration needs to a file, scaled by `scale`, and something beside them.
+fn write_weights(scratch: &Scratch, name: &str, args: &[&str], scale: f32) {
+    let overrides: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
+    let (cfg, _) = Config::load(&scratch.path("cfg.yaml"), &overrides).unwrap();
+    let layout = perceptual_layout(&cfg).unwrap();
+    let of_file = layout.params.iter().filter(|p| layout.bare_name(p).starts_with("features."));
+    let mut all: Vec<(String, Vec<usize>, Vec<u8>)> = of_file
+        .zip(0..)
+        .map(|(p, step)| {
+            let mut rng = Rng::new(1, Stream::Init, step, 0);
+            let bound = scale * (6.0 / (p.shape.len() / p.shape.n()) as f32).sqrt();
+            let values = (0..p.shape.len()).flat_map(|_| (bound * (2.0 * rng.uniform() - 1.0)).to_le_bytes());
+            (layout.bare_name(p).to_owned(), p.file_shape(), values.collect())
+        })
+        .collect();
+    all.push(("classifier.0.bias".to_owned(), vec![1], vec![0; 4]));
+    let views = all.iter().map(|(n, shape, data)| (n, TensorView::new(Dtype::F32, shape.clone(), data).unwrap()));
+    serialize_to_file(views, None, &scratch.path(name)).unwrap();
+}
+
+fn with_six_bands() -> Scratch {
+    let scratch = Scratch::new();
+    let value = |i: usize| crate::common::scene_value(i / 6 * 3 + i % 3) + 100.0 * (i % 6) as f32;
+    scratch.write("six.npy", &crate::common::npy(srgan::data::PixelType::U16, &[64, 64, 6], value));
+    scratch
+}
+
+/// The term is in the content loss with its weight, and is measured in training and validation.
+#[test]
+fn it_is_a_part_of_the_content_loss() {
+    let scratch = Scratch::new();
+    write_weights(&scratch, "weights.safetensors", &VGG, 1.0);
+    scratch.trained("run", &[&VGG[..], &[FILE]].concat());
+    let column = |name: &str| scratch.numbers("run", name);
+    let components = ["l1", "sam", "perceptual"].map(|n| column(&format!("train_metrics/{n}")));
+    for (i, content) in column("generator/content_loss").into_iter().enumerate() {
+        let [l1, sam, perceptual] = [0, 1, 2].map(|k| components[k][i]);
+        let want = l1 + 0.05 * sam + 0.3 * perceptual;
+        assert!(perceptual > 1e-4 && (content - want).abs() <= 1e-5 * want, "step {i}: {content}, not {want}");
+    }
+    assert!(column("val_metrics/perceptual").iter().all(|v| *v > 1e-4));
+    // It is no part of what a checkpoint holds.
+    let file = TensorFile::open(&scratch.last("run")).unwrap();
+    assert!(file.entries().iter().all(|e| !e.name.starts_with("perceptual")));
+    // Other weights, another loss.
+    write_weights(&scratch, "other.safetensors", &VGG, 1.5);
+    scratch.trained("other", &[&VGG[..], &["Training.Losses.perceptual_file=other.safetensors"]].concat());
+    assert_ne!(scratch.column("run", "train_metrics/perceptual"), scratch.column("other", "train_metrics/perceptual"));
+    scratch.trained("without", &[]);
+    let zeros = scratch.numbers("without", "train_metrics/perceptual");
+    assert!(!zeros.is_empty() && zeros.iter().all(|v| *v == 0.0));
+}
+
+#[test]
+fn a_scheduler_may_watch_it_and_lpips_is_the_other_metric() {
+    let scratch = Scratch::new();
+    write_weights(&scratch, "weights.safetensors", &LPIPS, 1.0);
+    let watch = "Schedulers.metric_g=val_metrics/perceptual";
+    scratch.trained("run", &[&LPIPS[..], &[FILE, watch, "Training.max_steps=8"]].concat());
+    assert!(scratch.numbers("run", "train_metrics/perceptual").iter().all(|v| *v > 1e-6 && *v < 10.0));
+    let best = std::fs::read_dir(scratch.path("run")).unwrap();
+    assert!(best.filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with("best-")).count() > 0);
+}
+
+/// Bands are drawn by the step, not by how often the program was started, and of accumulated batches each has its own.
+#[test]
+fn drawn_bands_are_those_of_the_step() {
+    let scratch = with_six_bands();
+    let args = [&VGG[..], &DRAWN, &[FILE]].concat();
+    write_weights(&scratch, "weights.safetensors", &VGG, 1.0);
+    scratch.trained("whole", &args);
+    scratch.trained("split", &[&args[..], &["Training.max_steps=5"]].concat());
+    scratch.trained("split", &[&args[..], &["--resume", "auto", "Training.num_threads=1"]].concat());
+    assert_same_runs(&scratch, "whole", "split");
+    let fixed = [&args[..], &["Training.Losses.fixed_idx=[4,1,0]"]].concat();
+    scratch.trained("fixed", &fixed);
+    let distances = |run| scratch.column(run, "train_metrics/perceptual");
+    assert_ne!(distances("whole")[0], distances("fixed")[0]);
+    let accumulated = [&args[..], &["Training.accumulate_grad_batches=2", "Training.max_steps=4"]].concat();
+    scratch.trained("accumulated", &accumulated);
+    scratch.trained("again", &accumulated);
+    assert_same_tensors(&tensors(&scratch.last("accumulated")), &tensors(&scratch.last("again")));
+    assert!(scratch.numbers("accumulated", "train_metrics/perceptual").iter().all(|v| *v > 1e-4));
+}
+
+#[test]
+fn weights_are_found_where_torchvision_keeps_them() {
+    let scratch = Scratch::new();
+    let hub = Path::new("torch/hub/checkpoints/vgg19-dcbb9e9d.pth");
+    std::fs::create_dir_all(scratch.path("torch/hub/checkpoints")).unwrap();
+    write_weights(&scratch, hub.to_str().unwrap(), &VGG, 1.0);
+    for (variable, folder) in [("TORCH_HOME", "torch"), ("XDG_CACHE_HOME", "."), ("HOME", "home")] {
+        if variable == "HOME" {
+            std::fs::create_dir_all(scratch.path("home/.cache")).unwrap();
+            std::fs::rename(scratch.path("torch"), scratch.path("home/.cache/torch")).unwrap();
+        }
+        let mut command = scratch.command(&[&VGG[..], &["--dry-run"]].concat());
+        command.env_remove("TORCH_HOME").env_remove("XDG_CACHE_HOME").env(variable, scratch.path(folder));
+        let finished = crate::common::finish(&mut command).exits(0);
+        finished.says(&["perceptual loss: VGG-19 to relu2_1, weights of", "vgg19-dcbb9e9d.pth"]);
+    }
+}
+
+#[test]
+fn missing_and_wrong_weights_are_refused_before_any_work() {
+    let scratch = Scratch::new();
+    let nowhere = |args: &[&str]| {
+        let mut command = scratch.command(args);
+        crate::common::finish(command.env("TORCH_HOME", scratch.path("nowhere"))).exits(2)
+    };
+    let wanted = ["needs the weights of VGG-19", "nowhere/hub/checkpoints/vgg19-dcbb9e9d.pth", "curl --create-dirs"];
+    nowhere(&VGG).says(&wanted);
+    nowhere(&[&VGG[..], &["--dry-run"]].concat()).says(&wanted);
+    nowhere(&LPIPS).says(&["needs the weights of AlexNet", "alexnet-owt-7be5be79.pth"]);
+    write_weights(&scratch, "weights.safetensors", &LPIPS, 1.0);
+    nowhere(&[&VGG[..], &[FILE]].concat())
+        .says(&["weights.safetensors: its tensors are not those of torchvision's VGG-19", "features.2.weight"]);
+    scratch.write("cut.pth", b"PK\x03\x04");
+    nowhere(&[&VGG[..], &["Training.Losses.perceptual_file=cut.pth"]].concat()).says(&["cut.pth"]);
+    nowhere(&[&VGG[..], &["Training.Losses.perceptual_file=none.pth"]].concat()).says(&["none.pth", "no such file"]);
+    assert!(!scratch.path("logs").exists());
+}
