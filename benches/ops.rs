@@ -27,7 +27,7 @@ use srgan::train::{DeviceOptions, open_device_with};
 use srgan::{Error, Result};
 
 /// Networks that only `configs` has.
-const OTHERS: [&str; 4] = ["rrdb", "esrgan", "stochastic", "perceptual"];
+const OTHERS: [&str; 3] = ["rrdb", "esrgan", "stochastic"];
 /// Side of the HR patches of `benches/compare/gpu`.
 const LARGE: usize = 512;
 /// Extents of operands that a name shows.

@@ -188,3 +188,16 @@ DISCRIMINATORS = {
 
 def discriminator(bands, cfg):
     return DISCRIMINATORS[cfg["model_type"]](bands, cfg)
+
+
+def vgg19(cut):
+    """The convolutions of VGG-19 (Simonyan and Zisserman 2015) to the ReLU behind convolution `j` of block `i`; fixed."""
+    layers, channels = [], 3
+    for block, (count, width) in enumerate([(2, 64), (2, 128), (4, 256), (4, 512), (4, 512)], 1):
+        for conv in range(1, count + 1):
+            layers += [same_conv(channels, width, 3), nn.ReLU(inplace=True)]
+            channels = width
+            if (block, conv) == (cut["i"], cut["j"]):
+                return nn.Sequential(*layers).requires_grad_(False)
+        layers.append(nn.MaxPool2d(2))
+    raise ValueError(f"VGG-19 has no convolution {cut}")

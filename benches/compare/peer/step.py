@@ -18,10 +18,10 @@ import time
 
 import torch
 import yaml
-from torch.nn.functional import binary_cross_entropy_with_logits as bce
+from torch.nn.functional import binary_cross_entropy_with_logits as bce, mse_loss
 
 from losses import content_loss, image_metrics
-from networks import Generator, discriminator
+from networks import Generator, discriminator, vgg19
 
 
 def parse_args():
@@ -60,6 +60,10 @@ class Training:
         compiled = args.mode == "compiled"
         self.run_g = torch.compile(self.g) if compiled else self.g
         self.run_d = torch.compile(self.d) if compiled else self.d
+        self.run_vgg = None
+        if self.weights["perceptual_weight"] > 0:
+            vgg = self.place(vgg19(cfg["TruncatedVGG"]))
+            self.run_vgg = torch.compile(vgg) if compiled else vgg
 
     def place(self, what):
         return what.to(self.device, memory_format=torch.channels_last if self.tuned else torch.contiguous_format)
@@ -98,7 +102,15 @@ class Training:
     def content(self, sr):
         sr = sr.float()
         image_metrics(sr.detach(), self.hr, self.weights)
-        return content_loss(sr, self.hr, self.weights)
+        content = content_loss(sr, self.hr, self.weights)
+        if self.run_vgg is None:
+            return content
+        bands = self.weights["fixed_idx"]
+        with self.autocast():
+            with torch.no_grad():
+                wanted = self.run_vgg(self.hr[:, bands])
+            found = self.run_vgg(sr[:, bands])
+        return content + self.weights["perceptual_weight"] * mse_loss(found.float(), wanted.float())
 
     def update_generator(self, loss):
         self.update(self.optim_g, self.g, loss)

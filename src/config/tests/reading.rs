@@ -351,7 +351,7 @@ fn every_example_file_is_right() {
 #[test]
 fn every_file_of_the_comparisons_is_right() {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches/compare");
-    for (folder, count) in [(folder.join("gpu"), 3), (folder, 5)] {
+    for (folder, count) in [(folder.join("gpu"), 3), (folder, 6)] {
         let paths = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
         let configs: Vec<_> = paths.filter(|path| path.extension().is_some_and(|e| e == "yaml")).collect();
         assert_eq!(configs.len(), count, "{configs:?}");
