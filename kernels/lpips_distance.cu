@@ -1,5 +1,4 @@
-// The distance of one layer of LPIPS. A warp has a pixel with all its channels and reads it again
-// from the cache.
+// The distance of one layer of LPIPS. A warp has a pixel with all its channels, and reads it again from the cache.
 
 // The numbers by which a pixel's features are scaled: 1 / (norm + eps) of both.
 struct Scales {
