@@ -7,9 +7,6 @@ use std::path::Path;
 use srgan::config::Config;
 use srgan::device::cuda::driver::ModuleSource;
 use srgan::device::cuda::{fill_module, modules, peak_modules};
-use srgan::ops::conv2d::{Conv2d, Geometry};
-use srgan::ops::lpips_distance::LpipsDistance;
-use srgan::ops::max_pool::MaxPool;
 use srgan::ops::pixel_shuffle::PixelShuffle;
 use srgan::ops::sum_to::sum_to;
 use srgan::plan::{Plan, PlanOptions, Precision, Program, Target};
@@ -28,9 +25,11 @@ pub fn all_modules() -> Vec<ModuleSource> {
     let mut seen = HashSet::new();
     let mut all = peak_modules();
     all.push(fill_module());
-    let configs: Vec<Config> = files.iter().map(|path| Config::load(path, &[]).unwrap().0).collect();
+    let mut configs: Vec<Config> = files.iter().map(|path| Config::load(path, &[]).unwrap().0).collect();
+    let lpips = ["Training.Losses.perceptual_metric=lpips".to_owned()];
+    configs.push(Config::load(&root.join("configs/perceptual.yaml"), &lpips).unwrap().0);
     for precision in [Precision::F32, Precision::Tf32, Precision::Bf16] {
-        for program in configs.iter().flat_map(|cfg| programs(cfg, precision)).chain(own_programs()) {
+        for program in configs.iter().flat_map(|cfg| programs(cfg, precision)).chain([uncommon()]) {
             let options = PlanOptions { precision, ..PlanOptions::new(Target::Cuda) };
             let plan = Plan::compile(&program, options).unwrap();
             all.extend(modules(&plan, true).unwrap().into_iter().filter(|m| seen.insert(m.clone())));
@@ -58,11 +57,6 @@ fn programs(config: &Config, precision: Precision) -> Vec<Program> {
     ]
 }
 
-fn own_programs() -> [Program; 3] {
-    let [plain, overlapping] = [2, 3].map(|size| MaxPool { size, stride: 2 });
-    [uncommon(), perceptual(64, plain), perceptual(21, overlapping)]
-}
-
 /// What no network has: a sum that keeps pixels, the derivative of a value that is repeated for every image, and a
 /// shuffle of pixels that no kernel has computed.
 fn uncommon() -> Program {
@@ -72,24 +66,6 @@ fn uncommon() -> Program {
     let large = tape.push(PixelShuffle { factor: 2 }, &[x]).unwrap();
     let outputs = vec![("sum".into(), sum), ("large".into(), large)];
     Program { name: "uncommon", tape, outputs, checks: vec![], commits: vec![] }
-}
-
-/// A perceptual distance of two images by one convolution and one pooling, with its gradient.
-fn perceptual(channels: usize, pool: MaxPool) -> Program {
-    let mut tape = Tape::new();
-    let [a, b] = ["a", "b"].map(|name| tape.input(name, Shape([2, HR, HR, 3]), DType::F32));
-    let filters = tape.input("filters", Shape([channels, 3, 3, 3]), DType::F32);
-    let weight = tape.input("weight", Shape::vector(channels), DType::F32);
-    let conv = Conv2d(Geometry { stride: 1, pad: 1, dilation: 1, depthwise: false });
-    let features = [a, b].map(|image| {
-        let map = tape.push(conv, &[image, filters]).unwrap();
-        tape.push(pool, &[map]).unwrap()
-    });
-    let distances = tape.push(LpipsDistance, &[features[0], features[1], weight]).unwrap();
-    let ones = tape.constant(Shape([2, 1, 1, 1]), vec![1.0; 2]);
-    let grad = tape.gradients(&[(distances, ones)], &[a]).unwrap()[0].unwrap();
-    let outputs = vec![("distances".into(), distances), ("grad".into(), grad)];
-    Program { name: "perceptual", tape, outputs, checks: vec![], commits: vec![] }
 }
 
 /// Names of the kernels in `kernels/`: function templates over their argument struct.
