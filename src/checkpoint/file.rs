@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use super::half::{bf16_to_f32, f16_to_f32};
-use super::torch::{self, Obstacle};
+use super::torch::{self, Values};
 use super::{FORMAT, Meta};
 use crate::log::write_atomic;
 use crate::{Error, Result};
@@ -100,7 +100,7 @@ pub struct Entry {
     /// Sizes, outermost first; empty for a scalar.
     pub shape: Vec<usize>,
     /// Element type, and where in the file the first is; or why they cannot be read.
-    pub(super) values: Result<(Dtype, u64), Obstacle>,
+    pub(super) values: Values,
 }
 
 /// An open file of tensors whose description has been checked; the values are read on request, as f32.

@@ -33,9 +33,10 @@ const MAX_DESCRIPTION: u64 = 32 << 20;
 const MAX_DIMS: usize = 8;
 /// Keys that are named where no tensors were found.
 const SHOWN_KEYS: usize = 8;
-/// Saves the tensors of a file anew; in double quotes as a command line.
-const SAVE_AGAIN: &str = "import torch; d = torch.load('IN', map_location='cpu', weights_only=False); \
-    torch.save({k: v.contiguous() for k, v in d.get('state_dict', d).items() if torch.is_tensor(v)}, 'OUT.pth')";
+/// The values of a tensor in C order, for [`save_again`].
+const IN_ORDER: &str = "v.contiguous()";
+/// The same of one that is sparse or quantised.
+const AS_FLOATS: &str = "(v.dequantize() if v.layout == torch.strided else v.to_dense()).float().contiguous()";
 
 /// Why a tensor's values cannot be read, though its file can.
 #[derive(Clone, Debug)]
@@ -51,6 +52,11 @@ pub enum Obstacle {
     /// The file says something impossible about it.
     Damaged(&'static str),
 }
+
+/// Element type of a tensor, and where in the file its first value is.
+pub type Values = Result<(Dtype, u64), Obstacle>;
+/// Start and end of a block in the file.
+type Extent = Result<(u64, u64), Obstacle>;
 
 /// Where the storages of a file lie.
 enum Blocks {
@@ -68,17 +74,22 @@ impl Obstacle {
             Obstacle::Kind => "is sparse, quantised, complex or of another type that cannot be read",
             Obstacle::Damaged(why) => why,
         };
-        let again = format!("(which runs code that the file may hold) python -c \"{SAVE_AGAIN}\"");
         let hint = match self {
             Obstacle::Damaged(_) => "copy the file again".to_owned(),
-            Obstacle::Kind => {
-                let dense = again.replace("v.contiguous()", "v.to_dense().contiguous()");
-                format!("save dense floats {dense}")
-            }
-            _ => format!("save a contiguous copy {again}"),
+            Obstacle::Kind => save_again(AS_FLOATS),
+            _ => save_again(IN_ORDER),
         };
         Error::checkpoint(path, format!("tensor {name} {why}")).with_hint(hint)
     }
+}
+
+/// How to save the tensors of a file anew, each as the expression `value` of `v`.
+fn save_again(value: &str) -> String {
+    format!(
+        "save a plain copy (if you trust the file: this runs code that it may hold) with python -c \"import torch; \
+         d = torch.load('IN', map_location='cpu', weights_only=False); torch.save({{k: {value} for k, v in \
+         d.get('state_dict', d).items() if torch.is_tensor(v)}}, 'OUT.pth')\""
+    )
 }
 
 /// Whether a file that begins with `head` (32 bytes, if it has as many) is one of PyTorch, or at least an archive.
@@ -127,15 +138,12 @@ fn open_zip(path: &Path, file: &mut BufReader<File>, size: u64, objects: &mut Ob
     };
     let pickle = archive.get(&format!("{folder}data.pkl")).filter(|m| m.stored);
     let pickle = pickle.ok_or_else(|| {
-        let hint = format!("save it again (which runs code that the file may hold): python -c \"{SAVE_AGAIN}\"");
-        Error::checkpoint(path, "this PyTorch file is compressed or encrypted").with_hint(hint)
+        Error::checkpoint(path, "this PyTorch file is compressed or encrypted").with_hint(save_again(IN_ORDER))
     })?;
     if pickle.len > MAX_DESCRIPTION {
         let message =
             format!("data.pkl of this PyTorch file has {} MiB of other things than weights", pickle.len >> 20);
-        let hint =
-            format!("save its weights alone (which runs code that the file may hold): python -c \"{SAVE_AGAIN}\"");
-        return Err(Error::checkpoint(path, message).with_hint(hint));
+        return Err(Error::checkpoint(path, message).with_hint(save_again(IN_ORDER)));
     }
     let extent = pickle.locate(path, file, size)?;
     let root = pickle::load(&mut Input::new(path, file, extent, "data.pkl")?, objects)?;
@@ -183,8 +191,8 @@ fn short(key: &Value) -> Option<String> {
 fn place(
     objects: &Objects,
     tensor: &Tensor,
-    mut locate: impl FnMut(&Storage) -> Result<Result<(u64, u64), Obstacle>>,
-) -> Result<(Vec<usize>, Result<(Dtype, u64), Obstacle>)> {
+    mut locate: impl FnMut(&Storage) -> Result<Extent>,
+) -> Result<(Vec<usize>, Values)> {
     let Tensor::View { storage, offset, size, stride } = tensor else { return Ok((Vec::new(), Err(Obstacle::Kind))) };
     let (Some(shape), Some(strides)) = (sizes(&objects.seqs[*size]), sizes(&objects.seqs[*stride])) else {
         return Ok((Vec::new(), Err(Obstacle::Damaged("has an impossible size"))));
@@ -246,7 +254,7 @@ impl View<'_> {
 
 impl Contiguous {
     /// Element type and place in the file, if the storage's block lies in the bytes `start..end`.
-    fn within(&self, (start, end): (u64, u64)) -> Result<(Dtype, u64), Obstacle> {
+    fn within(&self, (start, end): (u64, u64)) -> Values {
         if self.end > end - start {
             return Err(Obstacle::Damaged("reaches beyond its storage"));
         }
@@ -256,13 +264,7 @@ impl Contiguous {
 
 impl Blocks {
     /// Start and end of the block in which a storage lies.
-    fn locate(
-        &self,
-        path: &Path,
-        file: &mut BufReader<File>,
-        size: u64,
-        storage: &Storage,
-    ) -> Result<Result<(u64, u64), Obstacle>> {
+    fn locate(&self, path: &Path, file: &mut BufReader<File>, size: u64, storage: &Storage) -> Result<Extent> {
         let absent = Obstacle::Damaged("has no values in the file");
         Ok(match self {
             Blocks::Zip { big_endian: true, .. } | Blocks::Legacy { big_endian: true, .. } => Err(Obstacle::BigEndian),

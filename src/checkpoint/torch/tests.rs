@@ -69,7 +69,7 @@ fn a_tensor_that_cannot_be_read_is_named_when_it_is_read() {
             "transposed" | "channels_last" | "expanded" => ("not in C order", "v.contiguous()"),
             _ => ("sparse, quantised, complex", "v.to_dense()"),
         };
-        for part in [&format!("tensor {name} "), why, hint, "python -c \"import torch"] {
+        for part in [&format!("tensor {name} "), why, hint, "python -c \"import torch; d = torch.load('IN', "] {
             assert!(error.contains(part), "{part:?} is missing in {error}");
         }
         let error = file.read_into(name, &mut [0.0; 12]).unwrap_err().to_string();
