@@ -47,7 +47,7 @@ pub enum Obstacle {
     Packed,
     /// The file comes from a big-endian machine.
     BigEndian,
-    /// Sparse, quantised, complex, …
+    /// Sparse, quantised, complex, negated, …
     Kind,
     /// The file says something impossible about it.
     Damaged(&'static str),

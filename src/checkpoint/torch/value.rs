@@ -216,9 +216,16 @@ impl Objects {
         items.iter().filter_map(pair).collect()
     }
 
-    /// The tensor of `(storage, offset, size, stride, …)`.
+    /// The tensor of `(storage, offset, size, stride, requires_grad, hooks, flags)`, as far as these are there.
     fn view(&self, arguments: &Value) -> Option<Tensor> {
-        match self.seqs.get(arguments.seq()?)?.as_slice() {
+        let items = self.seqs.get(arguments.seq()?)?.as_slice();
+        // Flags say that the values are to be negated or conjugated.
+        if let Some(&Value::Dict(flags)) = items.get(6)
+            && self.dicts[flags].iter().any(|(_, flag)| matches!(flag, Value::Bool(true)))
+        {
+            return Some(Tensor::Foreign);
+        }
+        match items {
             [Value::Storage(storage), Value::Int(offset), Value::Seq(size), Value::Seq(stride), ..] => {
                 Some(Tensor::View { storage: storage.clone(), offset: *offset, size: *size, stride: *stride })
             }
