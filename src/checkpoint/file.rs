@@ -1,5 +1,6 @@
 //! safetensors files, written and read as streams: 8 bytes header length, JSON header, raw little-endian data.
-//! Neither direction holds more than one buffer of data beside the caller's tensors.
+//! Neither direction holds more than one buffer of data beside the caller's tensors. Files of PyTorch are read too
+//! ([`torch`]): their tensors lie in the file in the same way.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use super::half::{bf16_to_f32, f16_to_f32};
+use super::torch::{self, Values};
 use super::{FORMAT, Meta};
 use crate::log::write_atomic;
 use crate::{Error, Result};
@@ -19,6 +21,8 @@ const META_KEY: &str = "srgan";
 const MAX_HEADER: u64 = 100_000_000;
 /// Bytes converted at a time; a multiple of every element size.
 const CHUNK: usize = 1 << 16;
+/// First bytes that tell what a file is.
+const HEAD: u64 = 32;
 
 /// A tensor to be written: its name, shape and values in C order.
 #[derive(Clone, Debug)]
@@ -95,26 +99,29 @@ pub struct Entry {
     pub name: String,
     /// Sizes, outermost first; empty for a scalar.
     pub shape: Vec<usize>,
-    dtype: Dtype,
-    offset: u64,
+    /// Element type, and where in the file the first is; or why they cannot be read.
+    pub(super) values: Values,
 }
 
-/// An open safetensors file whose header has been checked; the values are read on request, as f32.
+/// An open file of tensors whose description has been checked; the values are read on request, as f32.
 #[derive(Debug)]
 pub struct TensorFile {
     path: PathBuf,
     file: BufReader<File>,
+    /// Not a safetensors file.
+    of_torch: bool,
     metadata: HashMap<String, String>,
     entries: Vec<Entry>,
     by_name: HashMap<String, usize>,
 }
 
 impl TensorFile {
-    /// Opens any safetensors file, also of another program, and checks that it is complete.
+    /// Opens any safetensors file, also of another program, or a file that PyTorch saved, and checks that it is
+    /// complete. Of the latter only the tensors of the state dict are seen; nothing in it is run.
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be opened; [`Error::Checkpoint`] if it is missing, may not be read,
-    /// is no safetensors file or cut short.
+    /// is no such file or cut short.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| match e.kind() {
             ErrorKind::NotFound => Error::checkpoint(path, "there is no such file"),
@@ -126,25 +133,17 @@ impl TensorFile {
         }
         let size = file.metadata().map_err(|e| Error::io("open", path, e))?.len();
         let mut file = BufReader::with_capacity(CHUNK, file);
-        let (start, header) = read_header(path, &mut file, size)?;
-        let end = start.saturating_add(header.data_len() as u64);
-        if size < end {
-            return Err(Error::checkpoint(path, format!("the file is cut short: {size} of {end} bytes"))
-                .with_hint("copy it again, or resume from another checkpoint of the run"));
-        }
-        if size > end {
-            return Err(Error::checkpoint(path, format!("{} unknown bytes follow the last tensor", size - end)));
-        }
-        let mut entries = Vec::new();
-        for name in header.offset_keys() {
-            if let Some(info) = header.info(&name) {
-                let offset = start + info.data_offsets.0 as u64;
-                entries.push(Entry { name, shape: info.shape.clone(), dtype: info.dtype, offset });
-            }
-        }
+        let mut head = Vec::new();
+        let read = file.by_ref().take(HEAD).read_to_end(&mut head);
+        read.and_then(|_| file.rewind()).map_err(|e| Error::io("read", path, e))?;
+        let of_torch = torch::is_torch(&head);
+        let (entries, metadata) = if of_torch {
+            (torch::open(path, &mut file, size, &head)?, HashMap::new())
+        } else {
+            open_safetensors(path, &mut file, size)?
+        };
         let by_name = entries.iter().enumerate().map(|(i, e)| (e.name.clone(), i)).collect();
-        let metadata = header.metadata().clone().unwrap_or_default();
-        Ok(TensorFile { path: path.into(), file, metadata, entries, by_name })
+        Ok(TensorFile { path: path.into(), file, of_torch, metadata, entries, by_name })
     }
 
     /// Opens a checkpoint of this program, and returns what it says about itself.
@@ -155,9 +154,12 @@ impl TensorFile {
     pub fn open_checkpoint(path: &Path) -> Result<(Self, Meta)> {
         let file = Self::open(path)?;
         let meta = file.read_meta()?;
-        if let Some(entry) = file.entries.iter().find(|e| e.dtype != Dtype::F32) {
-            let message = format!("tensor {} is of type {}, but checkpoints hold F32 only", entry.name, entry.dtype);
-            return Err(Error::checkpoint(path, message));
+        for entry in &file.entries {
+            let dtype = file.values(entry)?.0;
+            if dtype != Dtype::F32 {
+                let message = format!("tensor {} is of type {dtype}, but checkpoints hold F32 only", entry.name);
+                return Err(Error::checkpoint(path, message));
+            }
         }
         Ok((file, meta))
     }
@@ -179,11 +181,12 @@ impl TensorFile {
         wanted.map(|e| (e.name.clone(), e.shape.clone())).collect()
     }
 
-    /// Reads the tensor `name` as f32; f16, bf16 and f32 can be read.
+    /// Reads the tensor `name` as f32; f16, bf16 and f32 can be read, and f64, which is rounded.
     pub fn read(&mut self, name: &str) -> Result<Vec<f32>> {
-        let index = self.index(name)?;
-        // The header was checked against the file's size, so this cannot ask for absurd amounts of memory.
-        let mut values = vec![0.0; self.entries[index].shape.iter().product()];
+        let entry = &self.entries[self.index(name)?];
+        self.values(entry)?;
+        // It lies within the file, so this cannot ask for absurd amounts of memory.
+        let mut values = vec![0.0; entry.shape.iter().product()];
         self.read_into(name, &mut values)?;
         Ok(values)
     }
@@ -191,22 +194,23 @@ impl TensorFile {
     /// Reads the tensor `name` into `values`, which must have its number of elements.
     pub fn read_into(&mut self, name: &str, values: &mut [f32]) -> Result<()> {
         let entry = &self.entries[self.index(name)?];
+        let (dtype, offset) = self.values(entry)?;
         let count: usize = entry.shape.iter().product();
         if count != values.len() {
             let message = format!("tensor {name} has {count} values where {} are expected", values.len());
             return Err(Error::checkpoint(&self.path, message));
         }
-        let convert: fn(&[u8]) -> f32 = match entry.dtype {
+        let convert: fn(&[u8]) -> f32 = match dtype {
             Dtype::F32 => |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
             Dtype::F16 => |b| f16_to_f32(u16::from_le_bytes([b[0], b[1]])),
             Dtype::BF16 => |b| bf16_to_f32(u16::from_le_bytes([b[0], b[1]])),
+            Dtype::F64 => |b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32,
             other => {
-                let message = format!("tensor {name} is of type {other}; F32, F16 and BF16 can be read");
+                let message = format!("tensor {name} is of type {other}; F64, F32, F16 and BF16 can be read");
                 return Err(Error::checkpoint(&self.path, message));
             }
         };
-        let width = entry.dtype.bitsize() / 8;
-        let offset = entry.offset;
+        let width = dtype.bitsize() / 8;
         self.read_values(offset, width, convert, values).map_err(|e| Error::io("read", &self.path, e))
     }
 
@@ -228,8 +232,17 @@ impl TensorFile {
         self.by_name.get(name).copied().ok_or_else(missing)
     }
 
+    /// Element type and place of a tensor whose values can be read.
+    fn values(&self, entry: &Entry) -> Result<(Dtype, u64)> {
+        entry.values.clone().map_err(|obstacle| obstacle.error(&self.path, &entry.name))
+    }
+
     fn read_meta(&self) -> Result<Meta> {
         let fail = |message: String| Error::checkpoint(&self.path, message);
+        if self.of_torch {
+            return Err(fail("this is a file of PyTorch, from which no run can be continued".into())
+                .with_hint("Model.load_checkpoint=FILE starts a new run from its weights"));
+        }
         let text = self.metadata.get(META_KEY).ok_or_else(|| {
             fail(format!("no metadata {META_KEY:?}: this is a safetensors file, but not a checkpoint of srgan-train"))
         })?;
@@ -247,10 +260,35 @@ impl TensorFile {
     }
 }
 
+/// The tensors and the free-text metadata of a safetensors file of `size` bytes.
+fn open_safetensors(
+    path: &Path,
+    file: &mut BufReader<File>,
+    size: u64,
+) -> Result<(Vec<Entry>, HashMap<String, String>)> {
+    let (start, header) = read_header(path, file, size)?;
+    let end = start.saturating_add(header.data_len() as u64);
+    if size < end {
+        return Err(Error::checkpoint(path, format!("the file is cut short: {size} of {end} bytes"))
+            .with_hint("copy it again, or resume from another checkpoint of the run"));
+    }
+    if size > end {
+        return Err(Error::checkpoint(path, format!("{} unknown bytes follow the last tensor", size - end)));
+    }
+    let mut entries = Vec::new();
+    for name in header.offset_keys() {
+        if let Some(info) = header.info(&name) {
+            let values = Ok((info.dtype, start + info.data_offsets.0 as u64));
+            entries.push(Entry { name, shape: info.shape.clone(), values });
+        }
+    }
+    Ok((entries, header.metadata().clone().unwrap_or_default()))
+}
+
 /// Reads the header; returns where the data start, and the checked description of the tensors.
 fn read_header(path: &Path, file: &mut impl Read, size: u64) -> Result<(u64, Metadata)> {
     let foreign = |detail: String| {
-        Error::checkpoint(path, format!("this is not a safetensors file ({detail})"))
+        Error::checkpoint(path, format!("this is not a safetensors file ({detail}), nor one of PyTorch"))
             .with_hint("checkpoints are the files *.safetensors of a run folder")
     };
     let read_error = |e: io::Error| match e.kind() {

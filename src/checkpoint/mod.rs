@@ -2,7 +2,7 @@
 //!
 //! Tensors: `generator.*`, `discriminator.*`, `ema.*`, `optim_{g,d}.{exp_avg,exp_avg_sq}.<name>`, all f32.
 //! Files: `last.safetensors` and the best two, `best-step=<n>.safetensors`. Every write is atomic, so a run
-//! that is killed or meets a full disk keeps its previous checkpoint.
+//! that is killed or meets a full disk keeps its previous checkpoint. The weights of PyTorch's files are read too.
 
 mod best;
 mod compare;
@@ -11,6 +11,7 @@ mod half;
 mod meta;
 #[cfg(test)]
 mod tests;
+mod torch;
 
 pub use best::{BestK, Mode, SavePlan};
 pub use compare::compare_architecture;

@@ -107,7 +107,14 @@ fn other_files_are_refused_each_with_its_reason() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(LAST);
     fs::write(&path, b"PK\x03\x04 a zip file of another program").unwrap();
-    assert!(refusal(&path).contains("not a safetensors file"));
+    assert!(refusal(&path).contains("damaged (the zip archive has no end record)"));
+
+    fs::write(&path, b"\x89PNG a picture").unwrap();
+    let error = refusal(&path);
+    assert!(
+        error.contains("not a safetensors file (its first 8 bytes") && error.contains("nor one of PyTorch"),
+        "{error}"
+    );
 
     raw(&path, "{ no json", b"");
     assert!(refusal(&path).contains("not a safetensors file (header:"));

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use libc::SIGTERM;
+use srgan::checkpoint::TensorFile;
 
 use crate::common::{Scratch, meta, renamed, signal, tensors};
 
@@ -154,4 +155,31 @@ fn load_checkpoint_takes_weights_only() {
     }
     assert_eq!(of(&new, "ema."), of(&old, "generator."), "the average starts at the weights taken");
     assert!(of(&new, "optim_d.").concat().iter().all(|v| *v == 0), "moments are not taken");
+}
+
+#[test]
+fn a_checkpoint_of_opensr_srgan_starts_a_run_but_does_not_continue_one() {
+    let scratch = Scratch::new();
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/torch/opensr.ckpt");
+    fs::copy(fixture, scratch.path("model.ckpt")).unwrap();
+    let discriminator = ["Discriminator.model_type=esrgan", "Discriminator.base_channels=1"];
+    let network = [&discriminator[..], &["Discriminator.linear_size=2", "Generator.n_channels=4"]].concat();
+    let few = ["Training.max_steps=1", "Optimizers.optim_g_lr=1e-30", "Optimizers.optim_d_lr=1e-30"];
+    let args = [&network[..], &few, &["Model.load_checkpoint=model.ckpt", "--run-dir", "run"]].concat();
+    scratch.train(&args).exits(0).says(&["initial weights of generator and discriminator from model.ckpt"]);
+    let (mut old, new) = (TensorFile::open(&scratch.path("model.ckpt")).unwrap(), tensors(&scratch.last("run")));
+    // A step changes the averages of batch norms, but hardly a weight.
+    let live = |name: &str| name.starts_with("generator.") || name.starts_with("discriminator.");
+    let weight = |name: &str| live(name) && (name.ends_with("weight") || name.ends_with("bias"));
+    let weights: Vec<_> = new.into_iter().filter(|(name, _)| weight(name)).collect();
+    assert_eq!(weights.len(), old.entries().iter().filter(|e| weight(&e.name)).count());
+    for (name, bits) in weights {
+        let start = old.read(&name).unwrap();
+        assert_eq!(start.len(), bits.len());
+        // Adam's first step is as long as the learning rate; only a zero is small enough to show it.
+        let kept = |(a, b): (&f32, &u32)| (a - f32::from_bits(*b)).abs() <= 1e-29;
+        assert!(start.iter().zip(&bits).all(kept), "{name}");
+    }
+    let refused = scratch.train(&[&network[..], &["--resume", "model.ckpt"]].concat()).exits(2);
+    refused.says(&["model.ckpt", "a file of PyTorch", "Model.load_checkpoint=FILE"]);
 }

@@ -8,6 +8,9 @@ use crate::nn::Tensor;
 use crate::tape::Shape;
 use crate::{Error, Result};
 
+/// PyTorch counts the batches that a batch norm has seen, for averages that the networks here do not keep.
+const BATCH_COUNT: &str = ".num_batches_tracked";
+
 impl Session<'_> {
     /// Every tensor of a checkpoint, in file order.
     ///
@@ -74,7 +77,8 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Takes the generator's and, where the file has them all, the discriminator's weights, nothing else.
+    /// Takes the generator's and, where the file has them, the discriminator's weights, nothing else: in a checkpoint
+    /// of opensr-srgan, the loss's networks are passed over.
     ///
     /// # Errors
     /// As [`Session::restore`].
@@ -85,7 +89,8 @@ impl Session<'_> {
             let layout = if generator { self.programs.generator() } else { self.programs.discriminator() };
             let prefix = format!("{}.", layout.prefix);
             let expected: Vec<_> = self.tensor_shapes().into_iter().filter(|(n, _)| n.starts_with(&prefix)).collect();
-            let present: Vec<_> = found.iter().filter(|(n, _)| n.starts_with(&prefix)).cloned().collect();
+            let counts = |name: &str| name.starts_with(&prefix) && !name.ends_with(BATCH_COUNT);
+            let present: Vec<_> = found.iter().filter(|(n, _)| counts(n)).cloned().collect();
             if !generator && present.is_empty() {
                 continue;
             }

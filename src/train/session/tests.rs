@@ -1,7 +1,10 @@
 //! A session whose programs pad channels trains the same networks.
 
+use std::path::Path;
+
 use super::*;
 use crate::bench::{Phase, random_program, upload_random};
+use crate::checkpoint::TensorFile;
 use crate::device::cpu::Cpu;
 use crate::train::step::StepNumbers;
 
@@ -44,4 +47,40 @@ fn padding_between_channels_changes_nothing_but_rounding() {
         assert_eq!((&a.name, &a.shape), (&b.name, &b.shape));
         assert!(distance(&a.data, &b.data) <= 1e-3 * norm(&a.data).max(1e-3), "{}", a.name);
     }
+}
+
+/// The networks of tests/fixtures/torch/opensr.ckpt, which opensr-srgan saved.
+const OPENSR: &str = "Model: {in_bands: 3}\nData: {train_batch_size: 2}\n\
+    Generator: {model_type: SRResNet, block_type: standard, large_kernel_size: 3, n_channels: 4, n_blocks: 1, \
+    scaling_factor: 2}\nDiscriminator: {model_type: esrgan, base_channels: 1, linear_size: 2}\n\
+    Training: {EMA: {enabled: true}}\n";
+
+#[test]
+fn a_checkpoint_of_opensr_srgan_gives_all_weights_of_its_networks() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/torch/opensr.ckpt");
+    let (cfg, _) = Config::from_yaml(OPENSR, None, &[]).unwrap();
+    let mut session = Session::new(&cfg, Box::new(Cpu::new(1).unwrap())).unwrap();
+    let mut file = TensorFile::open(&path).unwrap();
+    assert_eq!(session.restore_weights(&mut file, &path).unwrap(), ["generator", "discriminator"]);
+    let saved = session.tensors().unwrap();
+    let mut compared = 0;
+    for entry in file.entries().to_vec() {
+        let other = entry.name.starts_with("content_loss_criterion.") || entry.name.ends_with(".num_batches_tracked");
+        let tensor = saved.iter().find(|t| t.name == entry.name);
+        assert_eq!(tensor.is_none(), other, "{}", entry.name);
+        let Some(tensor) = tensor else { continue };
+        assert_eq!((&tensor.shape, &tensor.data), (&entry.shape, &file.read(&entry.name).unwrap()), "{}", entry.name);
+        compared += 1;
+        let average = entry.name.replace("generator.", "ema.");
+        if average != entry.name {
+            assert_eq!(saved.iter().find(|t| t.name == average).unwrap().data, tensor.data, "{average}");
+        }
+    }
+    let live = |name: &str| name.starts_with("generator.") || name.starts_with("discriminator.");
+    assert_eq!(compared, saved.iter().filter(|t| live(&t.name)).count());
+    // Of a network with one tensor too many or few, nothing is taken.
+    let (cfg, _) = Config::from_yaml(&OPENSR.replace("n_blocks: 1", "n_blocks: 2"), None, &[]).unwrap();
+    let mut session = Session::new(&cfg, Box::new(Cpu::new(1).unwrap())).unwrap();
+    let error = session.restore_weights(&mut file, &path).unwrap_err().to_string();
+    assert!(error.contains("its generator is not that of this configuration"), "{error}");
 }
