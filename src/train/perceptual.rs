@@ -224,7 +224,8 @@ mod tests {
     #[test]
     fn the_networks_are_those_of_torchvision() {
         let layout = |text: &str| {
-            let cfg = config(&format!("Model: {{in_bands: 3}}\nTraining: {{Losses: {{perceptual_weight: 1, {text}}}}}"));
+            let cfg =
+                config(&format!("Model: {{in_bands: 3}}\nTraining: {{Losses: {{perceptual_weight: 1, {text}}}}}"));
             nn::perceptual_layout(&cfg).unwrap()
         };
         let convolutions = |layout: &nn::Layout| -> Vec<usize> {

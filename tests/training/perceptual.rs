@@ -78,7 +78,7 @@ fn a_scheduler_may_watch_it_and_lpips_is_the_other_metric() {
     let scratch = Scratch::new();
     write_weights(&scratch, "weights.safetensors", &LPIPS, 1.0);
     let watch = "Schedulers.metric_g=val_metrics/perceptual";
-    scratch.trained("run", &[&LPIPS[..], &[FILE, watch, "Training.max_steps=8"]].concat());
+    scratch.trained("run", &[&LPIPS[..], &[FILE, watch, "Training.max_steps=8", "Data.val_fraction=0.5"]].concat());
     assert!(scratch.numbers("run", "train_metrics/perceptual").iter().all(|v| *v > 1e-6 && *v < 10.0));
     let best = std::fs::read_dir(scratch.path("run")).unwrap();
     assert!(best.filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with("best-")).count() > 0);
