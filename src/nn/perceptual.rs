@@ -8,10 +8,11 @@ use super::layers::{ConvSpec, Net, Vars};
 use super::layout::{Init, Layout};
 use crate::config::{Config, PerceptualMetric, TruncatedVgg};
 use crate::ops::add::Add;
-use crate::ops::conv2d::{Conv2d, Geometry};
+use crate::ops::conv2d::Geometry;
 use crate::ops::leaky_relu::LeakyRelu;
 use crate::ops::lpips_distance::LpipsDistance;
 use crate::ops::max_pool::MaxPool;
+use crate::ops::mix_channels::MixChannels;
 use crate::ops::mul::{Mul, Scale};
 use crate::ops::sum_to::sum_product_to;
 use crate::tape::{DType, Shape, Tape, Value};
@@ -42,7 +43,7 @@ pub fn perceptual_distance(
     let lpips = cfg.training.losses.perceptual_metric == PerceptualMetric::Lpips;
     let mut input = |image: Value| -> Result<Value> {
         let image = match bands {
-            Some(bands) => net.at("bands", |net| net.push(Conv2d(Geometry::same(1)), &[image, bands]))?,
+            Some(bands) => net.at("bands", |net| net.push(MixChannels { transposed: false }, &[image, bands]))?,
             None => image,
         };
         if lpips { lpips_scaled(net, image) } else { Ok(image) }

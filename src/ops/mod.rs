@@ -27,6 +27,7 @@ pub mod linear;
 pub mod lpips_distance;
 pub mod math;
 pub mod max_pool;
+pub mod mix_channels;
 pub mod mul;
 pub mod norm;
 pub mod pad_channels;

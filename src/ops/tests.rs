@@ -31,6 +31,7 @@ fn all_cases() -> Vec<Case> {
         super::linear::cases(),
         super::lpips_distance::cases(),
         super::max_pool::cases(),
+        super::mix_channels::cases(),
         super::mul::cases(),
         super::norm::cases(),
         super::pad_channels::cases(),

@@ -239,7 +239,7 @@ mod tests {
         let lpips = layout("perceptual_metric: lpips");
         assert_eq!((convolutions(&lpips), lpips.param_count()), (vec![0, 3, 6, 8, 10], 2_469_696 + 1152));
         let linear = lpips.params.iter().map(|p| lpips.bare_name(p)).filter(|name| name.starts_with("lin"));
-        assert_eq!(linear.map(|name| linear_count(name)).sum::<usize>(), 1152);
+        assert_eq!(linear.map(linear_count).sum::<usize>(), 1152);
     }
 
     fn linear_count(name: &str) -> usize {

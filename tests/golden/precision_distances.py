@@ -160,6 +160,13 @@ def load(net, tensors, prefix):
     assert not missing and not unexpected, f"{prefix} missing {missing}, unexpected {unexpected}"
 
 
+def lower(net, precision, problems, share):
+    """Lets a network compute in a precision, with noise if its share is not 0."""
+    PRECISIONS[precision](net, problems)
+    if share:
+        add_noise(net, share)
+
+
 def run(case, tensors, precision, problems, share=0.0):
     """The tensors of one run of a case, with noise if its share is not 0."""
     cfg = yaml.safe_load(case["config"])
@@ -168,9 +175,9 @@ def run(case, tensors, precision, problems, share=0.0):
     for net, name in ((g, "generator."), (d, "discriminator.")):
         if any(k.startswith(prefix + name) for k in tensors):
             load(net, tensors, prefix + name)
-            PRECISIONS[precision](net, problems)
-            if share:
-                add_noise(net, share)
+            lower(net, precision, problems, share)
+    if crit.perceptual_model is not None:
+        lower(crit.perceptual_model, precision, problems, share)
     match case["kind"]:
         case "generator":
             return golden.generator_run(g, tensors)
