@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use libc::SIGTERM;
 use srgan::checkpoint::TensorFile;
 
-use crate::common::{Scratch, meta, renamed, signal, tensors};
+use crate::common::{Scratch, finish, meta, renamed, signal, tensors};
 
 /// Names and contents of the files under a folder.
 fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -182,4 +183,26 @@ fn a_checkpoint_of_opensr_srgan_starts_a_run_but_does_not_continue_one() {
     }
     let refused = scratch.train(&[&network[..], &["--resume", "model.ckpt"]].concat()).exits(2);
     refused.says(&["model.ckpt", "a file of PyTorch", "Model.load_checkpoint=FILE"]);
+}
+
+/// Each example that names the scene of this repository can be trained as it stands.
+#[test]
+fn examples_start_on_the_sample_scene() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let scratch = Scratch::new();
+    let store = format!("Data.store_dir={}", scratch.path("store").display());
+    let mut count = 0;
+    for entry in fs::read_dir(root.join("configs")).unwrap() {
+        let path = entry.unwrap().path();
+        if !fs::read_to_string(&path).unwrap().contains("data/sentinel2_10m_b2_b3_b4_b8.npy") {
+            continue;
+        }
+        // The weights of a perceptual network are not part of the repository.
+        let args = ["--dry-run", &store, "Training.Losses.perceptual_weight=0", "Generator.n_blocks=1"];
+        let mut command = Command::new(env!("CARGO_BIN_EXE_srgan-train"));
+        command.current_dir(root).arg("-c").arg(&path).args(args);
+        finish(&mut command).exits(0).says(&["steps per epoch"]);
+        count += 1;
+    }
+    assert_eq!(count, 9);
 }
