@@ -18,7 +18,7 @@ pub enum Stream {
     ValidationNoise = 5,
     /// Bands given to the perceptual term in training; `sample` is the batch's first in its step.
     PerceptualBands = 6,
-    /// The same in validation; `sample` is the index of the batch's first image.
+    /// The same in validation, once for a run.
     ValidationBands = 7,
 }
 

@@ -200,7 +200,23 @@ impl TensorFile {
             let message = format!("tensor {name} has {count} values where {} are expected", values.len());
             return Err(Error::checkpoint(&self.path, message));
         }
-        let convert: fn(&[u8]) -> f32 = match dtype {
+        let convert = self.converter(name, dtype)?;
+        let width = dtype.bitsize() / 8;
+        self.read_values(offset, width, convert, values).map_err(|e| Error::io("read", &self.path, e))
+    }
+
+    /// Whether the tensor `name` is there and its values are of a kind that can be read.
+    ///
+    /// # Errors
+    /// What [`TensorFile::read`] would say.
+    pub fn check(&self, name: &str) -> Result<()> {
+        let (dtype, _) = self.values(&self.entries[self.index(name)?])?;
+        self.converter(name, dtype).map(|_| ())
+    }
+
+    /// How an element becomes an f32.
+    fn converter(&self, name: &str, dtype: Dtype) -> Result<fn(&[u8]) -> f32> {
+        Ok(match dtype {
             Dtype::F32 => |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
             Dtype::F16 => |b| f16_to_f32(u16::from_le_bytes([b[0], b[1]])),
             Dtype::BF16 => |b| bf16_to_f32(u16::from_le_bytes([b[0], b[1]])),
@@ -209,9 +225,7 @@ impl TensorFile {
                 let message = format!("tensor {name} is of type {other}; F64, F32, F16 and BF16 can be read");
                 return Err(Error::checkpoint(&self.path, message));
             }
-        };
-        let width = dtype.bitsize() / 8;
-        self.read_values(offset, width, convert, values).map_err(|e| Error::io("read", &self.path, e))
+        })
     }
 
     fn read_values(&mut self, at: u64, width: usize, convert: fn(&[u8]) -> f32, out: &mut [f32]) -> io::Result<()> {

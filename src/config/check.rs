@@ -89,10 +89,9 @@ impl Checker<'_> {
     fn bands(&self) -> Result<()> {
         let (data, in_bands) = (&self.config.data, self.config.model.in_bands);
         let outside = |indices: &[usize]| indices.iter().copied().find(|index| *index >= in_bands);
-        let lists = [
-            ("Training.Losses.fixed_idx", self.config.training.losses.fixed_idx.unwrap_or_default()),
-            ("Data.rgb_bands", data.rgb_bands),
-        ];
+        // Of up to three bands all are taken.
+        let chosen = self.config.training.losses.fixed_idx.filter(|_| in_bands > 3);
+        let lists = [("Training.Losses.fixed_idx", chosen.unwrap_or_default()), ("Data.rgb_bands", data.rgb_bands)];
         for (key, indices) in lists {
             if let Some(index) = outside(&indices) {
                 let wrong = Wrong::new(format!("there is no band {index}: Model.in_bands is {in_bands}"));

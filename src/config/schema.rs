@@ -177,8 +177,8 @@ section! {
         perceptual_weight: f64 = 0.0, not_negative;
         /// Network behind the perceptual term.
         perceptual_metric: PerceptualMetric = PerceptualMetric::Vgg;
-        /// (ours) File with the weights of that network, of torchvision or of the package lpips, `.pth` or `.safetensors`;
-        /// `None` looks where torchvision keeps its downloads.
+        /// (ours) File with torchvision's weights of that network, `.pth` or `.safetensors`; `None` looks where
+        /// torchvision keeps its downloads.
         perceptual_file: Option<PathBuf> = None;
         /// Bands given to the perceptual term, counted from 0; `None` draws three for each batch. Of up to three bands
         /// all are given.

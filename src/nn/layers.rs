@@ -121,8 +121,10 @@ impl<'a> Net<'a> {
             Vars::Declare(layout) => {
                 let v = self.tape.state(&tensor.name, tensor.shape);
                 // A network that is applied twice has its tensors once.
-                if layout.params.iter().all(|p| p.name != tensor.name) {
-                    layout.add_param(tensor);
+                match layout.params.iter().find(|p| p.name == tensor.name) {
+                    None => layout.add_param(tensor),
+                    Some(known) if known.shape == tensor.shape => {}
+                    Some(_) => return Err(crate::Error::Internal(format!("two tensors are called {}", tensor.name))),
                 }
                 Ok(v)
             }

@@ -120,7 +120,8 @@ impl Layout {
         flat
     }
 
-    /// The flat state with the values that `read` gives for each parameter's [bare name](Layout::bare_name), in file order.
+    /// The flat state with the values that `read` gives for each parameter's [bare name](Layout::bare_name), in file
+    /// order.
     ///
     /// # Errors
     /// Those of `read`.

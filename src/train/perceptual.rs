@@ -60,9 +60,14 @@ impl Bands {
 /// `XDG_CACHE_HOME/torch` or in `~/.cache/torch`.
 pub fn torch_hub(env: Env) -> Option<PathBuf> {
     let folder = |name: &str| env(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let home = folder("TORCH_HOME").or_else(|| {
-        let cache = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")));
-        cache.map(|cache| cache.join("torch"))
+    // As torch does, also where no shell has.
+    let expanded = |path: PathBuf| match path.strip_prefix("~") {
+        Ok(rest) => folder("HOME").map(|home| home.join(rest)),
+        Err(_) => Some(path),
+    };
+    let home = folder("TORCH_HOME").and_then(expanded).or_else(|| {
+        let cache = folder("XDG_CACHE_HOME").and_then(expanded);
+        cache.or_else(|| folder("HOME").map(|home| home.join(".cache"))).map(|cache| cache.join("torch"))
     });
     home.map(|home| home.join("hub/checkpoints"))
 }
@@ -119,6 +124,7 @@ impl PerceptualWeights {
             )
             .with_hint(format!("the file is {URL}{name}, or its state dict as .safetensors")));
         }
+        expected.iter().try_for_each(|(name, _)| file.check(name))?;
         Ok(Some(PerceptualWeights { network: describe(cfg), path, file }))
     }
 
@@ -137,7 +143,17 @@ impl PerceptualWeights {
     /// # Errors
     /// Those of reading and of the device.
     pub fn load(mut self, session: &mut Session) -> Result<()> {
-        session.set_perceptual(|name| if is_of_file(name) { self.file.read(name) } else { linear(name) })
+        session.set_perceptual(|name| {
+            if !is_of_file(name) {
+                return linear(name);
+            }
+            let values = self.file.read(name)?;
+            if values.iter().all(|v| v.is_finite()) {
+                return Ok(values);
+            }
+            let message = format!("tensor {name} has a number that is not finite");
+            Err(Error::checkpoint(&self.path, message).with_hint("the file is damaged: fetch it again"))
+        })
     }
 }
 
@@ -176,14 +192,18 @@ const URL: &str = "https://download.pytorch.org/models/";
 
 fn missing(cfg: &Config, hub: Option<&Path>) -> Error {
     let (network, name) = published(cfg.training.losses.perceptual_metric);
-    let folder = hub.unwrap_or(Path::new("."));
-    let path = folder.join(name);
-    let message = format!("needs the weights of {network}, and there is no {}", path.display());
-    Error::config("Training.Losses.perceptual_weight", message).with_hint(format!(
-        "fetch them once:\n    curl --create-dirs -o {} {URL}{name}\n  or name a file by \
-         Training.Losses.perceptual_file, or train without: Training.Losses.perceptual_weight=0",
-        path.display()
-    ))
+    let rest =
+        "name its file by Training.Losses.perceptual_file, or train without: Training.Losses.perceptual_weight=0";
+    let (found, hint) = match hub.map(|hub| hub.join(name)) {
+        Some(path) => {
+            let path = path.display();
+            let fetch = format!("fetch it once:\n    curl --create-dirs -o \"{path}\" {URL}{name}");
+            (format!("there is no {path}"), format!("{fetch}\n  or {rest}"))
+        }
+        None => ("no folder of torchvision's is known".to_owned(), format!("fetch {URL}{name} and {rest}")),
+    };
+    let message = format!("needs the weights of {network}, and {found}");
+    Error::config("Training.Losses.perceptual_weight", message).with_hint(hint)
 }
 
 #[cfg(test)]

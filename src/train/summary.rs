@@ -45,8 +45,8 @@ pub fn steps_per_epoch(cfg: &Config, dataset: &Dataset) -> Result<u64> {
     Ok((batches / parts) as u64)
 }
 
-/// Refuses training images that the discriminator or the perceptual network would reduce to nothing; with `Data.hr_size` the config's own
-/// checks have done so before the files were opened.
+/// Refuses training images that the discriminator or the perceptual network would reduce to nothing; with
+/// `Data.hr_size` the config's own checks have done so before the files were opened.
 ///
 /// # Errors
 /// [`Error::Config`] with the smallest side that works.
@@ -95,7 +95,8 @@ pub fn all_keys(cfg: &Config, dataset: &Dataset) -> Vec<Key> {
     };
     let ema = cfg.training.ema.enabled;
     for (i, size) in dataset.val_sizes().iter().enumerate() {
-        let options = EvaluateOptions { ema, discriminator: adversarial, images: true, bicubic: false };
+        let options =
+            EvaluateOptions { ema, discriminator: adversarial, images: true, bicubic: false, perceptual: true };
         let val = BatchShape {
             batch: batch_size(cfg.data.val_batch_size, dataset, i),
             hr: (size.hr_height, size.hr_width),

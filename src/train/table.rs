@@ -25,7 +25,7 @@ pub fn compare_with_bicubic(
     stop: &StopSignal,
 ) -> Result<Option<Table>> {
     let ema = cfg.training.ema.enabled && session.counters()?[2] > 0;
-    let options = EvaluateOptions { ema, discriminator: false, images: false, bicubic: true };
+    let options = EvaluateOptions { ema, discriminator: false, images: false, bicubic: true, perceptual: false };
     let mut sums = [Sums::default(); 2];
     for area in dataset.held_out_areas() {
         let area = area?;

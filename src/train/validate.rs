@@ -62,9 +62,8 @@ pub fn evaluate(
         session.upload(plan, "noise", bytes_of(&noise))?;
     }
     if session.device().plan(plan).has_input(BANDS_SLOT) {
-        // The same images get the same bands in each validation.
-        let first = batch.indices.first().copied().unwrap_or_default();
-        let bands = Bands::drawn(cfg, Stream::ValidationBands, 0, first as u32);
+        // One choice for all validations of a run, so that they can be compared whatever their batches are.
+        let bands = Bands::drawn(cfg, Stream::ValidationBands, 0, 0);
         session.upload(plan, BANDS_SLOT, bytes_of(&bands))?;
     }
     let outcome = session.run(plan, Default::default())?;
@@ -96,7 +95,7 @@ pub fn validate(
             }
             let batch = batch?;
             let images = panels.rows().len() < cfg.logging.num_val_images;
-            let options = EvaluateOptions { ema, discriminator: adversarial, images, bicubic: false };
+            let options = EvaluateOptions { ema, discriminator: adversarial, images, bicubic: false, perceptual: true };
             let outputs = evaluate(session, cfg, &batch, options)?;
             means.add(cfg, &batch, &outputs)?;
             if images {

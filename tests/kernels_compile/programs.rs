@@ -42,7 +42,7 @@ fn programs(config: &Config, precision: Precision) -> Vec<Program> {
     let programs = Programs::new(config).unwrap().aligned_to(precision.vector());
     let pairs = BatchShape { batch: 2, hr: (HR, HR), hr_type: DType::F32, lr_type: Some(DType::F32) };
     let scenes = BatchShape { hr_type: DType::U16, lr_type: None, ..pairs };
-    let every = EvaluateOptions { ema: false, discriminator: true, images: true, bicubic: true };
+    let every = EvaluateOptions { ema: false, discriminator: true, images: true, bicubic: true, perceptual: true };
     vec![
         programs.pretrain(scenes).unwrap(),
         programs.adversarial(scenes).unwrap(),

@@ -33,8 +33,8 @@ pub fn open(path: &Path, file: &mut BufReader<File>, size: u64, objects: &mut Ob
     pickle::load(&mut input, objects)?;
     match pickle::load(&mut input, objects)? {
         Value::Int(VERSION) => {}
-        other => {
-            let message = format!("a PyTorch file of unknown version ({other:?}; {VERSION} can be read)");
+        _ => {
+            let message = format!("a PyTorch file of unknown version ({VERSION} can be read)");
             return Err(Error::checkpoint(path, message).with_hint("save it again with a newer PyTorch"));
         }
     }

@@ -23,8 +23,8 @@ use safetensors::tensor::Dtype;
 use super::file::Entry;
 use crate::{Error, Result};
 use archive::Archive;
-use input::Input;
-use value::{Objects, Storage, Tensor, Value};
+use input::{Input, damaged};
+use value::{MAX_NAME, Objects, Storage, Tensor, Value};
 
 /// Bytes of a pickle or archive directory that are read at most. Those of large checkpoints have a few MB; what a
 /// hostile one makes of this much still fits into memory.
@@ -113,6 +113,9 @@ pub fn open(path: &Path, file: &mut BufReader<File>, size: u64, head: &[u8]) -> 
     let mut by_name = HashMap::new();
     for (key, value) in state_dict(&objects, &root) {
         let (Value::Text(name), Value::Tensor(tensor)) = (key, value) else { continue };
+        if name.len() > MAX_NAME {
+            return Err(damaged(path, format!("a tensor's name has {} bytes", name.len())));
+        }
         let (shape, values) = place(&objects, &objects.tensors[*tensor], |s| blocks.locate(path, file, size, s))?;
         let entry = Entry { name: name.to_string(), shape, values };
         // As in Python, a key that comes again has the new value in the old place.

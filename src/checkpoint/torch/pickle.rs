@@ -1,6 +1,6 @@
 //! A reader of pickles that runs nothing: the stack machine of Python's `pickle`, protocols 2 to 5, whose objects
-//! are those of [`value`](super::value). Every opcode takes at least one byte and adds at most what it was given,
-//! so that time and memory are bounded by the length of the input.
+//! are those of [`value`](super::value). Every opcode takes at least one byte and adds at most what it was given, and
+//! there are not more than [`MAX_OPCODES`], so that time and memory are bounded.
 
 use std::collections::HashMap;
 
@@ -70,6 +70,9 @@ mod op {
     pub const LONG_BINGET: u8 = b'j';
 }
 
+/// Opcodes of a pickle that is read. A tensor takes some 30 of them.
+const MAX_OPCODES: usize = 4_000_000;
+
 /// The state of one pickle's reading.
 struct Machine<'a, 'f> {
     input: &'a mut Input<'f>,
@@ -86,13 +89,14 @@ struct Machine<'a, 'f> {
 /// [`crate::Error::Checkpoint`] if the input ends early or is not a pickle of these protocols.
 pub fn load(input: &mut Input, objects: &mut Objects) -> Result<Value> {
     let mut machine = Machine { input, objects, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
-    loop {
+    for _ in 0..MAX_OPCODES {
         let opcode = machine.input.byte()?;
         if opcode == op::STOP {
             return machine.pop();
         }
         machine.step(opcode)?;
     }
+    Err(machine.input.damaged(&format!("it has more than {MAX_OPCODES} parts")))
 }
 
 impl Machine<'_, '_> {

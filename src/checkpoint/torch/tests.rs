@@ -248,6 +248,7 @@ fn hostile_pickles_end_in_an_error() {
         ("a lost object", b"\x80\x02h\x07.".to_vec(), "no object 7"),
         ("an unknown opcode", b"\x80\x02\xfe".to_vec(), "0xfe is no opcode"),
         ("an unknown protocol", b"\x80\x06N.".to_vec(), "pickle protocol 6"),
+        ("parts without end", [&b"\x80\x02"[..], &b"N".repeat(4_000_000), b"."].concat(), "more than 4000000 parts"),
         ("a command", b"\x80\x02cos\nsystem\nU\x04exit\x85R.".to_vec(), no_state_dict),
     ] {
         legacy(&path, &pickle, b"\x80\x02].", b"");
@@ -255,6 +256,10 @@ fn hostile_pickles_end_in_an_error() {
         assert!(error.contains(want), "{what}: {error}");
     }
     let good = one_tensor(b"K\x00", b"K\x03\x85", b"K\x01\x85");
+    let long = [&b"X"[..], &2000u32.to_le_bytes(), &b"w".repeat(2000)].concat();
+    let named = [&b"\x80\x02}"[..], &long, &good[b"\x80\x02}U\x01w".len()..]].concat();
+    legacy(&path, &named, KEYS, &four_floats());
+    assert!(refusal(&path).contains("a tensor's name has 2000 bytes"), "{}", refusal(&path));
     for (what, keys, data, want) in [
         ("a count without end", KEYS, u64::MAX.to_le_bytes().to_vec(), "storage a does not end"),
         ("no list of storages", b"\x80\x02N.", Vec::new(), "does not name its storages"),

@@ -67,6 +67,11 @@ pub enum Tensor {
     Empty,
 }
 
+/// Bytes of the name of a tensor or a storage; longer ones, looked up again and again, would take long.
+pub const MAX_NAME: usize = 1024;
+/// Flags of a tensor.
+const MAX_FLAGS: usize = 16;
+
 /// All objects of the pickles of a file.
 #[derive(Debug, Default)]
 pub struct Objects {
@@ -189,7 +194,7 @@ impl Objects {
         else {
             return Value::Opaque;
         };
-        if kind.as_ref() != "storage" {
+        if kind.as_ref() != "storage" || key.len() > MAX_NAME {
             return Value::Opaque;
         }
         // (name of the view, its first element, its elements)
@@ -219,11 +224,12 @@ impl Objects {
     /// The tensor of `(storage, offset, size, stride, requires_grad, hooks, flags)`, as far as these are there.
     fn view(&self, arguments: &Value) -> Option<Tensor> {
         let items = self.seqs.get(arguments.seq()?)?.as_slice();
-        // Flags say that the values are to be negated or conjugated.
-        if let Some(&Value::Dict(flags)) = items.get(6)
-            && self.dicts[flags].iter().any(|(_, flag)| matches!(flag, Value::Bool(true)))
-        {
-            return Some(Tensor::Foreign);
+        // Flags say that the values are to be negated or conjugated; there are two of them.
+        if let Some(&Value::Dict(flags)) = items.get(6) {
+            let flags = &self.dicts[flags];
+            if flags.len() > MAX_FLAGS || flags.iter().any(|(_, flag)| matches!(flag, Value::Bool(true))) {
+                return Some(Tensor::Foreign);
+            }
         }
         match items {
             [Value::Storage(storage), Value::Int(offset), Value::Seq(size), Value::Seq(stride), ..] => {

@@ -329,6 +329,14 @@ fn keys_without_effect_are_reported() {
         warnings(&["Training.g_pretrain_steps=9"]),
         ["Training.g_pretrain_steps has no effect: Training.pretrain_g_only is false"]
     );
+    assert_eq!(
+        warnings(&["Model.in_bands=2", "Data.rgb_bands=[0,1,0]", "Training.Losses.fixed_idx=[2,1,0]"]),
+        ["Training.Losses.fixed_idx has no effect: all of up to three bands are given to the perceptual term"]
+    );
+    assert_eq!(
+        warnings(&["Training.Losses.perceptual_file=a.pth"]),
+        ["Training.Losses.perceptual_file has no effect: perceptual_weight is 0"]
+    );
     let config = read_with(LEAST, &["Generator.model_type=esrgan"]).0;
     assert_eq!(read_with(&config.to_yaml(), &[]).1, Vec::<String>::new(), "a run's own file does not warn");
 }

@@ -19,6 +19,8 @@ pub struct EvaluateOptions {
     pub images: bool,
     /// Metrics of bicubic upsampling of LR, beside SR's.
     pub bicubic: bool,
+    /// The perceptual distance, where the config has one.
+    pub perceptual: bool,
 }
 
 impl Programs<'_> {
@@ -36,8 +38,9 @@ impl Programs<'_> {
         let losses = &self.cfg.training.losses;
         let image_metrics = ImageMetrics { max_val: losses.max_val as f32, ssim_win: losses.ssim_win };
         let mut outputs = vec![("metrics".to_owned(), tape.push(image_metrics, &[sr, inputs.hr])?)];
-        if let Some(distances) = self.perceptual_distances(&mut tape, sr, inputs.hr)? {
-            outputs.push(("perceptual".to_owned(), distances));
+        if options.perceptual {
+            let distances = self.perceptual_distances(&mut tape, sr, inputs.hr)?;
+            outputs.extend(distances.map(|v| ("perceptual".to_owned(), v)));
         }
         if options.bicubic {
             let (height, width) = shape.hr;

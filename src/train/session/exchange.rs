@@ -128,8 +128,8 @@ impl Session<'_> {
         self.set_some_tensors(|_| true, read)
     }
 
-    /// Sets the weights of the perceptual network from `read`, which is given the name in files without the network's and
-    /// answers in file order. Does nothing without the term.
+    /// Sets the weights of the perceptual network from `read`, which is given the name in files without the network's
+    /// and answers in file order. Does nothing without the term.
     ///
     /// # Errors
     /// Those of `read` and of the device.
