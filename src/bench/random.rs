@@ -9,7 +9,7 @@ use crate::nn;
 use crate::rng::{Rng, Stream};
 use crate::tape::DType;
 use crate::train::names::scalars;
-use crate::train::perceptual::{BANDS_SLOT, Bands};
+use crate::train::perceptual::Bands;
 use crate::train::programs::BatchShape;
 use crate::train::session::{Key, Session};
 use crate::train::step::latent_noise;
@@ -86,8 +86,5 @@ pub fn upload_random(session: &mut Session, plan: PlanId, cfg: &Config, hr: usiz
     if nn::is_stochastic(cfg) {
         session.upload(plan, "noise", bytes_of(&latent_noise(cfg, Stream::Noise, 0, 0..batch as u64)))?;
     }
-    if session.device().plan(plan).has_input(BANDS_SLOT) {
-        session.upload(plan, BANDS_SLOT, bytes_of(&Bands::drawn(cfg, Stream::PerceptualBands, 0, 0)))?;
-    }
-    Ok(())
+    Bands::upload(session, plan, cfg, (Stream::PerceptualBands, 0, 0))
 }

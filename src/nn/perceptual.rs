@@ -82,6 +82,11 @@ fn conv(net: &mut Net, index: usize, x: Value, spec: ConvSpec) -> Result<Value> 
     net.push(LeakyRelu { slope: 0.0 }, &[y])
 }
 
+/// Maxima over windows of `size`, every second pixel.
+fn pool(net: &mut Net, index: usize, x: Value, size: usize) -> Result<Value> {
+    net.at(format_args!("features.{index}"), |net| net.push(MaxPool { size, stride: 2 }, &[x]))
+}
+
 /// Features behind the ReLU of convolution `j` of block `i`, both from 1.
 fn vgg(net: &mut Net, image: Value, cut: &TruncatedVgg) -> Result<Value> {
     let (mut x, mut index) = (image, 0);
@@ -93,7 +98,7 @@ fn vgg(net: &mut Net, image: Value, cut: &TruncatedVgg) -> Result<Value> {
                 return Ok(x);
             }
         }
-        x = net.at(format_args!("features.{index}"), |net| net.push(MaxPool { size: 2, stride: 2 }, &[x]))?;
+        x = pool(net, index, x, 2)?;
         index += 1;
     }
     Err(Error::Internal(format!("VGG-19 has no convolution {} in block {}", cut.j, cut.i)))
@@ -113,14 +118,11 @@ fn lpips_scaled(net: &mut Net, image: Value) -> Result<Value> {
 
 /// AlexNet's features behind each of its ReLUs.
 fn alexnet(net: &mut Net, image: Value) -> Result<[Value; 5]> {
-    let pool = |net: &mut Net, index: usize, x: Value| {
-        net.at(format_args!("features.{index}"), |net| net.push(MaxPool { size: 3, stride: 2 }, &[x]))
-    };
     let geometry = Geometry { stride: 4, pad: 2, dilation: 1, depthwise: false };
     let first = conv(net, 0, image, ConvSpec { geometry, ..ConvSpec::same(64, 11) })?;
-    let x = pool(net, 2, first)?;
+    let x = pool(net, 2, first, 3)?;
     let second = conv(net, 3, x, ConvSpec::same(192, 5))?;
-    let x = pool(net, 5, second)?;
+    let x = pool(net, 5, second, 3)?;
     let third = conv(net, 6, x, ConvSpec::same(384, 3))?;
     let fourth = conv(net, 8, third, ConvSpec::same(256, 3))?;
     let fifth = conv(net, 10, fourth, ConvSpec::same(256, 3))?;

@@ -9,6 +9,7 @@ use super::session::Session;
 use crate::checkpoint::{TensorFile, compare_architecture};
 use crate::config::{Config, PerceptualMetric};
 use crate::device::cuda::search::Env;
+use crate::device::{PlanId, bytes_of};
 use crate::nn::{self, PERCEPTUAL_BANDS};
 use crate::rng::{Rng, Stream};
 use crate::{Error, Result};
@@ -47,12 +48,28 @@ impl Bands {
     }
 
     /// The matrix of three different bands, drawn for (`stream`, `step`, `sample`).
-    pub fn drawn(cfg: &Config, stream: Stream, step: u64, sample: u32) -> Vec<f32> {
+    fn drawn(cfg: &Config, stream: Stream, step: u64, sample: u32) -> Vec<f32> {
         let count = cfg.model.in_bands;
         let mut rng = Rng::new(cfg.training.seed, stream, step, sample);
         let mut left: Vec<usize> = (0..count).collect();
         let bands = [(); PERCEPTUAL_BANDS].map(|()| left.swap_remove(rng.below(left.len() as u32) as usize));
         Bands::matrix(bands, count)
+    }
+
+    /// Gives a plan the bands drawn for (`stream`, `step`, `sample`), if it takes any.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn upload(
+        session: &mut Session,
+        plan: PlanId,
+        cfg: &Config,
+        (stream, step, sample): (Stream, u64, u32),
+    ) -> Result<()> {
+        if !session.device().plan(plan).has_input(BANDS_SLOT) {
+            return Ok(());
+        }
+        session.upload(plan, BANDS_SLOT, bytes_of(&Bands::drawn(cfg, stream, step, sample)))
     }
 }
 
@@ -104,12 +121,8 @@ impl PerceptualWeights {
             return Ok(None);
         }
         let (network, name) = published(losses.perceptual_metric);
-        let path = match (&losses.perceptual_file, hub) {
-            (Some(path), _) => path.clone(),
-            (None, hub) => {
-                hub.map(|hub| hub.join(name)).filter(|path| path.exists()).ok_or_else(|| missing(cfg, hub))?
-            }
-        };
+        let kept = || hub.map(|hub| hub.join(name)).filter(|path| path.exists());
+        let path = losses.perceptual_file.clone().or_else(kept).ok_or_else(|| missing(cfg, hub))?;
         let file = TensorFile::open(&path)?;
         let layout = nn::perceptual_layout(cfg)?;
         let shapes = layout.params.iter().map(|p| (layout.bare_name(p).to_owned(), p.file_shape()));

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::names::{self, scalars};
-use super::perceptual::{BANDS_SLOT, Bands};
+use super::perceptual::Bands;
 use super::programs::BatchShape;
 use super::session::{Key, Part, Session};
 use crate::Result;
@@ -271,10 +271,7 @@ impl StepRun<'_, '_> {
                 };
                 self.session.upload(plan, "noise", bytes_of(&noise))?;
             }
-            if self.session.device().plan(plan).has_input(BANDS_SLOT) {
-                let bands = Bands::drawn(self.cfg, Stream::PerceptualBands, self.step, first as u32);
-                self.session.upload(plan, BANDS_SLOT, bytes_of(&bands))?;
-            }
+            Bands::upload(self.session, plan, self.cfg, (Stream::PerceptualBands, self.step, first as u32))?;
         }
         Ok(Started { plan, run: self.session.start(plan, self.scalars)?, share })
     }

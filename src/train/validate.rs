@@ -1,7 +1,7 @@
 //! Validation: SR of the held-out images with the averaged weights, metrics as means over images.
 
 use super::names;
-use super::perceptual::{BANDS_SLOT, Bands};
+use super::perceptual::Bands;
 use super::programs::{BatchShape, EvaluateOptions};
 use super::session::{Key, Session};
 use super::signals::StopSignal;
@@ -61,11 +61,8 @@ pub fn evaluate(
         let noise = latent_noise(cfg, Stream::ValidationNoise, 0, batch.indices.iter().copied());
         session.upload(plan, "noise", bytes_of(&noise))?;
     }
-    if session.device().plan(plan).has_input(BANDS_SLOT) {
-        // One choice for all validations of a run, so that they can be compared whatever their batches are.
-        let bands = Bands::drawn(cfg, Stream::ValidationBands, 0, 0);
-        session.upload(plan, BANDS_SLOT, bytes_of(&bands))?;
-    }
+    // One choice for all validations of a run, so that they can be compared whatever their batches are.
+    Bands::upload(session, plan, cfg, (Stream::ValidationBands, 0, 0))?;
     let outcome = session.run(plan, Default::default())?;
     let names = session.device().plan(plan).outputs.iter().map(|(name, _)| name.clone());
     Ok(names.zip(outcome.outputs).collect())

@@ -25,11 +25,7 @@ struct Bench {
 impl Bench {
     fn new(case: &mut Case, layout: Layout) -> Result<Bench> {
         let mut device = case.setting.device()?;
-        let mut flat = vec![0.0; layout.len];
-        for p in &layout.params {
-            let values = p.from_file(&case.file.read(&p.name)?);
-            flat[p.offset..p.offset + values.len()].copy_from_slice(&values);
-        }
+        let flat = layout.filled(|name| case.file.read(&format!("{}.{name}", layout.prefix)))?;
         device.set_state(&layout.params_state(), Shape::vector(layout.len), &flat)?;
         for b in &layout.buffers {
             let values = b.from_file(&case.file.read(&b.name)?);

@@ -39,6 +39,11 @@ impl<'l> Bound<'l> {
         Bound { layout, flat, params: HashMap::new(), buffers }
     }
 
+    /// What a network is written with.
+    pub fn vars(&mut self) -> Vars<'_> {
+        Vars::Bound { layout: self.layout, flat: self.flat, buffers: &mut self.buffers, params: &mut self.params }
+    }
+
     /// The same network with other parameters; the buffers go on where they are.
     pub fn with_params(&self, flat: Value) -> Self {
         Bound { layout: self.layout, flat, params: HashMap::new(), buffers: self.buffers.clone() }
@@ -82,13 +87,11 @@ impl Programs<'_> {
     }
 
     pub(super) fn run_generator(&self, tape: &mut Tape, inputs: &Inputs, g: &mut Bound, train: bool) -> Result<Value> {
-        let vars = Vars::Bound { layout: g.layout, flat: g.flat, buffers: &mut g.buffers, params: &mut g.params };
-        nn::generator(&mut Net::new(tape, vars, train).aligned_to(self.align), self.cfg, inputs.lr, inputs.noise)
+        nn::generator(&mut Net::new(tape, g.vars(), train).aligned_to(self.align), self.cfg, inputs.lr, inputs.noise)
     }
 
     pub(super) fn run_discriminator(&self, tape: &mut Tape, image: Value, d: &mut Bound, train: bool) -> Result<Value> {
-        let vars = Vars::Bound { layout: d.layout, flat: d.flat, buffers: &mut d.buffers, params: &mut d.params };
-        nn::discriminator(&mut Net::new(tape, vars, train).aligned_to(self.align), self.cfg, image)
+        nn::discriminator(&mut Net::new(tape, d.vars(), train).aligned_to(self.align), self.cfg, image)
     }
 
     fn content_weights(&self) -> ContentWeights {

@@ -1,10 +1,8 @@
 //! The perceptual term on a tape: which bands it sees, and the network with its fixed weights.
 
-use std::collections::HashMap;
-
-use super::Programs;
+use super::{Bound, Programs};
 use crate::Result;
-use crate::nn::{self, Net, PERCEPTUAL_BANDS, Vars};
+use crate::nn::{self, Net, PERCEPTUAL_BANDS};
 use crate::ops::sum_to::mean;
 use crate::tape::{DType, Shape, Tape, Value};
 use crate::train::perceptual::{BANDS_SLOT, Bands};
@@ -21,10 +19,8 @@ impl Programs<'_> {
             Bands::Fixed(bands) => Some(tape.constant(shape, Bands::matrix(bands, count))),
             Bands::Drawn => Some(tape.input(BANDS_SLOT, shape, DType::F32)),
         };
-        let flat = tape.state(&layout.params_state(), Shape::vector(layout.len));
-        let (mut buffers, mut params) = (HashMap::new(), HashMap::new());
-        let vars = Vars::Bound { layout, flat, buffers: &mut buffers, params: &mut params };
-        let net = &mut Net::new(tape, vars, false).aligned_to(self.align);
+        let mut bound = Bound::new(tape, layout, "", "");
+        let net = &mut Net::new(tape, bound.vars(), false).aligned_to(self.align);
         nn::perceptual_distance(net, self.cfg, (sr, hr), bands).map(Some)
     }
 
