@@ -8,12 +8,12 @@ mod tests;
 pub use adversarial::{Adversarial, discriminator_loss, generator_loss, probabilities, r1_penalty};
 
 use crate::Result;
+use crate::graph::{Tape, Value};
 use crate::ops::add::Add;
 use crate::ops::mul::Scale;
 use crate::ops::pixel_losses::{L1, PSNR, PixelLosses, SAM, TV};
 use crate::ops::slice::SliceChannels;
 use crate::ops::ssim::Ssim;
-use crate::tape::{Tape, Value};
 
 /// What the content loss is made of.
 #[derive(Clone, Copy, Debug, PartialEq)]

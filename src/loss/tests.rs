@@ -1,9 +1,10 @@
 use std::collections::HashMap;
 
 use super::*;
+use crate::graph::Tensor64;
 use crate::ops::conv2d::{Conv2d, Geometry};
 use crate::ops::leaky_relu::LeakyRelu;
-use crate::tape::{DType, Shape, Tensor64};
+use crate::types::{DType, Shape};
 
 type Given = HashMap<String, Tensor64>;
 

@@ -7,9 +7,9 @@ use crate::Result;
 use crate::checkpoint::Meta;
 use crate::config::Config;
 use crate::data::Dataset;
-use crate::device::choices::short_name;
-use crate::device::{Choice, Choices, Device, PlanId};
 use crate::log::{Messages, RunDir, Table, write_atomic};
+use crate::runtime::choices::short_name;
+use crate::runtime::{Choice, Choices, Device, PlanId};
 
 /// The file in a run's folder with the times of all candidates.
 const FILE: &str = "algorithms.json";

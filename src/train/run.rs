@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use super::algorithms;
 use super::memory::fit_memory;
 use super::open::{DeviceOptions, open_device_with};
 use super::perceptual::PerceptualWeights;
@@ -12,12 +11,12 @@ use super::summary::{check_patch, steps_per_epoch, train_shape};
 use super::table::compare_with_bicubic;
 use super::trainer::{Ended, RunParts, Trainer};
 use super::validate::DISC;
-use super::{data_settings, names, saving, step};
+use super::{algorithms, data_settings, names, saving, step};
 use crate::checkpoint::{LAST, Meta, TensorFile};
 use crate::config::{Config, Resume};
 use crate::data::Dataset;
-use crate::device::Device;
 use crate::log::{Messages, MetricsLog, RunDir, RunLogFile, write_atomic};
+use crate::runtime::Device;
 use crate::{Error, Result};
 
 /// What the command line adds to a config.

@@ -7,14 +7,15 @@ mod tests;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::names::{self, scalars};
+use super::names;
+use super::names::scalars;
 use super::programs::{BatchShape, EvaluateOptions, Programs};
-use crate::config::{self, Config};
-use crate::device::{Choices, Device, Outcome, PlanId, Run, bytes_of};
+use crate::config::Config;
 use crate::nn::{Layout, Tensor};
-use crate::plan::{Plan, PlanOptions, Precision, Program, Target};
-use crate::tape::Shape;
-use crate::{Error, Result};
+use crate::plan::{Plan, PlanOptions, Program, Target};
+use crate::runtime::{Choices, Device, Outcome, PlanId, Run, bytes_of};
+use crate::types::{Precision, Shape};
+use crate::{Error, Result, config};
 
 /// A program for one extent of batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -3,19 +3,19 @@
 
 use std::collections::HashMap;
 
-use super::names::{self, scalars};
+use super::names;
+use super::names::scalars;
 use super::perceptual::Bands;
 use super::programs::BatchShape;
 use super::session::{Key, Part, Session};
-use crate::Result;
 use crate::checkpoint::PlateauState;
 use crate::config::Config;
 use crate::data::Batch;
-use crate::device::{PlanId, Run, bytes_of};
 use crate::loss::Adversarial;
-use crate::nn;
 use crate::optim::schedule;
 use crate::rng::{Rng, Stream};
+use crate::runtime::{PlanId, Run, bytes_of};
+use crate::{Result, nn};
 
 /// Raw images of a batch as a program's slots take them.
 #[derive(Clone, Copy, Debug)]

@@ -4,20 +4,20 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use super::algorithms;
 use super::memory::{Need, available};
 use super::perceptual::PerceptualWeights;
 use super::programs::{BatchShape, EvaluateOptions};
 use super::session::{Key, Part, Session};
 use super::validate::batch_size;
-use super::{DeviceOptions, data_settings, open_device_with};
+use super::{DeviceOptions, algorithms, data_settings, open_device_with};
 use crate::config::Config;
 use crate::data::Dataset;
-use crate::device::Device;
+use crate::graph::Source;
 use crate::log::Table;
 use crate::nn::Layout;
 use crate::plan::{Plan, Program};
-use crate::tape::{Shape, Source};
+use crate::runtime::Device;
+use crate::types::Shape;
 use crate::{Error, Result};
 
 /// The extent of a training batch.

@@ -6,12 +6,11 @@ mod steps;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::algorithms;
 use super::programs::BatchShape;
-use super::saving;
 use super::session::Session;
 use super::signals::StopSignal;
 use super::validate::{DISC, Validation, batch_limit, validate};
+use super::{algorithms, saving};
 use crate::checkpoint::{BestK, Counters, FORMAT, LAST, MeanState, Meta, Mode, TensorFile};
 use crate::config::{Config, ValInterval};
 use crate::data::{Batch, Dataset, Loader};

@@ -8,12 +8,11 @@ use super::signals::StopSignal;
 use super::step::latent_noise;
 use crate::config::{AdvLoss, BatchLimit, Config};
 use crate::data::{Batch, Dataset};
-use crate::device::bytes_of;
 use crate::log::{PanelShape, Panels};
-use crate::nn;
 use crate::rng::Stream;
-use crate::tape::DType;
-use crate::{Error, Result};
+use crate::runtime::bytes_of;
+use crate::types::DType;
+use crate::{Error, Result, nn};
 
 /// Metrics of D in validation.
 pub const DISC: &str = "validation/DISC_adversarial_loss";

@@ -2,12 +2,11 @@
 //! power-iteration vectors and counters stay as they were, and training goes on as if it had not been.
 
 use srgan::config::Config;
-use srgan::tape::DType;
-use srgan::train::names;
-use srgan::train::open_device;
 use srgan::train::programs::BatchShape;
 use srgan::train::session::Session;
 use srgan::train::step::{RawBatch, StepNumbers, StepReport, run_step};
+use srgan::train::{names, open_device};
+use srgan::types::DType;
 
 use crate::common::{Bits, Scratch, assert_same_tensors, meta, tensors};
 

@@ -15,12 +15,14 @@ use super::parts::Bound;
 use super::update::commit_buffers;
 use super::{BatchShape, Metrics, Programs};
 use crate::Result;
+use crate::graph::{Tape, Value};
 use crate::nn::Layout;
 use crate::ops::assign::{AddTo, Assign, Clear};
 use crate::ops::mul::Scale;
 use crate::plan::{Commit, Program};
-use crate::tape::{Shape, Tape, Value};
-use crate::train::names::{self, scalars};
+use crate::train::names;
+use crate::train::names::scalars;
+use crate::types::Shape;
 
 /// Prefix of states that hold a step's changes until it is certain that the step counts.
 pub const STAGED: &str = "staged.";

@@ -3,10 +3,11 @@
 use super::parts::{Bound, Inputs};
 use super::{BatchShape, Programs};
 use crate::Result;
+use crate::graph::Tape;
 use crate::ops::image_metrics::ImageMetrics;
 use crate::ops::resize::Resize;
 use crate::plan::Program;
-use crate::tape::{DType, Shape, Tape};
+use crate::types::{DType, Shape};
 
 /// What a validation program gives back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -1,10 +1,10 @@
 //! The numbers that a training program reports.
 
 use crate::Result;
+use crate::graph::{Tape, Value};
 use crate::loss::ContentTerms;
 use crate::ops::concat::ConcatChannels;
 use crate::plan::{Commit, Program};
-use crate::tape::{Tape, Value};
 use crate::train::names;
 
 /// Scalars that a program reports, in one vector whose name lists theirs, one per line.

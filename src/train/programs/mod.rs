@@ -16,12 +16,13 @@ use metrics::Metrics;
 use parts::Bound;
 
 use super::names;
-use crate::Result;
 use crate::config::{AdvLoss, Config};
+use crate::graph::Tape;
 use crate::loss::Adversarial;
-use crate::nn::{self, Layout};
+use crate::nn::Layout;
 use crate::plan::Program;
-use crate::tape::{DType, Tape};
+use crate::types::DType;
+use crate::{Result, nn};
 
 /// Extent and types of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

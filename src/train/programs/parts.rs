@@ -4,16 +4,18 @@ use std::collections::HashMap;
 
 use super::{BatchShape, Metrics, Programs};
 use crate::config::{Degradation, PretrainLoss};
-use crate::loss::{self, Adversarial, ContentTerms, ContentWeights};
-use crate::nn::{self, Layout, Net, Vars};
+use crate::graph::{Tape, Value};
+use crate::loss::{Adversarial, ContentTerms, ContentWeights};
+use crate::nn::{Layout, Net, Vars};
 use crate::ops::add::Add;
 use crate::ops::mul::Mul;
 use crate::ops::prepare::{Normalization, Prepare};
 use crate::ops::resize::Resize;
 use crate::ops::slice::SliceChannels;
-use crate::tape::{DType, Shape, Tape, Value};
-use crate::train::names::{self, scalars};
-use crate::{Error, Result};
+use crate::train::names;
+use crate::train::names::scalars;
+use crate::types::{DType, Shape};
+use crate::{Error, Result, loss, nn};
 
 /// LR and HR as networks see them.
 pub(super) struct Inputs {
@@ -116,7 +118,7 @@ impl Programs<'_> {
     pub(super) fn scalar(&self, tape: &mut Tape, index: usize) -> Result<Value> {
         let known = tape.nodes().iter().position(|n| &*n.path == scalars::SLOT);
         let all = match known {
-            Some(i) => Value(i as u32),
+            Some(i) => Value::at(i),
             None => tape.input(scalars::SLOT, Shape::vector(scalars::COUNT), DType::F32),
         };
         tape.push(SliceChannels { offset: index, channels: 1 }, &[all])

@@ -1,11 +1,12 @@
 //! The perceptual term on a tape: which bands it sees, and the network with its fixed weights.
 
 use super::{Bound, Programs};
-use crate::Result;
-use crate::nn::{self, Net, PERCEPTUAL_BANDS};
+use crate::graph::{Tape, Value};
+use crate::nn::{Net, PERCEPTUAL_BANDS};
 use crate::ops::sum_to::mean;
-use crate::tape::{DType, Shape, Tape, Value};
 use crate::train::perceptual::{BANDS_SLOT, Bands};
+use crate::types::{DType, Shape};
+use crate::{Result, nn};
 
 impl Programs<'_> {
     /// The perceptual distance of each image, (N,1,1,1); `None` where the config's weight is 0. Bands that are drawn

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::parts::Bound;
 use super::{Metrics, Programs};
 use crate::Result;
+use crate::graph::{Tape, Value};
 use crate::nn::Layout;
 use crate::ops::adam::{Adam, AdamCommit, AdamWeights};
 use crate::ops::assign::Assign;
@@ -14,8 +15,9 @@ use crate::ops::ema::{EmaBuffers, EmaCommit, EmaDecay};
 use crate::ops::grad_norm::{ClipScale, GradNorm};
 use crate::ops::mul::Mul;
 use crate::plan::Commit;
-use crate::tape::{Shape, Tape, Value};
-use crate::train::names::{self, scalars};
+use crate::train::names;
+use crate::train::names::scalars;
+use crate::types::Shape;
 
 /// A network's gradients in one bucket, their norm, and the factor that clips them.
 pub(super) struct Scaled {

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{SavedTensor, Session, flat_states};
 use crate::checkpoint::{TensorFile, compare_architecture};
 use crate::nn::Tensor;
-use crate::tape::Shape;
+use crate::types::Shape;
 use crate::{Error, Result};
 
 /// PyTorch counts the batches that a batch norm has seen, for averages that the networks here do not keep.
