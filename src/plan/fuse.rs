@@ -35,8 +35,8 @@ pub fn groups(program: &Program, live: &[bool], options: PlanOptions) -> Vec<Gro
             continue;
         }
         let carries = |k: usize| match exec {
-            Exec::Pointwise(p) => p.carrier(k) && tape.shape(node.inputs[k]) == node.shape,
-            Exec::Kernel(kernel) => options.target == Target::Cuda && kernel.shuffle_factor().is_some(),
+            Exec::Pointwise(p) => p.may_carry(k) && tape.shape(node.inputs[k]) == node.shape,
+            Exec::Kernel(kernel) => options.target == Target::Cuda && kernel.shuffle_factor.is_some(),
             Exec::View(_) | Exec::Concat(_) => false,
         };
         let fits = |k: &usize| {
@@ -89,7 +89,7 @@ fn can_join(
         return false;
     }
     let hosts = match op_of(tape, group.members[0]).map(|op| op.exec()) {
-        Some(Exec::Kernel(kernel)) => kernel.hosts_epilogue(),
+        Some(Exec::Kernel(kernel)) => kernel.hosts_epilogue,
         Some(Exec::Pointwise(_)) => true,
         _ => false,
     };

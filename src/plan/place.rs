@@ -251,14 +251,14 @@ impl<'a> Placer<'a> {
             Exec::Kernel(kernel) => {
                 let shapes: Vec<Shape> = first.inputs.iter().map(|v| tape.shape(*v)).collect();
                 scratch = match self.options.target {
-                    Target::Cpu { threads } => kernel.scratch(&shapes, first.shape, threads),
-                    Target::Cuda => kernel.cuda_scratch(&shapes, first.shape),
+                    Target::Cpu { threads } => kernel.cpu.scratch(&shapes, first.shape, threads),
+                    Target::Cuda => kernel.cuda.scratch(&shapes, first.shape),
                 };
                 Base::Kernel(op.clone(), inputs)
             }
             Exec::Pointwise(p) => {
                 // Of the operands that can start the tile, one whose place the output may take over is best.
-                let starts = |k: &usize| p.carrier(*k) && inputs[*k].shape == first.shape;
+                let starts = |k: &usize| p.may_carry(*k) && inputs[*k].shape == first.shape;
                 let carrier = (0..inputs.len()).filter(starts).max_by_key(|k| first.inputs[*k]);
                 let carrier = carrier.ok_or_else(|| Error::Internal(format!("{}: no carrier", first.path)))?;
                 let base = Base::Carrier(inputs[carrier]);
@@ -289,7 +289,7 @@ impl<'a> Placer<'a> {
     /// Floats for a library's result where it cannot go to the step's output.
     fn library_scratch(&self, step: &Step, output: &Loc) -> usize {
         let Base::Kernel(op, _) = &step.base else { return 0 };
-        let has_library = matches!(op.exec(), Exec::Kernel(kernel) if kernel.has_library());
+        let has_library = matches!(op.exec(), Exec::Kernel(kernel) if kernel.library.is_some());
         let needed = self.options.target == Target::Cuda && has_library && step.keeps_result_aside();
         if needed { output.element.floats(output.shape.len()) } else { 0 }
     }

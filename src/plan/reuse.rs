@@ -37,7 +37,7 @@ impl Placer<'_> {
         let (shape, element, source) = (self.tape().shape(output), self.storage.element(output), inputs[0]);
         let shapes: Vec<Shape> = inputs.iter().map(|loc| loc.shape).collect();
         let fits = self.options.share
-            && kernel.works_in_place(&shapes, shape)
+            && kernel.cpu.works_in_place(&shapes, shape)
             && (source.shape.len(), source.element) == (shape.len(), element)
             && source.contiguous()
             && step.reads()[1..].iter().all(|r| !r.overlaps(&source))

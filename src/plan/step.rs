@@ -36,7 +36,7 @@ pub struct Stage {
 impl Stage {
     /// The factor of the pixel shuffle, of a stage that is one.
     pub fn shuffle_factor(&self) -> Option<usize> {
-        if let Exec::Kernel(kernel) = self.op.exec() { kernel.shuffle_factor() } else { None }
+        if let Exec::Kernel(kernel) = self.op.exec() { kernel.shuffle_factor } else { None }
     }
 }
 

@@ -6,7 +6,7 @@ use crate::Result;
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::PointwiseCode;
 use crate::device::cuda::host::{HostOptions, ThreadOrder};
-use crate::graph::{Application, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value};
+use crate::graph::{Application, CpuPointwise, CudaPointwise, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value};
 use crate::ops::slice::SliceChannels;
 use crate::plan::{Plan, PlanOptions, Program, Target};
 use crate::runtime::{Device, bytes_of};
@@ -33,16 +33,19 @@ impl Op for Store {
         inputs[0].clone()
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Pointwise(self)
+        Exec::Pointwise(Pointwise::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Maps
     }
 }
 
-impl Pointwise for Store {
+impl CpuPointwise for Store {
     fn apply(&self, _isa: Isa, _tile: &mut Tile, _carrier: usize, _operands: &[View]) {}
-    fn cuda(&self, _operands: &[Shape]) -> PointwiseCode {
+}
+
+impl CudaPointwise for Store {
+    fn code(&self, _operands: &[Shape]) -> PointwiseCode {
         PointwiseCode::new("scale", 1).with_factors(&[1.0, 0.0])
     }
 }
