@@ -323,8 +323,8 @@ pub(super) fn cases() -> Vec<super::Case> {
 mod tests {
     use super::*;
     use crate::ops::mul::Scale;
-    use crate::plan::{Plan, PlanOptions, Program, Target};
-    use crate::runtime::{Cpu, Device, bytes_of};
+    use crate::plan::{Plan, PlanOptions, Program};
+    use crate::runtime::{Cpu, CpuTarget, Device, bytes_of};
     use crate::types::DType;
 
     #[test]
@@ -347,7 +347,7 @@ mod tests {
             let outputs = vec![("y".into(), y)];
             let program = Program { name: "case", tape, outputs, checks: vec![], commits: vec![] };
             let plan =
-                Plan::compile(&program, PlanOptions { fuse, ..PlanOptions::new(Target::Cpu { threads: 2 }) }).unwrap();
+                Plan::compile(&program, PlanOptions { fuse, ..PlanOptions::new(&CpuTarget { threads: 2 }) }).unwrap();
             assert_eq!(plan.steps.len(), if fuse { 1 } else { 2 });
             let mut cpu = Cpu::new(2).unwrap();
             let id = cpu.load(plan).unwrap();
@@ -372,7 +372,7 @@ mod tests {
         let back = tape.push(PixelShuffle { factor: 3 }, &[small]).unwrap();
         let (outputs, want) = (vec![("y".into(), back)], PixelShuffle { factor: 3 });
         let program = Program { name: "case", tape, outputs, checks: vec![], commits: vec![] };
-        let plan = Plan::compile(&program, PlanOptions::new(Target::Cpu { threads: 2 })).unwrap();
+        let plan = Plan::compile(&program, PlanOptions::new(&CpuTarget { threads: 2 })).unwrap();
         assert!(plan.arena_len - plan.scratch_len < shape.len() + 16, "one buffer");
         let mut cpu = Cpu::new(2).unwrap();
         let id = cpu.load(plan).unwrap();

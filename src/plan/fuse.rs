@@ -1,8 +1,8 @@
 //! Decides which nodes run together: a kernel that hosts an epilogue, or a pointwise op, followed by a chain
-//! of pointwise ops on the same positions. On CUDA devices a pixel shuffle may stand in the chain: what follows it works
-//! on the positions behind it. A group runs where its last member stands on the tape.
+//! of pointwise ops on the same positions. Where the device can store shuffled values, a pixel shuffle may stand in the
+//! chain: what follows it works on the positions behind it. A group runs where its last member stands on the tape.
 
-use super::{PlanOptions, Program, Target, end_values, op_of};
+use super::{PlanOptions, Program, end_values, op_of};
 use crate::graph::{Exec, Value};
 
 /// A chain of nodes that run as one step.
@@ -36,7 +36,7 @@ pub fn groups(program: &Program, live: &[bool], options: PlanOptions) -> Vec<Gro
         }
         let carries = |k: usize| match exec {
             Exec::Pointwise(p) => p.may_carry(k) && tape.shape(node.inputs[k]) == node.shape,
-            Exec::Kernel(kernel) => options.target == Target::Cuda && kernel.shuffle_factor.is_some(),
+            Exec::Kernel(kernel) => options.target.fuses_shuffles() && kernel.shuffle_factor.is_some(),
             Exec::View(_) | Exec::Concat(_) => false,
         };
         let fits = |k: &usize| {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::fuse::Group;
 use super::gather::{is_gather, part};
 use super::precision::Storage;
-use super::{Base, Loc, PlanOptions, PlannedCommit, Program, Root, Slot, Stage, Step, Target, op_of};
+use super::{Base, Loc, PlanOptions, PlannedCommit, Program, Root, Slot, Stage, Step, op_of};
 use crate::graph::{Axis, Exec, Source, Tape, Value, ViewOf};
 use crate::types::{Element, Shape};
 use crate::{Error, Result};
@@ -80,7 +80,7 @@ pub(super) struct Placer<'a> {
     program: &'a Program,
     live: &'a [bool],
     pub(super) storage: &'a Storage,
-    pub(super) options: PlanOptions,
+    pub(super) options: PlanOptions<'a>,
     pub(super) locs: Vec<Option<Loc>>,
     buffers: Vec<usize>,
     inputs: Vec<Slot>,
@@ -91,7 +91,7 @@ pub(super) struct Placer<'a> {
 }
 
 impl<'a> Placer<'a> {
-    fn new(program: &'a Program, live: &'a [bool], storage: &'a Storage, options: PlanOptions) -> Self {
+    fn new(program: &'a Program, live: &'a [bool], storage: &'a Storage, options: PlanOptions<'a>) -> Self {
         Placer {
             program,
             live,
@@ -250,10 +250,7 @@ impl<'a> Placer<'a> {
         let base = match op.exec() {
             Exec::Kernel(kernel) => {
                 let shapes: Vec<Shape> = first.inputs.iter().map(|v| tape.shape(*v)).collect();
-                scratch = match self.options.target {
-                    Target::Cpu { threads } => kernel.cpu.scratch(&shapes, first.shape, threads),
-                    Target::Cuda => kernel.cuda.scratch(&shapes, first.shape),
-                };
+                scratch = self.options.target.scratch(&kernel, &shapes, first.shape);
                 Base::Kernel(op.clone(), inputs)
             }
             Exec::Pointwise(p) => {
@@ -290,7 +287,7 @@ impl<'a> Placer<'a> {
     fn library_scratch(&self, step: &Step, output: &Loc) -> usize {
         let Base::Kernel(op, _) = &step.base else { return 0 };
         let has_library = matches!(op.exec(), Exec::Kernel(kernel) if kernel.library.is_some());
-        let needed = self.options.target == Target::Cuda && has_library && step.keeps_result_aside();
+        let needed = self.options.target.has_libraries() && has_library && step.keeps_result_aside();
         if needed { output.element.floats(output.shape.len()) } else { 0 }
     }
 
