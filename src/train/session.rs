@@ -12,7 +12,7 @@ use super::names::scalars;
 use super::programs::{BatchShape, EvaluateOptions, Programs};
 use crate::config::Config;
 use crate::nn::{Layout, Tensor};
-use crate::plan::{Plan, PlanOptions, Program, Target};
+use crate::plan::{Plan, PlanOptions, Program};
 use crate::runtime::{Choices, Device, Outcome, PlanId, Run, bytes_of};
 use crate::types::{Precision, Shape};
 use crate::{Error, Result, config};
@@ -80,12 +80,12 @@ pub struct StateBytes {
     pub optimiser: usize,
 }
 
-/// The precision that a config means on a device.
-fn precision_on(device: &dyn Device, cfg: &Config) -> Precision {
-    match (device.target(), cfg.training.precision) {
-        (Target::Cpu { .. }, _) | (Target::Cuda, config::Precision::F32) => Precision::F32,
-        (Target::Cuda, config::Precision::Tf32) => Precision::Tf32,
-        (Target::Cuda, config::Precision::Auto | config::Precision::Bf16) => Precision::Bf16,
+/// The precision that a config means where the device computes in it.
+fn precision_of(cfg: &Config) -> Precision {
+    match cfg.training.precision {
+        config::Precision::F32 => Precision::F32,
+        config::Precision::Tf32 => Precision::Tf32,
+        config::Precision::Auto | config::Precision::Bf16 => Precision::Bf16,
     }
 }
 
@@ -113,8 +113,9 @@ impl<'a> Session<'a> {
     /// # Errors
     /// If the networks cannot be built or do not fit into the device's memory.
     pub fn new(cfg: &'a Config, device: Box<dyn Device>) -> Result<Self> {
-        let precision = precision_on(&*device, cfg);
-        let programs = Programs::new(cfg)?.aligned_to(precision.vector());
+        let target = device.target();
+        let precision = Some(precision_of(cfg)).filter(|p| target.computes_in(*p)).unwrap_or_default();
+        let programs = Programs::new(cfg)?.aligned_to(target.channel_alignment(precision));
         let mut session = Session { cfg, programs, device, precision, plans: HashMap::new(), open_runs: 0 };
         session.check_memory()?;
         session.initialise()?;
@@ -164,10 +165,11 @@ impl<'a> Session<'a> {
 
     /// A warning where the config asks for another precision than the device has.
     pub fn precision_note(&self) -> Option<String> {
-        let asked = self.cfg.training.precision;
-        let other = !matches!(asked, config::Precision::Auto | config::Precision::F32);
-        let cpu = matches!(self.device.target(), Target::Cpu { .. });
-        (cpu && other).then(|| format!("Training.precision is {}, but the cpu device computes in f32", asked.name()))
+        let (asked, device) = (self.cfg.training.precision, self.device.target().name());
+        let other = asked != config::Precision::Auto && precision_of(self.cfg) != self.precision;
+        other.then(|| {
+            format!("Training.precision is {}, but the {device} device computes in {}", asked.name(), self.precision)
+        })
     }
 
     /// The device.

@@ -179,7 +179,8 @@ pub fn loss_case(case: &mut Case, findings: &mut Findings) -> Result<()> {
     let (_, hr) = case.image("hr")?;
     let mut tape = Tape::new();
     let (x, y) = (tape.input("sr", shape, DType::F32), tape.input("hr", shape, DType::F32));
-    let programs = Programs::new(&case.cfg)?.aligned_to(case.setting.precision.vector());
+    let mut device = case.setting.device()?;
+    let programs = Programs::new(&case.cfg)?.aligned_to(device.target().channel_alignment(case.setting.precision));
     let perceptual = programs.perceptual_distance(&mut tape, x, y)?;
     let terms = loss::content(&mut tape, (x, y), perceptual, &weights)?;
     let one = tape.scalar(1.0);
@@ -191,7 +192,6 @@ pub fn loss_case(case: &mut Case, findings: &mut Findings) -> Result<()> {
     let distance = terms.perceptual.unwrap_or_else(|| tape.scalar(0.0));
     outputs.push(("metric.perceptual".to_owned(), distance));
     let program = Program { name: "golden", tape, outputs, checks: vec![], commits: vec![] };
-    let mut device = case.setting.device()?;
     if let Some(layout) = programs.perceptual() {
         let flat = layout.filled(|name| perceptual_weights(layout, name))?;
         device.set_state(&layout.params_state(), Shape::vector(flat.len()), &flat)?;
