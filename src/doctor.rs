@@ -13,7 +13,7 @@ use crate::device::cuda::libraries::{Library, Version};
 use crate::device::cuda::nvrtc::{Arch, Nvrtc};
 use crate::device::cuda::search::{Env, SearchPath};
 use crate::device::cuda::{GpuOptions, gpus};
-use crate::log::Table;
+use crate::table::Table;
 use crate::train::self_check::{self, Trust, Verdict, check_gpu};
 
 /// How long the driver may take to say which GPUs there are: seconds for many of them.

@@ -198,7 +198,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::tape::DType;
-    use crate::train::programs::{BatchShape, Programs};
+    use crate::train::programs::{BatchShape, Phase, Programs};
 
     const DENSE_AND_PATCHES: &str = "Model: {in_bands: 4}\n\
         Generator: {model_type: esrgan, n_channels: 16, n_blocks: 1, growth_channels: 8, scaling_factor: 2}\n\
@@ -213,7 +213,7 @@ mod tests {
         let overrides: Vec<String> = overrides.iter().map(|o| (*o).to_owned()).collect();
         let (cfg, _) = Config::from_yaml(DENSE_AND_PATCHES, None, &overrides).unwrap();
         let shape = BatchShape { batch: 2, hr: (side, side), hr_type: DType::F32, lr_type: None };
-        let program = Programs::new(&cfg).unwrap().adversarial(shape).unwrap();
+        let program = Programs::new(cfg).unwrap().step(Phase::Adversarial, shape).unwrap().program;
         Plan::compile(&program, PlanOptions { precision, ..PlanOptions::new(Target::Cuda) }).unwrap()
     }
 

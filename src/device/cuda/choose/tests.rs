@@ -17,7 +17,7 @@ use crate::ops::leaky_relu::LeakyRelu;
 use crate::plan::{Plan, PlanOptions, Precision, Program, Target};
 use crate::rng::{Rng, Stream};
 use crate::tape::{DType, Shape, Tape, Tensor64};
-use crate::train::programs::{BatchShape, Programs};
+use crate::train::programs::{BatchShape, Phase, Programs};
 
 const X: Shape = Shape([2, 5, 6, 4]);
 const W: Shape = Shape([4, 3, 3, 4]);
@@ -287,8 +287,9 @@ fn nearly_all_products_of_real_networks_have_a_choice() {
         for (precision, least, least_for_hopper) in
             [(Precision::F32, 1.0, 0.0), (Precision::Bf16, 0.85, least_for_hopper)]
         {
-            let programs = Programs::new(&cfg).unwrap().aligned_to(precision.vector());
-            for program in [programs.pretrain(shape).unwrap(), programs.adversarial(shape).unwrap()] {
+            let programs = Programs::new(cfg.clone()).unwrap().aligned_to(precision.vector());
+            for phase in [Phase::Pretrain, Phase::Adversarial] {
+                let program = programs.step(phase, shape).unwrap().program;
                 let options = PlanOptions { precision, ..PlanOptions::new(Target::Cuda) };
                 let [all, library, hopper] = macs_with_choice(&Plan::compile(&program, options).unwrap()).unwrap();
                 let share = |part: u64| part as f64 / all as f64;
