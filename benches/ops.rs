@@ -18,10 +18,11 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput};
 use srgan::bench::{Phase, random_program, upload_random};
 use srgan::config::{Config, DeviceChoice};
-use srgan::device::choices::{OWN, short_name};
-use srgan::device::{Device, Peaks, PlanId, Workload};
+use srgan::device::{Peaks, Workload};
 use srgan::plan::{Loc, Plan, Step};
-use srgan::train::names::scalars;
+use srgan::runtime::choices::{OWN, short_name};
+use srgan::runtime::{Device, PlanId};
+use srgan::train::scalars;
 use srgan::train::session::Session;
 use srgan::train::{DeviceOptions, open_device_with};
 use srgan::{Error, Result};
@@ -174,7 +175,7 @@ fn cases(plan: &Plan) -> Vec<Case> {
         step: i,
         group: step.label(),
         name: format!("{} to {}", extents(&step.reads()), extents(&step.writes())),
-        work: Workload::of_step(plan, step),
+        work: plan.step_workload(step),
     };
     plan.steps.iter().enumerate().map(case).collect()
 }

@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use crate::Error;
 use crate::device::cpu::Isa;
-use crate::device::cuda::cache::Cache;
+use crate::device::cuda::GpuOptions;
+use crate::device::cuda::compile::cache::Cache;
+use crate::device::cuda::compile::nvrtc::{Arch, Nvrtc};
+use crate::device::cuda::gpu::gpus;
+use crate::device::cuda::libraries::search::{Env, SearchPath};
 use crate::device::cuda::libraries::{Library, Version};
-use crate::device::cuda::nvrtc::{Arch, Nvrtc};
-use crate::device::cuda::search::{Env, SearchPath};
-use crate::device::cuda::{GpuOptions, gpus};
 use crate::table::Table;
-use crate::train::self_check::{self, Trust, Verdict, check_gpu};
+use crate::train::self_check;
+use crate::train::self_check::{Trust, Verdict, check_gpu};
 
 /// How long the driver may take to say which GPUs there are: seconds for many of them.
 const ANSWER: Duration = Duration::from_secs(60);

@@ -1,17 +1,24 @@
 //! `srgan`: trains super-resolution GANs for satellite imagery.
 //!
-//! Training steps are recorded once on a [`tape`], compiled to a static [`plan`] and replayed on a
-//! [`device`]. Modules depend downwards only:
+//! Training steps are recorded once on a tape ([`graph`]), compiled to a static [`plan`] and replayed by a [`runtime`].
+//! Modules use only what stands below them (`tests/ladder.rs` holds them to it):
 //!
 //! ```text
-//! train -> nn, loss (write ops on the tape), metrics, data, log, checkpoint
-//! tape  -> records nodes and derives gradients; knows no op by name
-//! ops   -> every op: shape rule, derivative rule, reference, CPU code
-//! plan  -> dead code, fusion, aliasing, memory; a flat list of steps
-//! device/cpu -> threads, SIMD kernels
-//! device/cuda -> kernels compiled at run time for NVIDIA GPUs
+//! bench, doctor
+//! train              a run: schedule, step, loop, validation, report
+//! nn, loss           networks and loss terms: write ops on the tape
+//! runtime/{cpu,cuda} runs plans: memory, graphs, choice of algorithms
+//! plan, autodiff     dead code, fusion, aliasing, memory | gradients by the ops' own rules
+//! ops/<op>           an op's home: extent, derivative, reference, CPU code, CUDA launches
+//! graph              the tape, and what an op has to say to stand on it
+//! device/{cpu,cuda}  threads, SIMD, matrix products | driver, compiler, libraries: knows no op and no plan
+//! types              Shape, DType, Precision, ConvShape
 //! ```
+//!
+//! Beside the engine: [`metrics`] (the table of what is measured), [`config`] (typed YAML), [`data`] (scenes to
+//! batches), [`log`] (what a run writes) and [`checkpoint`].
 
+pub mod autodiff;
 pub mod bench;
 pub mod checkpoint;
 pub mod config;
@@ -20,6 +27,7 @@ pub mod device;
 pub mod doctor;
 pub mod error;
 pub mod files;
+pub mod graph;
 pub mod log;
 pub mod loss;
 pub mod metrics;
@@ -27,10 +35,11 @@ pub mod nn;
 pub mod ops;
 pub mod plan;
 pub mod rng;
+pub mod runtime;
 pub mod table;
-pub mod tape;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod train;
+pub mod types;
 
-pub use error::{Error, Result};
+pub use crate::error::{Error, Result};

@@ -3,14 +3,13 @@
 
 use srgan::checkpoint::PlateauState;
 use srgan::config::Config;
-use srgan::device::bytes_of;
-use srgan::device::cpu::Cpu;
 use srgan::metrics::Metric;
 use srgan::rng::{Rng, Stream};
-use srgan::tape::DType;
+use srgan::runtime::{Cpu, bytes_of};
 use srgan::train::programs::BatchShape;
 use srgan::train::session::{SavedTensor, Session};
 use srgan::train::step::{RawBatch, StepNumbers, run_step};
+use srgan::types::DType;
 
 const CONFIG: &str = "
 Data: {normalization: identity, train_batch_size: 4}

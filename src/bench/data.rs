@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{BenchOptions, Steps, rounded};
 use crate::config::Config;
 use crate::data::{Batch, Dataset, Loader};
-use crate::device::PlanId;
+use crate::runtime::PlanId;
 use crate::train::plans::{self, train_shape};
 use crate::train::programs::BatchShape;
 use crate::train::session::{Key, Session};

@@ -3,7 +3,8 @@
 use serde::Serialize;
 
 use super::rounded;
-use crate::device::{PartTime, Peaks, Workload};
+use crate::device::{Peaks, Workload};
+use crate::runtime::PartTime;
 
 /// The parts of a training step by kind, the costliest first, and what the whole step has to do.
 #[derive(Clone, Debug, Serialize)]
@@ -117,7 +118,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::plan::Precision;
+    use crate::types::Precision;
 
     const PEAKS: Peaks = Peaks { flops: 100e9, tf32_flops: Some(400e9), bf16_flops: None, bandwidth: 10e9 };
 

@@ -4,16 +4,15 @@ use std::time::Duration;
 
 use super::{Phase, Steps};
 use crate::config::Config;
-use crate::device::{PlanId, Run, bytes_of};
-use crate::nn;
 use crate::rng::{Rng, Stream};
-use crate::tape::DType;
+use crate::runtime::{PlanId, Run, bytes_of};
 use crate::train::perceptual::Bands;
 use crate::train::programs::BatchShape;
 use crate::train::scalars;
 use crate::train::session::{Key, Session};
 use crate::train::step::latent_noise;
-use crate::{Error, Result};
+use crate::types::DType;
+use crate::{Error, Result, nn};
 
 /// A plan whose inputs stay as they are.
 pub(super) struct RandomSteps {

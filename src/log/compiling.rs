@@ -45,8 +45,8 @@ impl CompileProgress {
 
 #[cfg(test)]
 mod tests {
-    use super::super::console::tests::Shared;
     use super::*;
+    use crate::log::console::tests::Shared;
 
     #[test]
     fn one_line_says_what_is_compiled_and_nothing_what_was() {

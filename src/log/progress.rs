@@ -177,8 +177,8 @@ fn clock(seconds: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::console::tests::Shared;
     use super::*;
+    use crate::log::console::tests::Shared;
 
     fn info(step: u64) -> StepInfo<'static> {
         StepInfo {

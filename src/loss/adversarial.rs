@@ -1,12 +1,13 @@
 //! Adversarial objectives on logits (N,h,w,1), and the R1 gradient penalty.
 
 use crate::config::{AdvLoss, Losses};
+use crate::graph::{Tape, Value};
 use crate::metrics::Metric;
 use crate::ops::add::Add;
 use crate::ops::bce::{BceLogits, MeanSigmoid};
 use crate::ops::mul::Scale;
 use crate::ops::sum_to::{mean, sum_product_to};
-use crate::tape::{Shape, Tape, Value};
+use crate::types::Shape;
 use crate::{Error, Result};
 
 /// How discriminator and generator are set against each other.

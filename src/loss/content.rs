@@ -3,6 +3,7 @@
 
 use crate::Result;
 use crate::config::Losses;
+use crate::graph::{Tape, Value};
 use crate::metrics::Metric;
 use crate::ops::add::Add;
 use crate::ops::concat::ConcatChannels;
@@ -12,7 +13,6 @@ use crate::ops::pixel_losses::{COMPONENTS, L1, PSNR, PixelLosses, SAM, TV};
 use crate::ops::slice::SliceChannels;
 use crate::ops::ssim::Ssim;
 use crate::ops::sum_to::mean;
-use crate::tape::{Tape, Value};
 
 /// A term of the content loss, or, without a weight, a metric that is measured beside it.
 #[derive(Debug)]

@@ -1,9 +1,11 @@
 use std::collections::HashMap;
 
 use super::*;
+use crate::config::{Config, Losses};
+use crate::graph::{Tape, Tensor64, Value};
 use crate::ops::conv2d::{Conv2d, Geometry};
 use crate::ops::leaky_relu::LeakyRelu;
-use crate::tape::{DType, Shape, Tensor64};
+use crate::types::{DType, Shape};
 
 type Given = HashMap<String, Tensor64>;
 

@@ -2,6 +2,7 @@
 
 use super::layers::{ConvSpec, Net};
 use crate::Result;
+use crate::graph::Value;
 use crate::ops::add::Add;
 use crate::ops::avg_pool::AvgPool;
 use crate::ops::concat::ConcatChannels;
@@ -10,7 +11,6 @@ use crate::ops::leaky_relu::LeakyRelu;
 use crate::ops::mul::Mul;
 use crate::ops::pad_channels::Segments;
 use crate::ops::sigmoid::Sigmoid;
-use crate::tape::Value;
 
 use super::layout::Init;
 

@@ -6,9 +6,10 @@ use super::layout::Layout;
 use super::network::Network;
 use crate::Result;
 use crate::config::{Config, Discriminator, DiscriminatorType};
+use crate::graph::{Tape, Value};
 use crate::ops::avg_pool::AvgPool;
 use crate::ops::conv2d::Geometry;
-use crate::tape::{DType, Shape, Tape, Value};
+use crate::types::{DType, Shape};
 
 /// Writes the discriminator: logits (N, 1, 1, 1), or a map (N, h, w, 1) for PatchGAN, of images (N, H, W, B).
 ///

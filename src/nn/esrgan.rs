@@ -5,8 +5,8 @@ use super::layers::{ConvSpec, Net};
 use super::layout::Init;
 use crate::Result;
 use crate::config::Generator;
+use crate::graph::Value;
 use crate::ops::add::Add;
-use crate::tape::Value;
 
 /// Kaiming-normal for a leaky ReLU of slope 0.2, times 0.1: small residuals at the start.
 fn small(fan_in: usize) -> Init {

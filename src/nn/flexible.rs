@@ -4,8 +4,8 @@ use super::blocks;
 use super::layers::{ConvSpec, Net};
 use crate::Result;
 use crate::config::{BlockType, Generator};
+use crate::graph::Value;
 use crate::ops::add::Add;
-use crate::tape::Value;
 
 /// SR (N, s·H, s·W, B) from LR (N, H, W, B).
 pub fn forward(net: &mut Net, lr: Value, cfg: &Generator) -> Result<Value> {

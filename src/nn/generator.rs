@@ -5,7 +5,8 @@ use super::layout::Layout;
 use super::network::Network;
 use super::{esrgan, flexible, srresnet, stochastic};
 use crate::config::{BlockType, Config, GeneratorType};
-use crate::tape::{DType, Shape, Tape, Value};
+use crate::graph::{Tape, Value};
+use crate::types::{DType, Shape};
 use crate::{Error, Result};
 
 /// Whether the generator reads a noise vector.

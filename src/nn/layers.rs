@@ -4,17 +4,18 @@ use std::collections::HashMap;
 
 use super::layout::{FileLayout, Init, Layout, Tensor};
 use crate::Result;
+use crate::graph::{Op, Tape, Value};
 use crate::ops::add::Add;
 use crate::ops::conv2d::{Conv2d, Geometry};
 use crate::ops::leaky_relu::LeakyRelu;
 use crate::ops::linear::Linear;
+use crate::ops::norm;
 use crate::ops::pad_channels::{PadChannels, Segments};
 use crate::ops::pixel_shuffle::PixelShuffle;
 use crate::ops::prelu::Prelu;
 use crate::ops::slice::SliceFlat;
 use crate::ops::spectral_norm::spectral_norm;
-use crate::ops::{Op, norm};
-use crate::tape::{Shape, Tape, Value};
+use crate::types::Shape;
 
 /// Where parameters come from.
 pub enum Vars<'a> {

@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::rng::{Rng, Stream, name_hash};
-use crate::tape::Shape;
+use crate::types::Shape;
 
 /// How a tensor's order in files differs from that in memory (weights O,kh,kw,I; files O,I,kh,kw).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@
 use super::layers::{ConvSpec, Net, Vars};
 use super::layout::{Init, Layout};
 use crate::config::{Config, PerceptualMetric, TruncatedVgg};
+use crate::graph::{Tape, Value};
 use crate::ops::add::Add;
 use crate::ops::conv2d::Geometry;
 use crate::ops::leaky_relu::LeakyRelu;
@@ -15,7 +16,7 @@ use crate::ops::max_pool::MaxPool;
 use crate::ops::mix_channels::MixChannels;
 use crate::ops::mul::{Mul, Scale};
 use crate::ops::sum_to::sum_product_to;
-use crate::tape::{DType, Shape, Tape, Value};
+use crate::types::{DType, Shape};
 use crate::{Error, Result};
 
 /// Bands that the networks take.

@@ -4,10 +4,10 @@ use super::blocks;
 use super::layers::{ConvSpec, Net};
 use crate::Result;
 use crate::config::Generator;
+use crate::graph::Value;
 use crate::ops::add::Add;
 use crate::ops::pixel_shuffle::PixelShuffle;
 use crate::ops::tanh::Tanh;
-use crate::tape::Value;
 
 /// SR (N, s·H, s·W, B) from LR (N, H, W, B).
 pub fn forward(net: &mut Net, lr: Value, cfg: &Generator) -> Result<Value> {

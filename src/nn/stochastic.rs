@@ -5,11 +5,11 @@ use super::flexible::trunk;
 use super::layers::{ConvSpec, Net};
 use crate::Result;
 use crate::config::Generator;
+use crate::graph::Value;
 use crate::ops::add::Add;
 use crate::ops::mul::{Mul, Scale};
 use crate::ops::silu::Silu;
 use crate::ops::slice::SliceChannels;
-use crate::tape::Value;
 
 /// SR (N, s·H, s·W, B) from LR (N, H, W, B) and noise (N, 1, 1, D).
 pub fn forward(net: &mut Net, lr: Value, noise: Value, cfg: &Generator) -> Result<Value> {

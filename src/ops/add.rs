@@ -1,12 +1,13 @@
 //! `output = alpha·a + beta·b`, with `b` repeated to the extent of `a`: sums of gradients, residuals with a
 //! scale, biases, differences.
 
+use super::mul::Scale;
 use super::pointwise::{broadcast_shape, map2, reference};
-use super::{Application, Exec, Op, Pointwise, Rounding};
+use super::sum_to::sum_to;
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::PointwiseCode;
-use crate::ops::{mul::Scale, sum_to::sum_to};
-use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::graph::{Application, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value};
+use crate::types::Shape;
 use crate::{Result, simd_fn};
 
 /// The weighted sum of two tensors.

@@ -1,9 +1,9 @@
 //! Plain state changes: [`Assign`] a value, [`AddTo`] a sum (gradients over micro-batches), [`Clear`] it.
 
-use super::CommitOp;
 use super::flat::{for_blocks, rows};
 use crate::device::cpu::{Ctx, View, ViewMut};
 use crate::device::cuda::{Args, CudaCommit, KernelLaunch};
+use crate::graph::CommitOp;
 
 /// `states[0] = inputs[0]`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -91,10 +91,11 @@ fn combine(ctx: &Ctx, value: &View, state: &ViewMut, change: impl Fn(&mut [f32],
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::Device;
+    use crate::graph::{Tape, Value};
     use crate::ops::slice::SliceChannels;
     use crate::ops::tests::{commit, devices};
-    use crate::tape::{DType, Shape, Tape, Value};
+    use crate::runtime::Device;
+    use crate::types::{DType, Shape};
 
     /// The state after a change by a value.
     fn changed(device: &mut dyn Device, op: impl CommitOp, value: &[f32], shape: Shape) -> Vec<f32> {

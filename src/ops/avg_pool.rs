@@ -4,12 +4,12 @@
 
 use std::ops::Range;
 
-use super::sum_to::cuda::{Columns, lanes, sum_pixels, vector_of};
-use super::{Application, Exec, Kernel, KernelCall, Op, Rounding};
 use crate::Result;
 use crate::device::cpu::Ctx;
 use crate::device::cuda::{Args, CudaCall, KernelLaunch};
-use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value};
+use crate::ops::sum_to::cuda::{Columns, lanes, sum_pixels, vector_of};
+use crate::types::Shape;
 
 /// (N, H, W, C) to (N, out_h, out_w, C).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

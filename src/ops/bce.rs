@@ -5,12 +5,12 @@
 
 use super::flat::{Partials, no_derivative};
 use super::pointwise::{map2, reference};
-use super::sum_to::cuda::{Columns, vector_of};
-use super::{Application, Exec, Kernel, KernelCall, Op, Pointwise};
 use crate::Result;
 use crate::device::cpu::{Ctx, Isa, Tile, View};
 use crate::device::cuda::{Args, CudaCall, KernelLaunch, PointwiseCode};
-use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Pointwise, Tape, Tensor64, Value};
+use crate::ops::sum_to::cuda::{Columns, vector_of};
+use crate::types::Shape;
 
 /// Pixels of a block whose terms one item adds up.
 const BLOCK: usize = 1024;

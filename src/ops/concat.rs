@@ -3,9 +3,9 @@
 //! cannot be.
 
 use super::slice::{SliceChannels, SliceFlat};
-use super::{Application, Axis, Exec, Op};
 use crate::Result;
-use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::graph::{Application, Axis, Exec, Op, Tape, Tensor64, Value};
+use crate::types::Shape;
 
 /// Channels of all operands in order. A dense block is written as nested prefixes,
 /// `cat(cat(x, x1), x2)`, so that each is a slice of the longest.

@@ -2,10 +2,10 @@
 //! min(`decay`, (1 + k)/(10 + k)) at the k-th update, so that the initial weights are soon forgotten.
 
 use super::flat::{cuda_blocks, for_blocks, no_derivative, rows, scalar};
-use super::{Application, CommitOp, Exec, Kernel, KernelCall, Op};
 use crate::device::cpu::{Ctx, View, ViewMut};
 use crate::device::cuda::{Args, CudaCall, CudaCommit, KernelLaunch};
-use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::graph::{Application, CommitOp, Exec, Kernel, KernelCall, Op, Tape, Tensor64, Value};
+use crate::types::Shape;
 use crate::{Result, simd_fn};
 
 /// The decay of update number `k`, from 1.
@@ -167,9 +167,9 @@ pub(super) fn cases() -> Vec<super::Case> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::Device;
     use crate::ops::tests::{commit, devices};
-    use crate::tape::DType;
+    use crate::runtime::Device;
+    use crate::types::DType;
 
     fn enabled(tape: &mut Tape) -> Vec<Value> {
         vec![tape.input("enabled", Shape::SCALAR, DType::F32)]

@@ -3,11 +3,10 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::Application;
 use crate::Error;
 use crate::device::cpu::{Ctx, View};
 use crate::device::cuda::{DeviceView, THREADS};
-use crate::tape::Tape;
+use crate::graph::{Application, Tape};
 
 /// Elements of a flat buffer that one item of parallel work takes. Fixed, so that results do not depend on
 /// the number of threads.

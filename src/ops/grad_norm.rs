@@ -2,10 +2,10 @@
 //! `clip_scale = min(1, max_norm/(norm + 1e-6))`.
 
 use super::flat::{Partials, block_count, cuda_blocks, for_blocks, no_derivative, rows, scalar};
-use super::{Application, Exec, Kernel, KernelCall, Op};
 use crate::device::cpu::Ctx;
 use crate::device::cuda::{Args, CudaCall, KernelLaunch};
-use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Tape, Tensor64, Value};
+use crate::types::Shape;
 use crate::{Result, simd_fn};
 
 /// √Σ g² of a flat bucket (1,1,1,n), a scalar. Summed in f64 over fixed blocks: it overflows only where the
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn metrics_cannot_be_differentiated() {
         let mut tape = Tape::new();
-        let grad = tape.input("grad", Shape::vector(4), crate::tape::DType::F32);
+        let grad = tape.input("grad", Shape::vector(4), crate::types::DType::F32);
         let norm = tape.push(GradNorm, &[grad]).unwrap();
         let one = tape.scalar(1.0);
         let error = tape.gradients(&[(norm, one)], &[grad]).unwrap_err().to_string();

@@ -2,13 +2,14 @@
 //! and [`Ssim`] with each image as a batch of its own. The PSNR of equal images is infinite.
 
 use super::flat::no_derivative;
-use super::pixel_losses::{self, COMPONENTS, image_sums, reference_sums};
-use super::ssim::{self, Ssim};
-use super::{Application, Exec, Kernel, KernelCall, Op};
+use super::pixel_losses::{COMPONENTS, image_sums, reference_sums};
+use super::ssim::Ssim;
+use super::{pixel_losses, ssim};
 use crate::Result;
 use crate::device::cpu::Ctx;
 use crate::device::cuda::{CudaCall, DeviceView, KernelLaunch};
-use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Tape, Tensor64, Value};
+use crate::types::Shape;
 
 /// Metrics of one image, in the order of the output's channels.
 pub const NAMES: [&str; 5] = ["l1", "sam", "tv", "psnr", "ssim"];

@@ -2,10 +2,10 @@
 //! which is the input's for slope ≥ 0, so the input need not be kept.
 
 use super::pointwise::{map, map2, reference};
-use super::{Application, Exec, Op, Pointwise, Rounding, same_shape};
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::PointwiseCode;
-use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::graph::{Application, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value, same_shape};
+use crate::types::Shape;
 use crate::{Result, simd_fn};
 
 /// Leaky ReLU; `slope` ≥ 0.

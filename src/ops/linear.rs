@@ -1,14 +1,13 @@
 //! Linear layers: `output[n, o] = Σ_k input[n, k]·weight[o, k]` on (N,1,1,K) and (O,1,1,K), and their gradients.
 //! The three are closed under differentiation. A bias is [`super::add::Add`].
 
-use super::{Application, Exec, Kernel, KernelCall, Op, Rounding};
 use crate::Result;
 use crate::device::cpu::{Ctx, GemmShape, Matrix, StoreTo, Tile, TileSink, View, gemm, gemm_scratch_len};
 use crate::device::cuda::{
     Args, CudaCall, Factor, KernelLaunch, Layout, LibraryCall, LibraryOp, Product as CudaProduct,
 };
-use crate::plan::Precision;
-use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value};
+use crate::types::{Precision, Shape};
 
 /// A product of matrices with the extents of its operands' roles.
 trait Product: Op {

@@ -2,11 +2,11 @@
 //! choice of bands for a network that takes others than an image has. A convolution of 1×1 would round the image.
 
 use super::flat::no_derivative;
-use super::{Application, Exec, Kernel, KernelCall, Op};
 use crate::Result;
 use crate::device::cpu::Ctx;
 use crate::device::cuda::{Args, CudaCall, KernelLaunch};
-use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Tape, Tensor64, Value};
+use crate::types::Shape;
 
 /// (N,H,W,C) and a matrix (K,1,1,C) to (N,H,W,K); `transposed`, (N,H,W,K) and the same matrix to (N,H,W,C). The matrix is
 /// never trained.
@@ -101,7 +101,7 @@ pub(super) fn cases() -> Vec<super::Case> {
 mod tests {
     use super::*;
     use crate::ops::tests::random;
-    use crate::tape::DType;
+    use crate::types::DType;
 
     /// ⟨M x, d⟩ = ⟨x, Mᵀ d⟩.
     #[test]

@@ -2,11 +2,11 @@
 //! `output = factor·a + shift`.
 
 use super::pointwise::{broadcast_shape, map, map2, reference};
-use super::{Application, Exec, Op, Pointwise, Rounding};
+use super::sum_to::sum_product_to;
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::PointwiseCode;
-use crate::ops::sum_to::sum_product_to;
-use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::graph::{Application, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value};
+use crate::types::Shape;
 use crate::{Result, simd_fn};
 
 /// The elementwise product; operand 1 may repeat over pixels, images or channels.

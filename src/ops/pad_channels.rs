@@ -2,11 +2,11 @@
 //! which is the adjoint. Networks pad the weights of layers whose channels are not a multiple of the
 //! device's vectors (`Net::align`); no padding reaches a file.
 
-use super::{Application, Exec, Kernel, KernelCall, Op, Rounding};
 use crate::Result;
 use crate::device::cpu::Ctx;
 use crate::device::cuda::{Args, CudaCall, KernelLaunch};
-use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value};
+use crate::types::Shape;
 
 /// Segments of channels, and how wide each is with its padding.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,10 +2,10 @@
 //! `output[n, y·r + dy, x·r + dx, c] = input[n, y, x, c·r² + dy·r + dx]`, the order of PyTorch. Each of the two
 //! ops is the other's derivative.
 
-use super::{Application, Exec, Kernel, KernelCall, Op, Rounding};
 use crate::device::cpu::{Ctx, StoreTo, Tile, TileSink};
 use crate::device::cuda::{Args, CudaCall, DeviceView, KernelLaunch};
-use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value};
+use crate::types::Shape;
 use crate::{Result, simd_fn};
 
 /// (N,H,W,C·r²) to (N,H·r,W·r,C).
@@ -322,11 +322,10 @@ pub(super) fn cases() -> Vec<super::Case> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::cpu::Cpu;
-    use crate::device::{Device, bytes_of};
     use crate::ops::mul::Scale;
     use crate::plan::{Plan, PlanOptions, Program, Target};
-    use crate::tape::DType;
+    use crate::runtime::{Cpu, Device, bytes_of};
+    use crate::types::DType;
 
     #[test]
     fn extents_that_do_not_divide_are_refused() {

@@ -2,7 +2,8 @@
 //! channels.
 
 use crate::device::cpu::{Tile, View};
-use crate::tape::{Shape, Tensor64};
+use crate::graph::Tensor64;
+use crate::types::Shape;
 
 /// An operand's elements at the positions of a tile.
 #[derive(Clone, Copy)]

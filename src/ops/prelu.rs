@@ -2,15 +2,16 @@
 //! rectifiers", ICCV 2015). A slope may become negative in training, so the gradients read the input: the
 //! output's sign would not tell it.
 
+use super::add::Add;
 use super::math::Lanes;
+use super::mul::Mul;
 use super::pointwise::{map, map2, reference};
-use super::sum_to::cuda::{Columns, vector_of};
 use super::sum_to::sum_to;
-use super::{Application, Exec, Kernel, KernelCall, Op, Pointwise, Rounding, same_shape};
 use crate::device::cpu::{Ctx, Isa, Tile, View};
 use crate::device::cuda::{CudaCall, KernelLaunch, PointwiseCode};
-use crate::ops::{add::Add, mul::Mul};
-use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Pointwise, Rounding, Tape, Tensor64, Value, same_shape};
+use crate::ops::sum_to::cuda::{Columns, vector_of};
+use crate::types::Shape;
 use crate::{Result, simd_fn};
 
 /// The activation: operands x and slope (a scalar).

@@ -4,10 +4,10 @@
 //! NaN passes through, so that a bad pixel makes the step non-finite instead of vanishing; infinity does where
 //! the method has no limits. Data sets refuse or mask both when they are opened.
 
-use super::{Application, Exec, Kernel, KernelCall, Op};
 use crate::device::cpu::{Ctx, View};
 use crate::device::cuda::{Args, CudaCall, KernelLaunch};
-use crate::tape::{DType, Shape, Tape, Tensor64, Value};
+use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Tape, Tensor64, Value};
+use crate::types::{DType, Shape};
 use crate::{Error, Result};
 
 /// How pixel values become network input, and back; the methods of opensr-srgan.

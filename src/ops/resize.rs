@@ -3,10 +3,10 @@
 //! there is no derivative.
 
 use super::resize_taps::{ResizeTaps, resize_taps};
-use super::{Application, Exec, Kernel, KernelCall, Op};
 use crate::device::cpu::{Ctx, View};
 use crate::device::cuda::{Args, CudaCall, DeviceView, KernelLaunch};
-use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Tape, Tensor64, Value};
+use crate::types::Shape;
 use crate::{Error, Result, simd_fn};
 
 /// (N, H, W, C) to (N, height, width, C).

@@ -3,11 +3,11 @@
 
 use super::concat::ConcatFlat;
 use super::slice::SliceFlat;
-use super::{Application, Exec, Kernel, KernelCall, Op, Rounding};
 use crate::Result;
 use crate::device::cpu::Ctx;
-use crate::device::cuda::{CudaCall, DeviceView, KernelLaunch, copy};
-use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::device::cuda::{CudaCall, DeviceView, KernelLaunch};
+use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value};
+use crate::types::Shape;
 
 /// Elements between two parts that are copied with them: less work than another launch.
 const GAP: usize = 1 << 16;
@@ -109,7 +109,7 @@ impl Kernel for RoundWeights {
             let shape = Shape::vector(len);
             DeviceView { ptr: view.ptr.offset_by(first * view.element.size()), shape, stride: len, ..view }
         };
-        let span = |s: &Span| copy(part(call.inputs[0], s.from, s.len), part(call.output, s.to, s.len));
+        let span = |s: &Span| KernelLaunch::copy(part(call.inputs[0], s.from, s.len), part(call.output, s.to, s.len));
         self.spans.iter().map(span).collect()
     }
 }

@@ -1,11 +1,12 @@
 //! The logistic function, `output = 1 / (1 + e^−x)`: channel attention. The gradient reads the output.
 
+use super::math;
+use super::mul::{Mul, Scale};
 use super::pointwise::{map, map2, reference};
-use super::{Application, Exec, Op, Pointwise, Rounding, math, same_shape};
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::PointwiseCode;
-use crate::ops::mul::{Mul, Scale};
-use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::graph::{Application, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value, same_shape};
+use crate::types::Shape;
 use crate::{Result, simd_fn};
 
 /// The activation.

@@ -1,11 +1,11 @@
 //! Parts of tensors: a range of channels, and a range of contiguous memory under another extent (a parameter
 //! inside its network's flat buffer, a flattened feature map). Both are views: nothing is computed.
 
-use super::{Application, Exec, Kernel, KernelCall, Op, Rounding, ViewOf};
 use crate::Result;
 use crate::device::cpu::Ctx;
 use crate::device::cuda::{Args, CudaCall, KernelLaunch};
-use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value, ViewOf};
+use crate::types::Shape;
 
 /// Channels `offset .. offset + channels` of every pixel.
 #[derive(Clone, Copy, Debug, PartialEq)]

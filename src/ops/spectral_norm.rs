@@ -5,10 +5,10 @@
 use super::linear::{Linear, LinearInputGrad};
 use super::mul::Mul;
 use super::slice::SliceFlat;
-use super::{Application, Exec, Kernel, KernelCall, Op, Pointwise};
 use crate::device::cpu::{Ctx, Isa, Tile, View};
 use crate::device::cuda::{Args, CudaCall, KernelLaunch, PointwiseCode};
-use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Pointwise, Tape, Tensor64, Value};
+use crate::types::Shape;
 use crate::{Result, simd_fn};
 
 /// Vectors are divided by at least this length.
@@ -264,7 +264,7 @@ mod tests {
     use crate::Error;
     use crate::ops::sum_to::sum_product_to;
     use crate::rng::{Rng, Stream};
-    use crate::tape::DType;
+    use crate::types::DType;
 
     /// The whole of it in evaluation mode, where u and v are constants, against central differences.
     #[test]

@@ -3,8 +3,7 @@
 //! on the positions behind it. A group runs where its last member stands on the tape.
 
 use super::{PlanOptions, Program, Target, end_values, op_of};
-use crate::ops::Exec;
-use crate::tape::Value;
+use crate::graph::{Exec, Value};
 
 /// A chain of nodes that run as one step.
 #[derive(Clone, Debug)]
@@ -29,7 +28,7 @@ pub fn groups(program: &Program, live: &[bool], options: PlanOptions) -> Vec<Gro
     let mut groups: Vec<Group> = Vec::new();
     let mut group_of: Vec<Option<usize>> = vec![None; live.len()];
     for i in (0..live.len()).filter(|i| live[*i]) {
-        let v = Value(i as u32);
+        let v = Value::at(i);
         let Some(op) = op_of(tape, v) else { continue };
         let (node, exec) = (tape.node(v), op.exec());
         if matches!(exec, Exec::View(_) | Exec::Concat(_)) {

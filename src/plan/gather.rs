@@ -2,9 +2,9 @@
 //! could not be computed in place.
 
 use super::place::Placer;
-use super::{Base, Loc, Precision, Step, op_of};
-use crate::ops::{Axis, Exec, ViewOf};
-use crate::tape::{Shape, Tape, Value};
+use super::{Base, Loc, Step, op_of};
+use crate::graph::{Axis, Exec, Tape, Value, ViewOf};
+use crate::types::{Precision, Shape};
 use crate::{Error, Result};
 
 /// Whether a node may need copies: a concatenation, or a view that needs contiguous memory.

@@ -3,7 +3,7 @@
 
 use super::place::Placed;
 use super::{Base, Loc, Plan, PlanOptions, Root};
-use crate::tape::DType;
+use crate::types::DType;
 
 /// Floats between possible starts of buffers: a cache line of 64 bytes.
 const ALIGN: usize = 16;

@@ -17,12 +17,12 @@ mod step;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
 use std::sync::Arc;
 
 use crate::Result;
-use crate::ops::{CommitOp, Op};
-use crate::tape::{DType, Element, Shape, Source, Tape, Value};
+use crate::device::Workload;
+use crate::graph::{CommitOp, Op, Source, Tape, Value};
+use crate::types::{DType, Element, Precision, Shape};
 
 pub use step::{Base, Stage, Step};
 
@@ -69,39 +69,6 @@ impl PlanOptions {
     /// An optimised plan in f32.
     pub const fn new(target: Target) -> PlanOptions {
         PlanOptions { fuse: true, share: true, target, precision: Precision::F32 }
-    }
-}
-
-/// How the products of convolutions are computed, and how activations are stored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Precision {
-    /// Everything in f32.
-    #[default]
-    F32,
-    /// Factors rounded to 10 mantissa bits, sums in f32; all else in f32.
-    Tf32,
-    /// Factors and activations in bf16, sums in f32; weights, statistics, reductions and losses in f32.
-    Bf16,
-}
-
-impl Precision {
-    /// Channels of 16 bytes, the unit in which matrix units are fed; 1 where none are used.
-    pub const fn vector(self) -> usize {
-        match self {
-            Precision::F32 => 1,
-            Precision::Tf32 => 4,
-            Precision::Bf16 => 8,
-        }
-    }
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Precision::F32 => "f32",
-            Precision::Tf32 => "tf32",
-            Precision::Bf16 => "bf16",
-        })
     }
 }
 
@@ -267,6 +234,18 @@ impl Plan {
         };
         let distinct = locs.iter().enumerate().filter(|(i, loc)| !locs[..*i].contains(loc));
         distinct.map(|(_, loc)| (loc.shape.len() * size(loc)) as u64).sum()
+    }
+
+    /// What a step has to do.
+    pub fn step_workload(&self, step: &Step) -> Workload {
+        let [read, written] = [step.reads(), step.writes()].map(|locs| self.bytes(&locs));
+        Workload { flops: 2 * step.macs, precision: step.precision, read, written }
+    }
+
+    /// What a state change has to do; it reads its states too.
+    pub fn commit_workload(&self, commit: &PlannedCommit) -> Workload {
+        let [inputs, states] = [&commit.inputs, &commit.states].map(|locs| self.bytes(locs));
+        Workload { read: inputs + states, written: states, ..Workload::default() }
     }
 
     /// Step `index` as a plan of its own over the same memory, to run it alone. What it reads is whatever the

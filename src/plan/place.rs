@@ -8,8 +8,8 @@ use super::fuse::Group;
 use super::gather::{is_gather, part};
 use super::precision::Storage;
 use super::{Base, Loc, PlanOptions, PlannedCommit, Program, Root, Slot, Stage, Step, Target, op_of};
-use crate::ops::{Axis, Exec, ViewOf};
-use crate::tape::{Element, Shape, Source, Tape, Value};
+use crate::graph::{Axis, Exec, Source, Tape, Value, ViewOf};
+use crate::types::{Element, Shape};
 use crate::{Error, Result};
 
 /// Steps and end values with buffer-relative locations.
@@ -55,7 +55,7 @@ pub fn place(
     placer.place_concats();
     let mut items: Vec<Item> = groups.iter().map(Item::Group).collect();
     let nodes = program.tape.nodes();
-    let gathers = (0..nodes.len()).filter(|i| live[*i]).map(|i| Value(i as u32));
+    let gathers = (0..nodes.len()).filter(|i| live[*i]).map(Value::at);
     items.extend(gathers.filter(|v| is_gather(&program.tape, *v)).map(Item::Gather));
     items.sort_by_key(Item::position);
     let reads = placer.reads(&items);
@@ -154,7 +154,7 @@ impl<'a> Placer<'a> {
         let tape = self.tape();
         let flat_viewed = self.flat_viewed();
         for i in (0..self.live.len()).rev().filter(|i| self.live[*i]) {
-            let v = Value(i as u32);
+            let v = Value::at(i);
             let Some(Exec::Concat(axis)) = op_of(tape, v).map(|op| op.exec()) else { continue };
             let whole = match self.locs[i] {
                 Some(loc) => loc,
@@ -182,8 +182,7 @@ impl<'a> Placer<'a> {
     fn flat_viewed(&self) -> Vec<bool> {
         let mut viewed = vec![false; self.live.len()];
         for (i, node) in self.tape().nodes().iter().enumerate().filter(|(i, _)| self.live[*i]) {
-            if matches!(op_of(self.tape(), Value(i as u32)).map(|op| op.exec()), Some(Exec::View(ViewOf::Flat { .. })))
-            {
+            if matches!(op_of(self.tape(), Value::at(i)).map(|op| op.exec()), Some(Exec::View(ViewOf::Flat { .. }))) {
                 viewed[node.inputs[0].index()] = true;
             }
         }
@@ -231,7 +230,7 @@ impl<'a> Placer<'a> {
         super::end_values(self.program).for_each(|v| reads.entry(v).or_default().push(usize::MAX));
         // Channel views and concatenations are read through: walk users before operands.
         for i in (0..self.live.len()).rev().filter(|i| self.live[*i]) {
-            let v = Value(i as u32);
+            let v = Value::at(i);
             if matches!(op_of(tape, v).map(|op| op.exec()), Some(Exec::View(_) | Exec::Concat(_))) {
                 let through = reads.get(&v).cloned().unwrap_or_default();
                 tape.node(v).inputs.iter().for_each(|o| reads.entry(*o).or_default().extend(&through));

@@ -3,12 +3,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Commit, Precision, Program, end_values, op_of};
+use super::{Commit, Program, end_values, op_of};
 use crate::Result;
+use crate::graph::{Exec, Rounding, Tape, Value, ViewOf};
 use crate::ops::round_weights::RoundWeights;
 use crate::ops::slice::SliceFlat;
-use crate::ops::{Exec, Rounding, ViewOf};
-use crate::tape::{Element, Tape, Value};
+use crate::types::{Element, Precision};
 
 /// How a program's values are stored and its products computed.
 pub(super) struct Storage {
@@ -49,7 +49,7 @@ impl Storage {
 fn second_order(tape: &Tape) -> Vec<bool> {
     let mut marked = vec![false; tape.nodes().len()];
     for (i, node) in tape.nodes().iter().enumerate() {
-        let passes = match op_of(tape, Value(i as u32)) {
+        let passes = match op_of(tape, Value::at(i)) {
             Some(op) => op.rounding() != Rounding::Never,
             None => false,
         };
@@ -63,7 +63,7 @@ fn elements(program: &Program, live: &[bool], exact: &[bool]) -> Vec<Element> {
     let mut shared = Shared::new(live.len());
     let mut maps = vec![false; live.len()];
     for i in (0..live.len()).filter(|i| live[*i]) {
-        let (v, node) = (Value(i as u32), &tape.nodes()[i]);
+        let (v, node) = (Value::at(i), &tape.nodes()[i]);
         let Some(op) = op_of(tape, v) else {
             shared.keep_f32(v);
             continue;
@@ -88,7 +88,7 @@ fn elements(program: &Program, live: &[bool], exact: &[bool]) -> Vec<Element> {
         }
     }
     end_values(program).for_each(|v| shared.keep_f32(v));
-    (0..live.len()).map(|i| if live[i] { shared.element(Value(i as u32)) } else { Element::F32 }).collect()
+    (0..live.len()).map(|i| if live[i] { shared.element(Value::at(i)) } else { Element::F32 }).collect()
 }
 
 /// Sets of values in shared memory (a union-find forest), and which of them must be f32.
@@ -143,7 +143,7 @@ pub(super) fn round_weights(program: &Program, precision: Precision) -> Result<O
     let mut moved: Vec<Value> = Vec::with_capacity(program.tape.nodes().len());
     let mut rounded: HashMap<Value, Value> = HashMap::new();
     for (i, node) in program.tape.nodes().iter().enumerate() {
-        let v = Value(i as u32);
+        let v = Value::at(i);
         let weight = op_of(&program.tape, v).filter(|_| !exact[i]).and_then(|op| op.weight_operand());
         let inputs = node.inputs.iter().enumerate().map(|(k, operand)| match rounded.get(operand) {
             Some(low) if weight == Some(k) => *low,
@@ -177,7 +177,7 @@ pub(super) fn round_weights(program: &Program, precision: Precision) -> Result<O
 fn weights(tape: &Tape, exact: &[bool]) -> BTreeMap<Value, Vec<(Value, SliceFlat)>> {
     let mut found: BTreeMap<Value, BTreeMap<usize, (Value, SliceFlat)>> = BTreeMap::new();
     for (i, node) in tape.nodes().iter().enumerate().filter(|(i, _)| !exact[*i]) {
-        let weight = op_of(tape, Value(i as u32)).and_then(|op| op.weight_operand());
+        let weight = op_of(tape, Value::at(i)).and_then(|op| op.weight_operand());
         let Some(weight) = weight.map(|k| node.inputs[k]) else { continue };
         if op_of(tape, weight).is_some_and(|op| op.rounding() == Rounding::Weights) {
             continue;
@@ -194,11 +194,11 @@ fn weights(tape: &Tape, exact: &[bool]) -> BTreeMap<Value, Vec<(Value, SliceFlat
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Plan, PlanOptions, Step, Target};
     use super::*;
     use crate::config::Config;
-    use crate::tape::DType;
+    use crate::plan::{Plan, PlanOptions, Step, Target};
     use crate::train::programs::{BatchShape, Phase, Programs};
+    use crate::types::DType;
 
     const DENSE_AND_PATCHES: &str = "Model: {in_bands: 4}\n\
         Generator: {model_type: esrgan, n_channels: 16, n_blocks: 1, growth_channels: 8, scaling_factor: 2}\n\

@@ -2,8 +2,8 @@
 
 use super::place::{Placer, Reads};
 use super::{Base, Loc, Root, Step, Target};
-use crate::ops::Exec;
-use crate::tape::{Shape, Value};
+use crate::graph::{Exec, Value};
+use crate::types::Shape;
 
 impl Placer<'_> {
     /// An operand of the step that has the output's extent and is read by nothing later, so that the output

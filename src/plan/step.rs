@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Loc, Precision};
-use crate::ops::{Exec, Op};
-use crate::tape::Shape;
+use super::Loc;
+use crate::graph::{Exec, Op};
+use crate::types::{Precision, Shape};
 
 /// What a step computes before its pointwise stages.
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ pub enum Base {
 /// A pointwise op applied to the tile that a step works on; on CUDA devices also an op that moves its values.
 #[derive(Clone, Debug)]
 pub struct Stage {
-    /// The op: a pointwise one, or a kernel with a [`Kernel::shuffle_factor`](crate::ops::Kernel::shuffle_factor).
+    /// The op: a pointwise one, or a kernel with a [`Kernel::shuffle_factor`](crate::graph::Kernel::shuffle_factor).
     pub op: Arc<dyn Op>,
     /// The operand that arrives in the tile.
     pub carrier: usize,

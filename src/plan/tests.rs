@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 
 use super::{Base, Plan, PlanOptions, Program, Target};
-use crate::device::cpu::Cpu;
-use crate::device::{Device, bytes_of};
+use crate::graph::{Tape, Tensor64, Value};
 use crate::ops::add::Add;
 use crate::ops::concat::{ConcatChannels, ConcatFlat};
 use crate::ops::conv2d::{Conv2d, Geometry};
@@ -14,7 +13,8 @@ use crate::ops::pixel_shuffle::PixelShuffle;
 use crate::ops::prelu::Prelu;
 use crate::ops::sum_to::{mean, sum_to};
 use crate::rng::{Rng, Stream};
-use crate::tape::{DType, Shape, Tape, Tensor64, Value};
+use crate::runtime::{Cpu, Device, bytes_of};
+use crate::types::{DType, Shape};
 
 const WIDTH: usize = 8;
 const GROWTH: usize = 4;

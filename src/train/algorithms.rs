@@ -5,10 +5,10 @@ use super::run_dir::RunDir;
 use super::session::{Key, Session};
 use crate::Result;
 use crate::checkpoint::Meta;
-use crate::device::choices::short_name;
-use crate::device::{Choice, Choices, Device, PlanId};
 use crate::files::write_atomic;
 use crate::log::Messages;
+use crate::runtime::choices::short_name;
+use crate::runtime::{Choice, Choices, Device, PlanId};
 use crate::table::Table;
 
 /// The file in a run's folder with the times of all candidates.

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use super::self_check::{Checked, Trust, check_gpu};
 use crate::config::{Config, DatasetType, DeviceChoice, IsaChoice, Layout, StoreMode};
-use crate::data::{self, DataSettings, DatasetKind};
-use crate::device::cpu::{Cpu, Isa, IsaKind};
+use crate::data::{DataSettings, DatasetKind};
+use crate::device::cpu::{Isa, IsaKind};
 use crate::device::cuda::libraries::Library;
-use crate::device::cuda::{Cuda, GpuDriver, GpuOptions};
-use crate::device::{Device, OnCompile, OnWarning};
+use crate::device::cuda::{GpuDriver, GpuOptions};
+use crate::device::{OnCompile, OnWarning};
 use crate::log::{CompileProgress, Messages};
-use crate::{Error, Result};
+use crate::runtime::{Cpu, Cuda, Device};
+use crate::{Error, Result, data};
 
 /// What does not belong in a config.
 #[derive(Clone, Default)]

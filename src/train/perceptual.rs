@@ -8,11 +8,11 @@ use safetensors::SafeTensors;
 use super::session::Session;
 use crate::checkpoint::{TensorFile, compare_architecture};
 use crate::config::{Config, PerceptualMetric};
-use crate::device::cuda::search::Env;
-use crate::device::{PlanId, bytes_of};
-use crate::nn::{self, PERCEPTUAL_BANDS};
+use crate::device::cuda::libraries::search::Env;
+use crate::nn::PERCEPTUAL_BANDS;
 use crate::rng::{Rng, Stream};
-use crate::{Error, Result};
+use crate::runtime::{PlanId, bytes_of};
+use crate::{Error, Result, nn};
 
 /// Input slot of bands that are drawn, (3,1,1,B): a row for each of the network's bands, with a 1 for the image's.
 pub const BANDS_SLOT: &str = "perceptual_bands";

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use super::algorithms;
 use super::memory::fit_memory;
 use super::open::{DeviceOptions, open_device_with};
 use super::perceptual::PerceptualWeights;
@@ -14,15 +13,15 @@ use super::step::logged_metrics;
 use super::summary::{check_patch, steps_per_epoch};
 use super::table::compare_with_bicubic;
 use super::trainer::{Ended, RunParts, Trainer};
-use super::{data_settings, saving};
+use super::{algorithms, data_settings, saving};
 use crate::checkpoint::{LAST, Meta, TensorFile};
 use crate::config::{Config, Resume};
 use crate::data::Dataset;
-use crate::device::Device;
 use crate::files::write_atomic;
 use crate::log::{Messages, MetricsLog, RunLogFile};
 use crate::metrics::Metric;
 use crate::nn::Network;
+use crate::runtime::Device;
 use crate::{Error, Result};
 
 /// What the command line adds to a config.

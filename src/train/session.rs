@@ -13,11 +13,11 @@ use super::programs::{BatchShape, EvaluateOptions, Phase, Programs, Recorded, Se
 use super::scalars;
 use super::states::{self, COUNTERS, FlatState, Start};
 use crate::config::{self, Config};
-use crate::device::{Choices, Device, Outcome, PlanId, Run, bytes_of};
 use crate::metrics::Metric;
 use crate::nn::Tensor;
-use crate::plan::{Plan, PlanOptions, Precision, Program, Target};
-use crate::tape::Shape;
+use crate::plan::{Plan, PlanOptions, Program, Target};
+use crate::runtime::{Choices, Device, Outcome, PlanId, Run, bytes_of};
+use crate::types::{Precision, Shape};
 use crate::{Error, Result};
 
 /// A program for one extent of batch.

@@ -1,8 +1,8 @@
 //! What a run trains, as states on the device: their names there and in checkpoints, and how they start.
 
 use crate::nn::{Layout, Network, Tensor};
-use crate::tape::Shape;
 use crate::train::programs::Programs;
+use crate::types::Shape;
 
 /// Updates of the average so far.
 pub const EMA_UPDATES: &str = "ema.updates";

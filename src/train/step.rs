@@ -9,15 +9,14 @@ use super::programs::{BatchShape, Phase};
 use super::scalars;
 use super::schedule;
 use super::session::{Key, Session};
-use crate::Result;
 use crate::checkpoint::PlateauState;
 use crate::config::Config;
 use crate::data::Batch;
-use crate::device::{PlanId, Run, bytes_of};
 use crate::loss::Adversarial;
 use crate::metrics::{Metric, Source, When};
-use crate::nn;
 use crate::rng::{Rng, Stream};
+use crate::runtime::{PlanId, Run, bytes_of};
+use crate::{Result, nn};
 
 /// Raw images of a batch as a program's slots take them.
 #[derive(Clone, Copy, Debug)]

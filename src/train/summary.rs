@@ -4,19 +4,19 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use super::algorithms;
 use super::memory::{Need, available};
 use super::perceptual::PerceptualWeights;
 use super::plans::{Plans, train_shape};
 use super::session::{Key, Session};
-use super::{DeviceOptions, data_settings, open_device_with};
+use super::{DeviceOptions, algorithms, data_settings, open_device_with};
 use crate::config::Config;
 use crate::data::Dataset;
-use crate::device::Device;
+use crate::graph::Source;
 use crate::nn::{Layout, Network};
 use crate::plan::{Plan, Program};
+use crate::runtime::Device;
 use crate::table::Table;
-use crate::tape::{Shape, Source};
+use crate::types::Shape;
 use crate::{Error, Result};
 
 /// Steps of an epoch; what is left over at its end is dropped.

@@ -10,14 +10,13 @@ use super::signals::StopSignal;
 use super::step::latent_noise;
 use crate::config::{AdvLoss, Config};
 use crate::data::{Batch, Dataset};
-use crate::device::bytes_of;
 use crate::log::{PanelShape, Panels};
 use crate::loss::TERMS;
 use crate::metrics::Metric;
-use crate::nn;
 use crate::rng::Stream;
-use crate::tape::DType;
-use crate::{Error, Result};
+use crate::runtime::bytes_of;
+use crate::types::DType;
+use crate::{Error, Result, nn};
 
 /// What a validation found.
 #[derive(Debug)]

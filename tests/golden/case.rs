@@ -5,7 +5,7 @@ use std::path::Path;
 
 use srgan::checkpoint::TensorFile;
 use srgan::config::Config;
-use srgan::tape::Shape;
+use srgan::types::Shape;
 use srgan::{Error, Result};
 
 use crate::setting::Setting;

@@ -3,15 +3,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use srgan::Result;
-use srgan::device::{Device, bytes_of};
-use srgan::loss::{self, Images};
-use srgan::nn::{self, Layout, Net, Vars};
+use srgan::graph::{Tape, Value};
+use srgan::loss::Images;
+use srgan::nn::{Layout, Net, Vars};
 use srgan::ops::assign::Assign;
-use srgan::plan::{Commit, Plan, PlanOptions, Precision, Program};
-use srgan::tape::{DType, Shape, Tape, Value};
-use srgan::train::programs::Programs;
+use srgan::plan::{Commit, Plan, PlanOptions, Program};
+use srgan::runtime::{Device, bytes_of};
 use srgan::train::perceptual;
+use srgan::train::programs::Programs;
+use srgan::types::{DType, Precision, Shape};
+use srgan::{Result, loss, nn};
 
 use crate::case::{Case, Findings, to_nhwc};
 

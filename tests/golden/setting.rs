@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use srgan::config;
-use srgan::device::Device;
-use srgan::device::cpu::{Cpu, Isa};
+use srgan::device::cpu::Isa;
 use srgan::device::cuda::host::{HostDriver, HostOptions};
-use srgan::device::cuda::{Cuda, GpuDriver, GpuOptions};
-use srgan::plan::Precision;
-use srgan::{Error, Result};
+use srgan::device::cuda::{GpuDriver, GpuOptions};
+use srgan::runtime::{Cpu, Cuda, Device};
+use srgan::types::Precision;
+use srgan::{Error, Result, config};
 
 /// Beside the cases: how far PyTorch's own runs in other precisions are from them.
 const DISTANCES: &str = "precision_distances.json";

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use srgan::checkpoint::PlateauState;
-use srgan::device::bytes_of;
-use srgan::tape::DType;
+use srgan::runtime::bytes_of;
 use srgan::train::programs::BatchShape;
 use srgan::train::session::Session;
 use srgan::train::step::{RawBatch, StepNumbers, run_step};
+use srgan::types::DType;
 use srgan::{Error, Result};
 
 use crate::case::{Case, Findings};

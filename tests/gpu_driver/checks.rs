@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use srgan::device::cuda::cache::Cache;
+use srgan::device::cuda::compile::cache::Cache;
 use srgan::device::cuda::driver::Driver;
 use srgan::device::cuda::{FoundGpu, GpuDriver, GpuOptions};
 use srgan::train::self_check::{Report, Trust, Verdict, check_gpu};

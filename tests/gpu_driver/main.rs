@@ -15,12 +15,13 @@ use std::sync::Arc;
 
 use srgan::Error;
 use srgan::device::Compiling;
+use srgan::device::cuda::compile::nvrtc::Nvrtc;
 use srgan::device::cuda::driver::{DevicePtr, Driver, FunctionId, Geometry, Launch, ModuleSource};
+use srgan::device::cuda::gpu::gpus;
+use srgan::device::cuda::launch::library::Work;
 use srgan::device::cuda::libraries::Library;
-use srgan::device::cuda::library_call::Work;
-use srgan::device::cuda::nvrtc::Nvrtc;
-use srgan::device::cuda::search::SearchPath;
-use srgan::device::cuda::{GpuDriver, GpuOptions, gpus};
+use srgan::device::cuda::libraries::search::SearchPath;
+use srgan::device::cuda::{GpuDriver, GpuOptions};
 
 const PART: &str = "SRGAN_TEST_PART";
 const PARTS: [(&str, fn()); 14] = [

@@ -9,10 +9,10 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 
 use srgan::device::Compiling;
-use srgan::device::cuda::cache::Cache;
+use srgan::device::cuda::compile::cache::Cache;
+use srgan::device::cuda::compile::nvrtc::{Arch, Compiled, Nvrtc};
 use srgan::device::cuda::driver::ModuleSource;
-use srgan::device::cuda::nvrtc::{Arch, Compiled, Nvrtc};
-use srgan::device::cuda::search::SearchPath;
+use srgan::device::cuda::libraries::search::SearchPath;
 use srgan::device::cuda::{Usage, machine_code};
 use srgan::table::Table;
 

@@ -6,12 +6,13 @@ use std::path::Path;
 
 use srgan::config::Config;
 use srgan::device::cuda::driver::ModuleSource;
-use srgan::device::cuda::{fill_module, modules, peak_modules};
+use srgan::graph::Tape;
 use srgan::ops::pixel_shuffle::PixelShuffle;
 use srgan::ops::sum_to::sum_to;
-use srgan::plan::{Plan, PlanOptions, Precision, Program, Target};
-use srgan::tape::{DType, Shape, Tape};
+use srgan::plan::{Plan, PlanOptions, Program, Target};
+use srgan::runtime::cuda::{fill_module, modules, peak_modules};
 use srgan::train::programs::{BatchShape, EvaluateOptions, Phase, Programs};
+use srgan::types::{DType, Precision, Shape};
 
 /// Side of the images of the plans; a kernel's code hardly depends on it.
 const HR: usize = 64;
@@ -50,9 +51,9 @@ fn programs(config: &Config, precision: Precision) -> Vec<Program> {
         programs.evaluate(pairs, every),
         programs.begin(Phase::Adversarial, pairs),
     ];
-    let segments = [Phase::Pretrain, Phase::Adversarial].into_iter().flat_map(|phase| {
-        phase.segments().iter().map(move |segment| (phase, *segment))
-    });
+    let segments = [Phase::Pretrain, Phase::Adversarial]
+        .into_iter()
+        .flat_map(|phase| phase.segments().iter().map(move |segment| (phase, *segment)));
     all.extend(segments.map(|(phase, segment)| programs.segment(phase, segment, pairs)));
     all.into_iter().map(|recorded| recorded.unwrap().program).collect()
 }

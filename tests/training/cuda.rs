@@ -6,10 +6,8 @@ use std::path::Path;
 
 use srgan::bench::{Phase, random_program, upload_random};
 use srgan::config::{Config, Resume};
-use srgan::device::Device;
-use srgan::device::cpu::Cpu;
 use srgan::device::cuda::host::{HostDriver, HostOptions};
-use srgan::device::cuda::{Cuda, GpuDriver, GpuOptions};
+use srgan::device::cuda::{GpuDriver, GpuOptions};
 use srgan::log::Messages;
 use srgan::train::scalars;
 use srgan::train::session::Session;

@@ -6,13 +6,14 @@ use std::fs;
 use std::rc::Rc;
 
 use srgan::config::{Config, Resume};
-use srgan::device::choices::OWN;
-use srgan::device::{Device, bytes_of};
+use srgan::graph::Tape;
 use srgan::log::Messages;
 use srgan::ops::sum_to::{Expand, SumTo};
 use srgan::plan::{Plan, PlanOptions, Program, Target};
-use srgan::tape::{DType, Shape, Tape};
+use srgan::runtime::choices::OWN;
+use srgan::runtime::{Device, bytes_of};
 use srgan::train::{RunOptions, dry_run_on, run_on};
+use srgan::types::{DType, Shape};
 use srgan::{Error, Result};
 
 use crate::common::{Scratch, Shared, assert_same_tensors, meta, tensors};

@@ -5,11 +5,11 @@ use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
-use srgan::device::cuda::Cuda;
+use srgan::device::Compiling;
 use srgan::device::cuda::driver::{DevicePtr, Driver, FunctionId, GraphId, Launch, ModuleSource, ReadId};
 use srgan::device::cuda::host::{HostDriver, HostOptions};
-use srgan::device::cuda::library_call;
-use srgan::device::{Compiling, Device};
+use srgan::device::cuda::launch::library;
+use srgan::runtime::{Cuda, Device};
 use srgan::{Error, Result};
 
 /// What goes wrong.
@@ -217,11 +217,11 @@ impl Driver for LateDriver {
         self.push(Work::Launch(launch.clone()))
     }
 
-    unsafe fn record(&mut self, work: &[library_call::Work]) -> Result<GraphId> {
+    unsafe fn record(&mut self, work: &[library::Work]) -> Result<GraphId> {
         self.check()?;
         let launches = work.iter().map(|entry| match entry {
-            library_call::Work::Kernel(launch) => launch.clone(),
-            library_call::Work::Library(call) => panic!("{call:?}: this driver has no libraries"),
+            library::Work::Kernel(launch) => launch.clone(),
+            library::Work::Library(call) => panic!("{call:?}: this driver has no libraries"),
         });
         self.graphs.push(launches.collect());
         Ok(GraphId(self.graphs.len() - 1))

@@ -3,10 +3,10 @@
 use std::fs;
 
 use srgan::config::{Config, Resume};
-use srgan::device::choices::Choices;
-use srgan::device::cuda::Cuda;
 use srgan::device::cuda::host::{HostDriver, HostOptions, Libraries};
 use srgan::log::Messages;
+use srgan::runtime::Cuda;
+use srgan::runtime::choices::Choices;
 use srgan::train::{RunOptions, dry_run_on, run_on};
 
 use crate::common::{Scratch, Shared, assert_same_tensors, meta, tensors};

@@ -3,11 +3,11 @@
 
 use srgan::config::Config;
 use srgan::metrics::Metric;
-use srgan::tape::DType;
 use srgan::train::open_device;
 use srgan::train::programs::{BatchShape, Phase};
 use srgan::train::session::Session;
 use srgan::train::step::{RawBatch, StepNumbers, StepReport, run_step};
+use srgan::types::DType;
 
 use crate::common::{Bits, Scratch, assert_same_tensors, meta, tensors};
 

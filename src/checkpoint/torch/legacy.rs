@@ -8,9 +8,8 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::input::{Input, damaged};
-use super::pickle;
 use super::value::{Objects, Value};
-use super::{Blocks, MAX_DESCRIPTION};
+use super::{Blocks, MAX_DESCRIPTION, pickle};
 use crate::{Error, Result};
 
 /// 0x1950a86a20f9469cfc6c, as a pickle of protocol 2 begins it: LONG1 of 10 bytes.

@@ -1,7 +1,7 @@
 //! Right files: every key, aliases, defaults, overrides, warnings.
 
-use super::super::*;
 use super::{read, read_with};
+use crate::config::*;
 use crate::metrics::Metric;
 use std::path::PathBuf;
 

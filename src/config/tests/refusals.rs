@@ -1,8 +1,8 @@
 //! Wrong files and overrides: what is said, where it points, what it suggests.
 
-use super::super::{Config, Discriminator, DiscriminatorType};
 use super::{read_with, refusal};
 use crate::Error;
+use crate::config::{Config, Discriminator, DiscriminatorType};
 
 const LEAST: &str = "Model: {in_bands: 4}";
 

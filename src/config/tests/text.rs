@@ -1,7 +1,7 @@
 //! The configuration as text, and what differs between two.
 
-use super::super::*;
 use super::{read, read_with};
+use crate::config::*;
 
 #[test]
 fn yaml_round_trip() {

@@ -11,10 +11,10 @@ use tempfile::NamedTempFile;
 
 use super::invalid::InvalidPixels;
 use super::{FORMAT, Index, MaskedRun, Store, StoreRequest, StoredImage, masked_path};
-use crate::data::PixelType;
 use crate::data::pixels::values_as_f32;
 use crate::data::source::npy_header::{NpyHeader, WRITTEN_LEN};
-use crate::data::source::{self, Source, SourceInfo};
+use crate::data::source::{Source, SourceInfo};
+use crate::data::{PixelType, source};
 use crate::error::{Error, Result};
 use crate::rng::name_hash;
 

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use memmap2::{Advice, Mmap};
 use serde::{Deserialize, Serialize};
 
-use super::source::npy_header::{NpyHeader, WRITTEN_LEN};
 use super::{Layout, PixelType, StoreMode};
+use crate::data::source::npy_header::{NpyHeader, WRITTEN_LEN};
 use crate::error::{Error, Result};
 
 pub(crate) use build::open_or_build;

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::super::{Batch, Loader};
 use super::*;
 use crate::data::pixels::values_as_f32;
+use crate::data::{Batch, Loader};
 
 fn all(loader: Loader) -> Vec<Batch> {
     loader.map(Result::unwrap).collect()

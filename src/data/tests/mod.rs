@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::source::npy_header::NpyHeader;
 use super::{DataSettings, Dataset, DatasetKind, PixelType, StoreMode};
+use crate::data::source::npy_header::NpyHeader;
 
 /// Settings for one-band uint16 data at scale 2.
 fn settings(kind: DatasetKind, root: &Path) -> DataSettings {

@@ -1,7 +1,7 @@
 //! Scenes: the split by area and the masks.
 
-use super::super::{Batch, Loader};
 use super::*;
+use crate::data::{Batch, Loader};
 use crate::rng::{Rng, Stream};
 
 const HEIGHT: usize = 61;

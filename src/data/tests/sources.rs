@@ -2,11 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::super::source;
-use super::super::store::{Crop, StoreRequest, open_or_build};
-use super::super::{Layout, PixelType, StoreMode};
 use super::*;
 use crate::data::pixels::values_as_f32;
+use crate::data::store::{Crop, StoreRequest, open_or_build};
+use crate::data::{Layout, PixelType, StoreMode, source};
 
 const HEIGHT: usize = 45;
 const WIDTH: usize = 53;

@@ -1,7 +1,7 @@
 //! Views as slices and extents, for ops.
 
 use super::{View, ViewMut};
-use crate::tape::Shape;
+use crate::types::Shape;
 
 impl View {
     /// The extent.

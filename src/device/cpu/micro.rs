@@ -6,20 +6,20 @@
 use super::simd::{Simd, simd_kernel};
 
 /// Result pixels of one call of [`wide`].
-pub(super) const WIDE_PIXELS: usize = 6;
+pub(crate) const WIDE_PIXELS: usize = 6;
 /// Result pixels of one call of [`depthwise`].
-pub(super) const DEPTHWISE_PIXELS: usize = 8;
+pub(crate) const DEPTHWISE_PIXELS: usize = 8;
 /// Largest number of result channels of one call of [`dot`].
-pub(super) const DOT_CHANNELS: usize = 4;
+pub(crate) const DOT_CHANNELS: usize = 4;
 
 /// Addresses of the pixels of one call: sources, and results.
-pub(super) struct Pixels<const N: usize> {
+pub(crate) struct Pixels<const N: usize> {
     pub source: [*const f32; N],
     pub result: [*mut f32; N],
 }
 
 /// Result pixels of one call of [`dot`] for `channels` result channels: 8 to 12 accumulators.
-pub(super) fn dot_pixels(channels: usize) -> usize {
+pub(crate) fn dot_pixels(channels: usize) -> usize {
     [8, 6, 4, 3][channels - 1]
 }
 
@@ -62,7 +62,7 @@ simd_kernel! {
     ///
     /// # Safety
     /// All runs readable, `panel` of `offsets.len() * run` rows of `width`, results writable.
-    pub(super) unsafe fn wide<S>(
+    pub(crate) unsafe fn wide<S>(
         pixels: &Pixels<WIDE_PIXELS>, offsets: &[usize], run: usize, panel: *const f32, width: usize,
         accumulate: bool
     ) {
@@ -122,7 +122,7 @@ simd_kernel! {
     ///
     /// # Safety
     /// All runs, rounded up to whole vectors, readable; weights for all of them; results writable.
-    pub(super) unsafe fn dot<S>(
+    pub(crate) unsafe fn dot<S>(
         pixels: &Pixels<8>, offsets: &[usize], run: usize, weight: *const f32, channels: usize, accumulate: bool
     ) {
         let (from, to) = (&pixels.source, &pixels.result);
@@ -144,7 +144,7 @@ simd_kernel! {
     /// # Safety
     /// `channels` (a multiple of LANES) floats readable at all offsets, `weight` of as many rows, results
     /// writable.
-    pub(super) unsafe fn depthwise<S>(
+    pub(crate) unsafe fn depthwise<S>(
         pixels: &Pixels<DEPTHWISE_PIXELS>, offsets: &[usize], weight: *const f32, channels: usize
     ) {
         // SAFETY: the caller's promise.
@@ -174,7 +174,7 @@ simd_kernel! {
     ///
     /// # Safety
     /// `len` floats readable at each row of B, writable at each row of C.
-    pub(super) unsafe fn add_rows<S>(c: [*mut f32; 2], a: &[[f32; 4]; 2], b: [*const f32; 4], len: usize) {
+    pub(crate) unsafe fn add_rows<S>(c: [*mut f32; 2], a: &[[f32; 4]; 2], b: [*const f32; 4], len: usize) {
         let whole = len / S::LANES * S::LANES;
         // SAFETY: the caller's promise.
         unsafe {

@@ -43,7 +43,7 @@ simd_kernel! {
 ///
 /// # Errors
 /// If the memory to copy cannot be had.
-pub(super) fn measure(ctx: &Ctx) -> Result<Peaks> {
+pub(crate) fn measure(ctx: &Ctx) -> Result<Peaks> {
     Ok(Peaks { flops: flops(ctx), tf32_flops: None, bf16_flops: None, bandwidth: bandwidth(ctx)? })
 }
 

@@ -5,7 +5,7 @@ const LINE: usize = 16;
 
 /// A pointer that the items of a run share; each touches only its own part.
 #[derive(Clone, Copy)]
-pub(super) struct Shared(*mut f32);
+pub(crate) struct Shared(*mut f32);
 
 // SAFETY: an address; items access disjoint parts, or only read.
 unsafe impl Send for Shared {}
@@ -13,24 +13,24 @@ unsafe impl Send for Shared {}
 unsafe impl Sync for Shared {}
 
 impl Shared {
-    pub(super) fn new(ptr: *mut f32) -> Shared {
+    pub(crate) fn new(ptr: *mut f32) -> Shared {
         Shared(ptr)
     }
 
     /// The address `offset` floats further.
     #[inline(always)]
-    pub(super) fn at(self, offset: usize) -> *mut f32 {
+    pub(crate) fn at(self, offset: usize) -> *mut f32 {
         self.0.wrapping_add(offset)
     }
 }
 
 /// `len` rounded up to whole cache lines.
-pub(super) fn whole_lines(len: usize) -> usize {
+pub(crate) fn whole_lines(len: usize) -> usize {
     len.next_multiple_of(LINE)
 }
 
 /// Scratch memory that holds parts of these lengths, each on its own cache lines.
-pub(super) fn total<const N: usize>(parts: [usize; N]) -> usize {
+pub(crate) fn total<const N: usize>(parts: [usize; N]) -> usize {
     parts.into_iter().map(whole_lines).sum::<usize>() + LINE
 }
 
@@ -38,7 +38,7 @@ pub(super) fn total<const N: usize>(parts: [usize; N]) -> usize {
 ///
 /// # Panics
 /// If `scratch` is shorter than [`total`].
-pub(super) fn carve<const N: usize>(scratch: &mut [f32], parts: [usize; N]) -> [Shared; N] {
+pub(crate) fn carve<const N: usize>(scratch: &mut [f32], parts: [usize; N]) -> [Shared; N] {
     let need = total(parts);
     assert!(scratch.len() >= need, "a kernel got {} floats of scratch and needs {need}", scratch.len());
     let start = scratch.as_mut_ptr();

@@ -5,9 +5,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::args::ArgsContent;
-use super::library_call::{LibraryLaunch, LibraryOp, Work};
 use crate::device::Compiling;
+use crate::device::cuda::launch::args::ArgsContent;
+use crate::device::cuda::launch::library::{LibraryLaunch, LibraryOp, Work};
 use crate::{Error, Result};
 
 /// An address in the driver's memory, in bytes.

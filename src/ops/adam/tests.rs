@@ -1,11 +1,10 @@
 //! Adam against the numbers of PyTorch, on every device.
 
 use super::*;
-use crate::device::cpu::Cpu;
-use crate::device::{Device, Outcome, PlanId, bytes_of};
 use crate::ops::tests::devices;
 use crate::plan::{Commit, Plan, PlanOptions, Program};
-use crate::tape::DType;
+use crate::runtime::{Cpu, Device, Outcome, PlanId, bytes_of};
+use crate::types::DType;
 use std::sync::Arc;
 
 const NAMES: [&str; 4] = ["w", "m", "v", "t"];

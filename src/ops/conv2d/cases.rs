@@ -2,7 +2,7 @@
 
 use super::{Conv2d, Conv2dInputGrad, Conv2dWeightGrad, Geometry};
 use crate::ops::Case;
-use crate::tape::Shape;
+use crate::types::Shape;
 
 /// Each geometry in all three.
 pub(in crate::ops) fn cases() -> Vec<Case> {

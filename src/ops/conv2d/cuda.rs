@@ -2,10 +2,9 @@
 //! others are in `mma`.
 
 use super::{mma, wgmma};
-use crate::device::cpu::{ConvShape, Pass};
 use crate::device::cuda::driver::DevicePtr;
 use crate::device::cuda::{Args, CudaCall, KernelLaunch, THREADS};
-use crate::plan::Precision;
+use crate::types::{ConvShape, Pass, Precision};
 
 /// Channels of a block, where few and where many are computed.
 const NARROW: usize = 16;

@@ -1,7 +1,7 @@
 //! The convolution as a call of a library on CUDA devices.
 
-use crate::device::cpu::{ConvShape, Pass};
 use crate::device::cuda::{Convolution, CudaCall, DeviceView, Layout, LibraryCall, LibraryOp};
+use crate::types::{ConvShape, Pass};
 
 /// Operands input and weight.
 pub(super) fn forward(call: &CudaCall, shape: ConvShape) -> Option<LibraryCall> {

@@ -1,10 +1,8 @@
 //! Launches of dense convolutions on tensor cores, in bf16 or tf32: `kernels/conv2d_mma.cu`.
 
 use super::cuda::{BLOCKS, Parts, correlation, geometry, sum_parts};
-use crate::device::cpu::{ConvShape, Pass};
 use crate::device::cuda::{Args, CudaCall, DeviceView, KernelLaunch};
-use crate::plan::Precision;
-use crate::tape::Element;
+use crate::types::{ConvShape, Element, Pass, Precision};
 
 /// `BLOCK_PIXELS` and `BLOCK_WEIGHTS` of the kernels.
 const BLOCK_PIXELS: usize = 128;

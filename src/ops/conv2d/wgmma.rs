@@ -2,10 +2,8 @@
 //! `kernels/conv2d_wgmma.cu`. Which shape of block is the fastest is timed.
 
 use super::cuda::{PART_PIXELS, Parts, sum_parts};
-use crate::device::cpu::{ConvShape, Pass};
 use crate::device::cuda::{Args, CudaCall, DeviceView, KernelLaunch, TensorMap};
-use crate::plan::Precision;
-use crate::tape::Element;
+use crate::types::{ConvShape, Element, Pass, Precision};
 
 /// Channels of a plane in shared memory, and bytes of a pixel in it.
 const PLANE: usize = 8;

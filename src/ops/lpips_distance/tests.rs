@@ -1,11 +1,11 @@
 use std::collections::HashMap;
 
-use super::super::Case;
-use super::super::tests::{devices, random};
 use super::*;
-use crate::device::bytes_of;
+use crate::ops::Case;
+use crate::ops::tests::{devices, random};
 use crate::plan::{Plan, PlanOptions, Program};
-use crate::tape::DType;
+use crate::runtime::bytes_of;
+use crate::types::DType;
 
 /// The distance and its gradient for features of this extent.
 pub fn cases_of(shape: Shape) -> Vec<Case> {
@@ -60,7 +60,7 @@ fn distances_and_gradients(shape: Shape, weight: &[f32], d_output: &[f32]) -> (T
 
 /// Distances and both gradients of features of extent [`SHAPE`] on every device.
 fn run(a: &[f32], b: &[f32], d_output: [f32; 2]) -> Vec<[Vec<f32>; 3]> {
-    let on = |mut device: Box<dyn crate::device::Device>| {
+    let on = |mut device: Box<dyn crate::runtime::Device>| {
         let (tape, values) = distances_and_gradients(SHAPE, &WEIGHT, &d_output);
         let outputs = values.into_iter().enumerate().map(|(i, v)| (i.to_string(), v)).collect();
         let program = Program { name: "lpips", tape, outputs, checks: vec![], commits: vec![] };

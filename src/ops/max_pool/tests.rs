@@ -1,9 +1,9 @@
-use super::super::Case;
-use super::super::tests::devices;
 use super::*;
-use crate::device::bytes_of;
+use crate::ops::Case;
+use crate::ops::tests::devices;
 use crate::plan::{Plan, PlanOptions, Program};
-use crate::tape::DType;
+use crate::runtime::bytes_of;
+use crate::types::DType;
 
 pub fn cases() -> Vec<Case> {
     let pool = |size, stride| MaxPool { size, stride };
@@ -43,7 +43,7 @@ fn often_equal(operand: usize, shape: Shape) -> Tensor64 {
 
 /// The maxima of `x` and the gradient of ⟨maxima, 1, 2, 3, …⟩ on every device.
 fn maxima_and_gradients(pool: MaxPool, shape: Shape, x: &[f32]) -> Vec<[Vec<f32>; 2]> {
-    let run = |mut device: Box<dyn crate::device::Device>| {
+    let run = |mut device: Box<dyn crate::runtime::Device>| {
         let mut tape = Tape::new();
         let input = tape.input("x", shape, DType::F32);
         let maxima = tape.push(pool, &[input]).unwrap();

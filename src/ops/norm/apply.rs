@@ -1,11 +1,11 @@
 //! The normalised output, and the invstd of stored variances.
 
-use super::super::sum_to::sum_to;
-use super::super::{Application, Exec, Kernel, KernelCall, Op, Pointwise, Rounding};
 use super::{CHUNK, EPS, GradSums, InputGrad, check_parts, chunks, part, row};
 use crate::device::cpu::{Ctx, Isa, Tile, View};
 use crate::device::cuda::{Args, CudaCall, KernelLaunch, Part, PointwiseCode};
-use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Pointwise, Rounding, Tape, Tensor64, Value};
+use crate::ops::sum_to::sum_to;
+use crate::types::Shape;
 use crate::{Error, Result, simd_fn};
 
 /// `(x − mean)·invstd·gamma + beta`: operands x, its statistics and, with affine parameters, gamma and beta

@@ -2,15 +2,16 @@
 
 use std::ops::Range;
 
-use super::super::sum_to::cuda::{Columns, vector_of};
-use super::super::sum_to::{SumTo, sum_to};
-use super::super::{Application, Exec, Kernel, KernelCall, Op, Pointwise, Rounding, same_shape};
 use super::reduce::{Blocks, LANES};
 use super::{Apply, CHUNK, SecondGrad, check_parts, chunks, group_pixels, part, row};
 use crate::device::cpu::{Ctx, Isa, Tile, View};
 use crate::device::cuda::{Args, CudaCall, KernelLaunch, Part, PointwiseCode};
-use crate::ops::{add::Add, mul::Mul};
-use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Pointwise, Rounding, Tape, Tensor64, Value, same_shape};
+use crate::ops::add::Add;
+use crate::ops::mul::Mul;
+use crate::ops::sum_to::cuda::{Columns, vector_of};
+use crate::ops::sum_to::{SumTo, sum_to};
+use crate::types::Shape;
 use crate::{Result, simd_fn};
 
 /// Σ d_output and Σ d_output·x̂ over each group, (G,1,1,2C): operands d_output, x and its statistics.

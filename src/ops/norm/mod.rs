@@ -29,14 +29,15 @@ use super::mul::Mul;
 use super::slice::SliceChannels;
 use crate::Result;
 use crate::device::cpu::{Tile, View};
-use crate::tape::{Shape, Tape, Value};
+use crate::graph::{Tape, Value};
+use crate::types::Shape;
 
-#[cfg(test)]
-pub(super) use self::tests::{cases, cases_of};
 pub use apply::{Apply, InvStd};
 pub use grad::{GradSums, InputGrad};
 pub use second::SecondGrad;
 pub use statistics::{Over, Statistics};
+#[cfg(test)]
+pub(super) use tests::{cases, cases_of};
 
 /// Added to the variance.
 pub const EPS: f64 = 1e-5;

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::super::KernelCall;
 use crate::device::cpu::Ctx;
-use crate::tape::Shape;
+use crate::graph::KernelCall;
+use crate::types::Shape;
 
 /// Channels that are summed at a time: their sums stay in registers.
 pub const LANES: usize = 32;

@@ -1,10 +1,10 @@
 //! The gradient of the input gradient for x.
 
-use super::super::{Application, Exec, Op, Pointwise, Rounding, same_shape};
 use super::{CHUNK, check_parts, chunks, group_pixels, row};
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::{Part, PointwiseCode};
-use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::graph::{Application, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value, same_shape};
+use crate::types::Shape;
 use crate::{Error, Result, simd_fn};
 
 /// The gradient of ⟨u, d_x(x, d)⟩ for x, where d_x is [`InputGrad`](super::InputGrad) and m a mean over the group:

@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use super::super::sum_to::cuda::{Columns, vector_of};
-use super::super::{Application, Exec, Kernel, KernelCall, Op, Rounding};
 use super::EPS;
 use super::reduce::{Blocks, LANES};
 use crate::device::cpu::{Ctx, View};
 use crate::device::cuda::{Args, CudaCall, KernelLaunch};
-use crate::tape::{Shape, Tape, Tensor64, Value};
+use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value};
+use crate::ops::sum_to::cuda::{Columns, vector_of};
+use crate::types::Shape;
 use crate::{Result, simd_fn};
 
 /// Which pixels share statistics.

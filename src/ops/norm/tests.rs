@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 
-use super::super::{Case, tests::assert_close, tests::random};
 use super::*;
-use crate::device::cpu::Cpu;
-use crate::device::{Device, bytes_of};
+use crate::graph::Tensor64;
+use crate::ops::Case;
 use crate::ops::sum_to::{sum_product_to, sum_to};
+use crate::ops::tests::{assert_close, random};
 use crate::plan::{Plan, PlanOptions, Program, Target};
-use crate::tape::{DType, Tensor64};
+use crate::runtime::{Cpu, Device, bytes_of};
+use crate::types::DType;
 
 /// For the CPU check alone: statistics and sums are operands here, though they are functions of the others.
 pub fn cases() -> Vec<Case> {

@@ -4,7 +4,7 @@ use super::per_pair;
 use crate::device::cuda::driver::DevicePtr;
 use crate::device::cuda::{Args, CudaCall, DeviceView, KernelLaunch, THREADS};
 use crate::ops::sum_to::cuda::vector_of;
-use crate::tape::Shape;
+use crate::types::Shape;
 
 /// Sums of a block, as in the kernels.
 const SUMS: usize = 5;

@@ -1,13 +1,13 @@
 use std::collections::HashMap;
 
-use super::super::{Case, tests::random};
 use super::*;
-use crate::device::cpu::Cpu;
-use crate::device::{Device, bytes_of};
+use crate::ops::Case;
 use crate::ops::image_metrics::ImageMetrics;
 use crate::ops::ssim::Ssim;
+use crate::ops::tests::random;
 use crate::plan::{Plan, PlanOptions, Program, Target};
-use crate::tape::DType;
+use crate::runtime::{Cpu, Device, bytes_of};
+use crate::types::DType;
 
 pub fn cases() -> Vec<Case> {
     let pair = |shape: [usize; 4]| [shape, shape];
@@ -85,7 +85,7 @@ fn assert_near(got: &[f32], want: &[f64], tol: f64) {
 fn values_and_gradient_are_those_of_torch() {
     // The formulas of the file's head in torch, float64, for these images.
     let (mut tape, losses, grad) = losses_and_gradient(SHAPE, 0.8, [1.0, 0.3, 0.2, 0.0]);
-    let (sr, hr) = (Value(0), Value(1));
+    let (sr, hr) = (Value::at(0), Value::at(1));
     let metrics = tape.push(ImageMetrics { max_val: 0.8, ssim_win: 5 }, &[sr, hr]).unwrap();
     let ssim = tape.push(Ssim { window: 5, max_val: 0.8 }, &[sr, hr]).unwrap();
     let got = run(tape, &[losses, ssim, metrics, grad], &image(1.3), &image(1.31));
@@ -139,7 +139,7 @@ fn the_gradient_is_that_of_the_reference() {
 #[test]
 fn equal_images_have_an_infinite_psnr_and_no_gradient_but_that_of_tv() {
     let (mut tape, losses, grad) = losses_and_gradient(SHAPE, 1.0, [1.0, 1.0, 0.0, 0.0]);
-    let metrics = tape.push(ImageMetrics { max_val: 1.0, ssim_win: 5 }, &[Value(0), Value(1)]).unwrap();
+    let metrics = tape.push(ImageMetrics { max_val: 1.0, ssim_win: 5 }, &[Value::at(0), Value::at(1)]).unwrap();
     let got = run(tape, &[losses, metrics, grad], &image(1.3), &image(1.3));
     assert_eq!((got[0][L1], got[0][PSNR]), (0.0, f32::INFINITY));
     assert_eq!((got[1][PSNR], got[1][5 + PSNR]), (f32::INFINITY, f32::INFINITY));

@@ -4,7 +4,7 @@ use super::{EPS, SIGMA, Ssim};
 use crate::device::cuda::driver::DevicePtr;
 use crate::device::cuda::{Args, DeviceView, KernelLaunch};
 use crate::ops::sum_to::cuda::sum_rows;
-use crate::tape::Shape;
+use crate::types::Shape;
 
 /// Rows and columns of a block's results, as in the kernel.
 const TILE: usize = 32;

@@ -1,5 +1,6 @@
-use super::super::{Case, tests::random};
 use super::*;
+use crate::ops::Case;
+use crate::ops::tests::random;
 
 pub fn cases() -> Vec<Case> {
     let case = |window, max_val, shape| Case::new(Ssim { window, max_val }, &[shape, shape]).without_gradient();

@@ -1,10 +1,10 @@
 //! Sums over pixels on CUDA devices: how they are cut into blocks (`kernels/include/columns.cuh`), and the launches
 //! of `kernels/sum_to.cu`.
 
-use super::super::norm::group_pixels;
 use crate::device::cuda::driver::DevicePtr;
 use crate::device::cuda::{Args, CudaCall, DeviceView, KernelLaunch, THREADS};
-use crate::tape::Shape;
+use crate::ops::norm::group_pixels;
+use crate::types::Shape;
 
 /// Blocks that fill a large GPU four times.
 const BLOCKS: usize = 528;

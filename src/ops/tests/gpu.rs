@@ -7,10 +7,10 @@ use std::process::Command;
 
 use super::cuda::{on_host, random_cases};
 use super::{all_cases, assert_close, run_on};
-use crate::device::Device;
 use crate::device::cuda::host::HostOptions;
-use crate::device::cuda::{Cuda, GpuDriver, GpuOptions};
+use crate::device::cuda::{GpuDriver, GpuOptions};
 use crate::ops::Case;
+use crate::runtime::{Cuda, Device};
 
 fn say(text: &str) {
     // `eprintln` is not shown of a test that passes.

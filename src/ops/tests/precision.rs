@@ -6,11 +6,11 @@ use crate::Result;
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::PointwiseCode;
 use crate::device::cuda::host::{HostOptions, ThreadOrder};
-use crate::device::{Device, bytes_of};
+use crate::graph::{Application, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value};
 use crate::ops::slice::SliceChannels;
-use crate::ops::{Application, Exec, Op, Pointwise, Rounding};
-use crate::plan::{Plan, PlanOptions, Precision, Program, Target};
-use crate::tape::{Element, Shape, Tape, Tensor64, Value};
+use crate::plan::{Plan, PlanOptions, Program, Target};
+use crate::runtime::{Device, bytes_of};
+use crate::types::{Element, Precision, Shape};
 
 /// Half a unit in the last place, relative to the smallest number with that unit: 7 bits follow the first.
 const HALF_UNIT: f64 = 1.0 / 256.0;

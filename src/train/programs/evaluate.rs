@@ -3,12 +3,13 @@
 use super::parts::{Bound, Inputs};
 use super::{BatchShape, Programs, Recorded};
 use crate::Result;
+use crate::graph::Tape;
 use crate::loss::{self, Images};
 use crate::nn::Network;
 use crate::ops::resize::Resize;
 use crate::plan::Program;
-use crate::tape::{DType, Shape, Tape};
 use crate::train::states::EMA;
+use crate::types::{DType, Shape};
 
 /// What a validation program gives back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -19,7 +19,7 @@ use crate::loss::Adversarial;
 use crate::metrics::Metric;
 use crate::nn::{self, Layout, Network};
 use crate::plan::Program;
-use crate::tape::DType;
+use crate::types::DType;
 
 /// Extent and types of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::step_tape::{StepImages, StepTape};
 use super::{BatchShape, Programs};
 use crate::config::{Degradation, PretrainLoss};
+use crate::graph::{Tape, Value};
 use crate::loss::{self, Adversarial, ContentTerms, Images};
 use crate::metrics::Metric;
 use crate::nn::{self, Layout, Net, Vars};
@@ -13,8 +14,8 @@ use crate::ops::mul::Mul;
 use crate::ops::prepare::{Normalization, Prepare};
 use crate::ops::resize::Resize;
 use crate::ops::slice::SliceChannels;
-use crate::tape::{DType, Shape, Tape, Value};
 use crate::train::scalars;
+use crate::types::{DType, Shape};
 use crate::{Error, Result};
 
 /// LR and HR as networks see them.
@@ -101,7 +102,7 @@ impl Programs {
     pub(super) fn scalar(&self, tape: &mut Tape, index: usize) -> Result<Value> {
         let known = tape.nodes().iter().position(|n| &*n.path == scalars::SLOT);
         let all = match known {
-            Some(i) => Value(i as u32),
+            Some(i) => Value::at(i),
             None => tape.input(scalars::SLOT, Shape::vector(scalars::COUNT), DType::F32),
         };
         tape.push(SliceChannels { offset: index, channels: 1 }, &[all])

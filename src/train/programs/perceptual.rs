@@ -1,10 +1,11 @@
 //! The perceptual term on a tape: which bands it sees, and the network with its fixed weights.
 
 use super::{Bound, Programs};
-use crate::Result;
-use crate::nn::{self, Net, PERCEPTUAL_BANDS};
-use crate::tape::{DType, Shape, Tape, Value};
+use crate::graph::{Tape, Value};
+use crate::nn::{Net, PERCEPTUAL_BANDS};
 use crate::train::perceptual::{BANDS_SLOT, Bands};
+use crate::types::{DType, Shape};
+use crate::{Result, nn};
 
 impl Programs {
     /// The perceptual distance of each image, (N,1,1,1); `None` where the config's weight is 0. Bands that are drawn

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::parts::Bound;
 use super::update::Clipped;
 use super::{BatchShape, Phase, Programs, Recorded, Segment};
+use crate::graph::{Tape, Value};
 use crate::metrics::Metric;
 use crate::nn::{Network, Tensor};
 use crate::ops::assign::{AddTo, Assign, Clear};
@@ -19,8 +20,8 @@ use crate::ops::concat::{ConcatChannels, ConcatFlat};
 use crate::ops::mul::Scale;
 use crate::ops::slice::{SliceChannels, SliceFlat};
 use crate::plan::{Commit, Program};
-use crate::tape::{Shape, Tape, Value};
 use crate::train::states::{self, STAGED};
+use crate::types::Shape;
 use crate::{Error, Result};
 
 /// HR and SR of a step.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Programs;
 use super::step_tape::StepTape;
 use crate::Result;
+use crate::graph::{Tape, Value};
 use crate::metrics::Metric;
 use crate::nn::{Layout, Network};
 use crate::ops::adam::{Adam, AdamCommit, AdamWeights};
@@ -12,9 +13,9 @@ use crate::ops::ema::{EmaBuffers, EmaCommit, EmaDecay};
 use crate::ops::grad_norm::{ClipScale, GradNorm};
 use crate::ops::mul::Mul;
 use crate::plan::Commit;
-use crate::tape::{Shape, Tape, Value};
 use crate::train::scalars;
 use crate::train::states::{EMA, EMA_UPDATES, Moments, moments};
+use crate::types::Shape;
 
 /// A network's gradients, their norm, and the factor that clips them.
 #[derive(Clone, Copy)]

@@ -18,9 +18,9 @@ use std::{fs, io};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Precision;
-use crate::device::cpu::Cpu;
-use crate::device::cuda::search::Env;
-use crate::device::cuda::{Cuda, FoundGpu, GpuDriver, GpuOptions};
+use crate::device::cuda::libraries::search::Env;
+use crate::device::cuda::{FoundGpu, GpuDriver, GpuOptions};
+use crate::runtime::{Cpu, Cuda};
 use crate::{Error, Result};
 use child::Saying;
 

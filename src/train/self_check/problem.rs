@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use crate::Result;
-use crate::config::{self, Config};
-use crate::device::choices::is_of_library;
-use crate::device::{Choice, Choices, Device, bytes_of};
+use crate::config::Config;
 use crate::rng::{Rng, Stream};
-use crate::tape::DType;
+use crate::runtime::choices::is_of_library;
+use crate::runtime::{Choice, Choices, Device, bytes_of};
 use crate::train::programs::{BatchShape, Phase};
 use crate::train::scalars;
 use crate::train::session::{Key, Session};
+use crate::types::DType;
+use crate::{Result, config};
 
 /// Channels in multiples of 16, so that tensor cores take part; every kind of state that a network has.
 const PROBLEM: &str = "\
@@ -261,9 +261,8 @@ fn distance(got: &Quantity, want: &Quantity, least: f64) -> f64 {
 mod tests {
     use super::*;
     use crate::config::Precision;
-    use crate::device::cpu::Cpu;
-    use crate::device::cuda::Cuda;
     use crate::device::cuda::host::{HostDriver, HostOptions};
+    use crate::runtime::{Cpu, Cuda};
 
     fn on_cpu() -> Trace {
         trace(Box::new(Cpu::new(2).unwrap()), Precision::F32).unwrap()

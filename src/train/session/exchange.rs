@@ -5,8 +5,8 @@ use std::path::Path;
 use super::{SavedTensor, Session};
 use crate::checkpoint::{TensorFile, compare_architecture};
 use crate::nn::{Network, Tensor};
-use crate::tape::Shape;
 use crate::train::states::{EMA, FlatState, flat_states};
+use crate::types::Shape;
 use crate::{Error, Result};
 
 /// PyTorch counts the batches that a batch norm has seen, for averages that the networks here do not keep.

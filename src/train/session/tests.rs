@@ -5,7 +5,7 @@ use std::path::Path;
 use super::*;
 use crate::bench::{Phase, random_program, upload_random};
 use crate::checkpoint::TensorFile;
-use crate::device::cpu::Cpu;
+use crate::runtime::Cpu;
 use crate::train::step::StepNumbers;
 
 const ODD_GROWTH: &str = "Model: {in_bands: 3}\nData: {train_batch_size: 2}\n\

@@ -8,24 +8,24 @@ mod x86;
 
 use super::{Isa, IsaKind};
 #[cfg(target_arch = "aarch64")]
-pub(super) use neon::Neon;
+pub(crate) use neon::Neon;
 #[cfg(test)]
-pub(super) use plain::Emulated;
-pub(super) use plain::Portable;
+pub(crate) use plain::Emulated;
+pub(crate) use plain::Portable;
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{Avx2, Avx512};
+pub(crate) use x86::{Avx2, Avx512};
 
 /// Widest vector of any instruction set, in lanes: what scratch memory is sized for.
-pub(super) const MAX_LANES: usize = 16;
+pub(crate) const MAX_LANES: usize = 16;
 /// Widest panel of any instruction set, in floats.
-pub(super) const MAX_PANEL: usize = 4 * MAX_LANES;
+pub(crate) const MAX_PANEL: usize = 4 * MAX_LANES;
 
 /// A set of vector registers.
 ///
 /// # Safety
 /// All functions may be called only where the processor has the instruction set, and `load` and `store` only
 /// on addresses with `LANES` readable or writable floats (of any alignment).
-pub(super) trait Simd: Copy {
+pub(crate) trait Simd: Copy {
     /// A register.
     type V: Copy;
     /// Floats in a register.
@@ -86,24 +86,24 @@ fn sizes(isa: Isa) -> (usize, usize) {
 }
 
 /// Floats in a register of `isa`.
-pub(super) fn lanes(isa: Isa) -> usize {
+pub(crate) fn lanes(isa: Isa) -> usize {
     sizes(isa).0
 }
 
 /// Floats of a whole panel of `isa`.
-pub(super) fn panel_width(isa: Isa) -> usize {
+pub(crate) fn panel_width(isa: Isa) -> usize {
     let (lanes, vectors) = sizes(isa);
     lanes * vectors
 }
 
 /// Floats of the panel that starts at channel `first` of `channels`: a whole one, or the last's whole vectors.
-pub(super) fn panel_width_at(isa: Isa, channels: usize, first: usize) -> usize {
+pub(crate) fn panel_width_at(isa: Isa, channels: usize, first: usize) -> usize {
     let (lanes, vectors) = sizes(isa);
     (channels - first).next_multiple_of(lanes).min(lanes * vectors)
 }
 
 /// `isa`, or the narrower set whose vectors divide `channels`, a multiple of 8.
-pub(super) fn dividing(isa: Isa, channels: usize) -> Isa {
+pub(crate) fn dividing(isa: Isa, channels: usize) -> Isa {
     if channels.is_multiple_of(lanes(isa)) { isa } else { isa.narrower() }
 }
 
@@ -154,4 +154,4 @@ macro_rules! simd_kernel {
         }
     };
 }
-pub(super) use simd_kernel;
+pub(crate) use simd_kernel;

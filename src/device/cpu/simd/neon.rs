@@ -6,7 +6,7 @@ use super::simd_set;
 
 /// Four lanes of NEON.
 #[derive(Clone, Copy)]
-pub(in super::super) struct Neon;
+pub(crate) struct Neon;
 
 simd_set! {
     Neon: [float32x4_t; 4], 4 vectors a panel;

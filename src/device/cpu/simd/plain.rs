@@ -4,14 +4,14 @@ use super::Simd;
 
 /// N lanes, P vectors a panel.
 #[derive(Clone, Copy)]
-pub(in super::super) struct Plain<const N: usize, const P: usize>;
+pub(crate) struct Plain<const N: usize, const P: usize>;
 
 /// Four lanes: what SSE2 holds in a register.
-pub(in super::super) type Portable = Plain<4, 2>;
+pub(crate) type Portable = Plain<4, 2>;
 
 /// AVX-512's sizes without its instructions, so that any machine tests what depends on them.
 #[cfg(test)]
-pub(in super::super) type Emulated = Plain<16, 4>;
+pub(crate) type Emulated = Plain<16, 4>;
 
 impl<const N: usize, const P: usize> Simd for Plain<N, P> {
     type V = [f32; N];

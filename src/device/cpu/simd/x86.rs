@@ -6,7 +6,7 @@ use super::simd_set;
 
 /// Eight lanes of AVX2 with FMA.
 #[derive(Clone, Copy)]
-pub(in super::super) struct Avx2;
+pub(crate) struct Avx2;
 
 simd_set! {
     Avx2: [__m256; 8], 2 vectors a panel;
@@ -27,7 +27,7 @@ simd_set! {
 
 /// Sixteen lanes of AVX-512.
 #[derive(Clone, Copy)]
-pub(in super::super) struct Avx512;
+pub(crate) struct Avx512;
 
 simd_set! {
     Avx512: [__m512; 16], 4 vectors a panel;

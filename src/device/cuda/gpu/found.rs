@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use cudarc::driver::result::device;
 use cudarc::driver::sys::{CUdevice, CUresult, CUuuid};
 
+use super::failure::failure;
+use super::gpus::{Gpu, gpus};
 use super::{GpuDriver, GpuOptions};
-use crate::device::cuda::failure::failure;
-use crate::device::cuda::gpus::{Gpu, gpus};
+use crate::device::cuda::compile::module::all_kernels;
+use crate::device::cuda::compile::nvrtc::{Arch, Nvrtc};
 use crate::device::cuda::libraries::{Library, Loaded, Version};
-use crate::device::cuda::module::all_kernels;
-use crate::device::cuda::nvrtc::{Arch, Nvrtc};
 use crate::{Error, Result};
 
 /// The oldest driver's CUDA version that has all that is called here.

@@ -10,9 +10,9 @@ use cudarc::driver::sys::{
 
 use crate::Result;
 use crate::device::cuda::TensorMap;
-use crate::device::cuda::args::ArgsContent;
+use crate::device::cuda::launch::args::ArgsContent;
 use crate::device::cuda::libraries::Loaded;
-use crate::tape::Element;
+use crate::types::Element;
 
 /// `cuTensorMapEncodeTiled` of cuda.h.
 type Encode = unsafe extern "C" fn(

@@ -7,11 +7,11 @@ use cudarc::driver::result::launch_kernel;
 use cudarc::driver::sys::{CUfunction_attribute as Attribute, CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaEvent, CudaGraph};
 
+use super::failure::failure;
 use super::{GpuDriver, unknown};
 use crate::Result;
 use crate::device::cuda::driver::{Driver, Launch};
-use crate::device::cuda::failure::failure;
-use crate::device::cuda::library_call::{LibraryLaunch, Work};
+use crate::device::cuda::launch::library::{LibraryLaunch, Work};
 
 impl GpuDriver {
     /// Allows a kernel the shared memory of a launch: beyond 48 KiB a kernel has to ask.

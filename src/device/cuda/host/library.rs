@@ -4,10 +4,9 @@
 use std::time::Duration;
 
 use super::Libraries;
-use crate::device::cpu::Pass;
 use crate::device::cuda::driver::DevicePtr;
-use crate::device::cuda::library_call::{Convolution, Layout, LibraryLaunch, LibraryOp, Product, Work};
-use crate::tape::Element;
+use crate::device::cuda::launch::library::{Convolution, Layout, LibraryLaunch, LibraryOp, Product, Work};
+use crate::types::{Element, Pass};
 use crate::{Error, Result};
 
 /// What the host offers: one that fails when it is called, one that computes, and a slower one; or wrong ones beside

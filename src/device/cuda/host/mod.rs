@@ -23,8 +23,8 @@ use compile::Toolchain;
 pub use compile::sanitizer_library;
 
 use super::driver::{DevicePtr, Driver, FunctionId, GraphId, Launch, ModuleSource, ReadId};
-use super::library_call::{LibraryLaunch, LibraryOp, Work};
 use crate::device::Compiling;
+use crate::device::cuda::launch::library::{LibraryLaunch, LibraryOp, Work};
 use crate::{Error, Result};
 
 /// What `alloc` promises, and what vector accesses of kernels rely on.

@@ -2,9 +2,9 @@
 //! the op's reference.
 
 use super::*;
-use crate::device::Device;
 use crate::device::cuda::host::Libraries;
-use crate::plan::Precision;
+use crate::runtime::Device;
+use crate::types::Precision;
 
 pub(super) const FASTER: HostOptions = HostOptions {
     order: ThreadOrder::Forward,

@@ -5,13 +5,13 @@ use std::collections::HashMap;
 
 use super::libraries::FASTER;
 use super::*;
-use crate::device::{Device, bytes_of};
-use crate::ops::Op;
+use crate::graph::{Op, Tape};
 use crate::ops::concat::ConcatChannels;
 use crate::ops::mul::Scale;
 use crate::ops::prelu::Prelu;
-use crate::plan::{Plan, PlanOptions, Precision, Program, Target};
-use crate::tape::{DType, Tape};
+use crate::plan::{Plan, PlanOptions, Program, Target};
+use crate::runtime::{Device, bytes_of};
+use crate::types::{DType, Precision};
 
 /// What computes the values: an op on an operand and, perhaps, a weight, for an output of so many channels.
 #[derive(Clone, Copy, Debug)]
@@ -62,18 +62,18 @@ struct Written {
 }
 
 impl Written {
-    fn input(&mut self, name: &str, shape: [usize; 4], most: i32) -> crate::tape::Value {
+    fn input(&mut self, name: &str, shape: [usize; 4], most: i32) -> crate::graph::Value {
         let seed = self.given.len() as u64;
         self.given.insert(name.to_owned(), whole(Shape(shape), most, seed));
         self.tape.input(name, Shape(shape), DType::F32)
     }
 
-    fn push(&mut self, op: impl Op, inputs: &[crate::tape::Value]) -> crate::tape::Value {
+    fn push(&mut self, op: impl Op, inputs: &[crate::graph::Value]) -> crate::graph::Value {
         self.tape.push(op, inputs).unwrap()
     }
 
     /// The values before the shuffle, of `c` channels.
-    fn host(&mut self, host: Host, c: usize) -> crate::tape::Value {
+    fn host(&mut self, host: Host, c: usize) -> crate::graph::Value {
         let g = Geometry::same(3);
         match host {
             Host::Conv2d => {

@@ -1,0 +1,16 @@
+//! The tape, and what an op has to say to stand on it.
+//!
+//! A training step is written once (network code calls [`Tape::push`]), differentiated by [`Tape::gradients`], which
+//! appends ordinary nodes, and compiled by [`crate::plan`]. Nothing here knows an op by name: shape rules, derivatives
+//! and kernels live with the ops (`src/ops/<op>`), behind the traits [`Op`], [`Pointwise`], [`Kernel`] and [`CommitOp`].
+
+mod kernel;
+mod op;
+mod reference;
+mod tape;
+
+pub use kernel::{Kernel, KernelCall, Pointwise};
+pub(crate) use op::same_shape;
+pub use op::{Application, Axis, CommitOp, Exec, Op, Rounding, ViewOf};
+pub use reference::Tensor64;
+pub use tape::{Node, Source, Tape, Value};

@@ -1,0 +1,172 @@
+//! Runs plans: their memory, the states that outlive them, and the choice of algorithms.
+
+pub mod choices;
+pub mod cpu;
+pub mod cuda;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use choices::{Choice, Choices};
+pub use cpu::Cpu;
+pub use cuda::Cuda;
+
+use crate::Result;
+use crate::device::{Peaks, Workload};
+use crate::plan::{Plan, Target};
+use crate::types::Shape;
+
+/// A plan that a device has made ready to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PlanId(pub(crate) usize);
+
+/// A run that was started, to be collected.
+#[derive(Debug)]
+#[must_use = "the device keeps what the run gives back until it is collected"]
+pub struct Run {
+    pub(crate) plan: PlanId,
+    /// What the device knows it by.
+    pub(crate) ticket: usize,
+}
+
+/// What one run gave back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// Whether every checked value was finite and the state changes were made.
+    pub committed: bool,
+    /// The plan's outputs in order, each contiguous in NHWC order.
+    pub outputs: Vec<Vec<f32>>,
+}
+
+/// The time of a part of a plan's runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PartTime {
+    /// What it does: the names of its ops, and, where there are several, of the kernels or the library's algorithm.
+    pub label: String,
+    /// What it has to do in one run.
+    pub work: Workload,
+    /// The time that it took in all profiled runs.
+    pub time: Duration,
+}
+
+/// Runs plans. State is held by name; all plans of a device share one arena.
+pub trait Device {
+    /// A short name for messages: `cpu (2 threads, avx2)`.
+    fn describe(&self) -> String;
+
+    /// What plans for this device are compiled for.
+    fn target(&self) -> Target;
+
+    /// Makes a plan ready.
+    ///
+    /// # Errors
+    /// If the plan names a state that does not exist or has another size, or memory cannot be had.
+    fn load(&mut self, plan: Plan) -> Result<PlanId>;
+
+    /// Fills input slot `name` with raw little-endian elements; a slot that the plan does not have is ignored.
+    ///
+    /// # Errors
+    /// If the number of bytes is not the slot's.
+    fn upload(&mut self, plan: PlanId, name: &str, bytes: &[u8]) -> Result<()>;
+
+    /// Starts a run of a plan on what was uploaded. Runs are done in the order of their starts. On a GPU the call does
+    /// not wait for the run: the next one may be uploaded and started before it is collected. The CPU computes it here.
+    ///
+    /// # Errors
+    /// Those of the driver; the CPU has none.
+    fn start(&mut self, plan: PlanId) -> Result<Run>;
+
+    /// Waits for a run and takes what it gave back.
+    ///
+    /// # Errors
+    /// Those of the driver, the run's own included; the CPU has none.
+    fn collect(&mut self, run: Run) -> Result<Outcome>;
+
+    /// Runs a plan once and waits for it.
+    ///
+    /// # Errors
+    /// Those of [`Device::start`] and [`Device::collect`].
+    fn run(&mut self, plan: PlanId) -> Result<Outcome> {
+        let run = self.start(plan)?;
+        self.collect(run)
+    }
+
+    /// Creates a state or replaces its values.
+    ///
+    /// # Errors
+    /// If memory cannot be had, or the state exists with another number of elements.
+    fn set_state(&mut self, name: &str, shape: Shape, data: &[f32]) -> Result<()>;
+
+    /// A copy of a state.
+    ///
+    /// # Errors
+    /// If there is none of that name.
+    fn state(&self, name: &str) -> Result<Vec<f32>>;
+
+    /// The algorithms that loaded plans use, where the device had a choice; `None` where it never has one.
+    fn choices(&self) -> Option<&Choices> {
+        None
+    }
+
+    /// Of a plan's steps with several ways, the path and the kind that [`Device::choices`] knows it by.
+    fn steps_with_choice(&self, _plan: PlanId) -> &[(Arc<str>, String)] {
+        &[]
+    }
+
+    /// Takes algorithms of an earlier run on the same device and libraries for plans that are loaded later. What they
+    /// do not name is timed.
+    fn reuse(&mut self, _choices: Choices) {}
+
+    /// Bytes of memory that states and plans can still take; `None` where nobody says.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    fn available_memory(&self) -> Result<Option<usize>>;
+
+    /// Fills working memory with NaN, so that a step that reads what none wrote becomes visible.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    fn poison(&mut self) -> Result<()>;
+
+    /// The plan behind an id.
+    fn plan(&self, plan: PlanId) -> &Plan;
+
+    /// Bytes that states and plans take now in memory of the device's own; `None` if they are in that of the process.
+    fn memory_in_use(&self) -> Option<usize> {
+        None
+    }
+
+    /// Whether runs add up the time of each part of a plan, from now on.
+    fn set_profile(&mut self, on: bool);
+
+    /// Times of the parts of a plan in its profiled runs: of each step, in their order, then, where the device times
+    /// them, of state changes and the rest.
+    fn times(&self, plan: PlanId) -> Vec<PartTime>;
+
+    /// The ways in which the device can do a step of a loaded plan, this program's own, [`choices::OWN`], first.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    fn ways(&mut self, plan: PlanId, step: usize) -> Result<Vec<String>>;
+
+    /// Does a step of a loaded plan alone, `runs` times in one of its ways, and says how long that took in all. It
+    /// computes on what memory holds. On a GPU the time is taken there and caches are cold: each run follows a pass over
+    /// a buffer larger than the last of them, which does not count.
+    ///
+    /// # Errors
+    /// Those of the driver, and of a library that cannot do the step.
+    fn time_step(&mut self, plan: PlanId, step: usize, way: &str, runs: u64) -> Result<Duration>;
+
+    /// Measures what the device can do at most; takes a fraction of a second and needs idle processors.
+    ///
+    /// # Errors
+    /// If the memory to copy cannot be had.
+    fn peaks(&self) -> Result<Peaks>;
+}
+
+/// The bytes of a slice of floats, for [`Device::upload`].
+pub fn bytes_of(data: &[f32]) -> &[u8] {
+    // SAFETY: every byte of an f32 is initialised and u8 has no alignment.
+    unsafe { std::slice::from_raw_parts(data.as_ptr().cast(), std::mem::size_of_val(data)) }
+}
