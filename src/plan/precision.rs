@@ -162,6 +162,7 @@ pub(super) fn round_weights(program: &Program, precision: Precision) -> Result<O
             Ok(())
         })?;
     }
+    tape.copy_segments(&program.tape, &moved);
     let at = |v: &Value| moved[v.index()];
     let commit = |c: &Commit| Commit { inputs: c.inputs.iter().map(at).collect(), ..c.clone() };
     Ok(Some(Program {

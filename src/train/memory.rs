@@ -32,16 +32,6 @@ impl Need {
         }
     }
 
-    /// The same of plans that are not compiled yet.
-    pub fn of_keys(session: &Session, keys: impl IntoIterator<Item = Key>) -> Result<Need> {
-        let plans = keys.into_iter().map(|key| session.compile(key)).collect::<Result<Vec<Plan>>>()?;
-        Ok(Need::of_plans(session, &plans))
-    }
-
-    fn of_run(session: &Session, cfg: &Config, dataset: &Dataset) -> Result<Need> {
-        Need::of_keys(session, Plans::of(cfg, dataset).run)
-    }
-
     pub fn total(&self) -> usize {
         self.states.weights + self.states.optimiser + self.activations + self.workspace + self.held
     }
@@ -64,11 +54,13 @@ pub(super) fn available(session: &Session) -> Result<Option<usize>> {
 pub(super) fn fit_memory(session: &Session, dataset: &Dataset, messages: &Messages) -> Result<FittedPlans> {
     let available = available(session)?.unwrap_or(usize::MAX);
     let mut cfg = Config::clone(session.config());
-    let need = Need::of_run(session, &cfg, dataset)?;
+    let mut compiled = compile_run(session, &cfg, dataset)?;
+    let need = Need::of_plans(session, &compiled);
     let mut fits = need.total() <= available;
     while !fits && cfg.data.val_batch_size > 1 {
         cfg.data.val_batch_size /= 2;
-        fits = Need::of_run(session, &cfg, dataset)?.total() <= available;
+        compiled = compile_run(session, &cfg, dataset)?;
+        fits = Need::of_plans(session, &compiled).total() <= available;
         if fits {
             let batch = cfg.data.val_batch_size;
             messages.warn(&format!("validation runs with batches of {batch}: more do not fit into memory"));
@@ -78,7 +70,8 @@ pub(super) fn fit_memory(session: &Session, dataset: &Dataset, messages: &Messag
         return Err(refused(session, cfg, dataset, (&need, available)));
     }
     let plans = Plans::of(&cfg, dataset);
-    let need = Need::of_keys(session, plans.all())?.total();
+    compiled.extend(compile(session, &plans.closing)?);
+    let need = Need::of_plans(session, &compiled).total();
     let compares = need <= available;
     if !compares {
         let [need, available] = [need, available].map(|bytes| bytes >> 20);
@@ -98,6 +91,16 @@ pub(super) struct FittedPlans {
     pub validation: Vec<ValBatch>,
     /// Whether the closing table fits.
     pub compares: bool,
+}
+
+/// The plans of `keys`, not loaded.
+pub(super) fn compile(session: &Session, keys: &[Key]) -> Result<Vec<Plan>> {
+    keys.iter().map(|key| session.compile(*key)).collect()
+}
+
+/// The plans of training and validation under `cfg`, which differs from the session's in batches alone.
+fn compile_run(session: &Session, cfg: &Config, dataset: &Dataset) -> Result<Vec<Plan>> {
+    compile(session, &Plans::of(cfg, dataset).run)
 }
 
 /// The error for a run of `cfg` that does not fit.
@@ -133,7 +136,7 @@ fn largest_batch(session: &Session, mut cfg: Config, dataset: &Dataset, availabl
     while too_large - fits > 1 {
         let batch = fits.midpoint(too_large);
         cfg.data.train_batch_size = batch;
-        match Need::of_run(session, &cfg, dataset)?.total() <= available {
+        match Need::of_plans(session, &compile_run(session, &cfg, dataset)?).total() <= available {
             true => fits = batch,
             false => too_large = batch,
         }

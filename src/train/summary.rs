@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use super::memory::{Need, available};
+use super::memory::{Need, available, compile};
 use super::perceptual::PerceptualWeights;
 use super::plans::{Plans, train_shape};
 use super::session::{Key, Session};
@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::data::Dataset;
 use crate::graph::Source;
 use crate::nn::{Layout, Network};
-use crate::plan::{Plan, Program};
+use crate::plan::Program;
 use crate::runtime::Device;
 use crate::table::Table;
 use crate::types::Shape;
@@ -85,7 +85,7 @@ pub fn dry_run_on(device: Box<dyn Device>, cfg: &Config, verbose: bool) -> Resul
     let steps = steps_per_epoch(cfg, &dataset)?;
     let of_run = Plans::of(cfg, &dataset);
     let keys: Vec<Key> = of_run.all().collect();
-    let plans = keys.iter().map(|key| session.compile(*key)).collect::<Result<Vec<Plan>>>()?;
+    let plans = compile(&session, &keys)?;
     let mut text = String::new();
     let shape = train_shape(cfg, &dataset);
     let scale = cfg.generator.scaling_factor;

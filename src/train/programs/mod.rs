@@ -5,6 +5,8 @@ mod parts;
 mod perceptual;
 mod step;
 mod step_tape;
+#[cfg(test)]
+mod tests;
 mod update;
 
 use std::sync::Arc;

@@ -49,6 +49,14 @@ impl Phase {
         }
     }
 
+    /// The networks that a step trains, in order.
+    pub fn networks(self) -> &'static [Network] {
+        match self {
+            Phase::Pretrain => &[Network::Generator],
+            Phase::Adversarial => &[Network::Discriminator, Network::Generator],
+        }
+    }
+
     /// The name of its steps in messages and profiles.
     pub fn name(self) -> &'static str {
         match self {
@@ -99,6 +107,7 @@ impl Programs {
     }
 
     fn write(&self, segment: Segment, step: &mut StepTape) -> Result<()> {
+        step.begin(segment);
         match segment {
             Segment::DiscriminatorGradients => self.discriminator_gradients(step),
             Segment::DiscriminatorUpdate => self.discriminator_update(step),
@@ -133,24 +142,19 @@ impl Programs {
             Phase::Adversarial => self.generator_loss(step, images)?,
         };
         step.close_bucket(Network::Generator, objective)?;
-        step.keep_buffers(Network::Generator);
-        if step.phase() == Phase::Adversarial {
-            step.keep_buffers(Network::Discriminator);
-        }
+        step.phase().networks().iter().for_each(|network| step.keep_buffers(*network));
         Ok(())
     }
 
     /// Adam's commits and the buffers' of each trained network, then the average of the generator's new weights.
     fn generator_update(&self, step: &mut StepTape) -> Result<()> {
-        if step.phase() == Phase::Adversarial {
-            let grads = step.clipped(Network::Discriminator)?;
-            step.check(Network::Discriminator, &grads)?;
-            self.commit_network(step, Network::Discriminator, &grads)?;
+        let norm = step.clipped(Network::Generator)?.norm;
+        step.measure(Metric::GeneratorGradNorm, norm);
+        for network in step.phase().networks() {
+            let grads = step.clipped(*network)?;
+            step.check(*network, &grads)?;
+            self.commit_network(step, *network, &grads)?;
         }
-        let grads = step.clipped(Network::Generator)?;
-        step.measure(Metric::GeneratorGradNorm, grads.norm);
-        step.check(Network::Generator, &grads)?;
-        self.commit_network(step, Network::Generator, &grads)?;
         self.commit_average(step)
     }
 }

@@ -158,6 +158,17 @@ impl<'p> StepTape<'p> {
         Ok(params.iter().zip(grads).filter_map(|((offset, _), grad)| Some((*offset, grad?))).unzip())
     }
 
+    /// Crosses the border before a segment. Before an update a network's bucket is complete: apart that is the sum over
+    /// micro-batches.
+    pub fn begin(&mut self, segment: Segment) {
+        let bucket = match segment {
+            Segment::DiscriminatorUpdate => Some(self.bucket(Network::Discriminator)),
+            Segment::GeneratorUpdate => Some(self.bucket(Network::Generator)),
+            Segment::DiscriminatorGradients | Segment::GeneratorGradients => None,
+        };
+        self.tape.begin_segment(segment.name(), bucket);
+    }
+
     /// What a network's bucket holds behind the border.
     fn bucket(&mut self, network: Network) -> Value {
         if let Some(bucket) = self.trained(network).bucket {
@@ -243,11 +254,11 @@ impl Programs {
     /// None for networks that could be built.
     pub fn begin(&self, phase: Phase, shape: BatchShape) -> Result<Recorded> {
         let mut step = StepTape::joined(self, phase, shape);
-        for network in Network::ALL {
-            let layout = self.layout(network);
+        for network in phase.networks() {
+            let layout = self.layout(*network);
             let states = vec![(states::bucket_state(layout), states::bucket_shape(layout))];
             step.commits.push(Commit { op: Arc::new(Clear), inputs: vec![], states });
-            step.commit_buffers(network, STAGED);
+            step.commit_buffers(*network, STAGED);
         }
         step.finish("begin")
     }
