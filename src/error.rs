@@ -10,43 +10,107 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The configuration is wrong; the user edits the YAML or the override.
     #[error("{}{key}: {message}{}", location(.file, *.line), with_hint(.hint))]
-    Config { file: Option<PathBuf>, line: Option<usize>, key: String, message: String, hint: Option<String> },
+    Config {
+        /// The configuration file, if there is one.
+        file: Option<PathBuf>,
+        /// Line in it, from 1.
+        line: Option<usize>,
+        /// Path of the key: `Data.hr_size`.
+        key: String,
+        /// What is wrong.
+        message: String,
+        /// What the user can do.
+        hint: Option<String>,
+    },
     /// An input file or folder cannot be used.
     #[error("{}: {message}{}", .path.display(), with_hint(.hint))]
-    Data { path: PathBuf, message: String, hint: Option<String> },
+    Data {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+        /// What the user can do.
+        hint: Option<String>,
+    },
     /// A checkpoint cannot be read or does not fit the configuration.
     #[error("checkpoint {}: {message}{}", .path.display(), with_hint(.hint))]
-    Checkpoint { path: PathBuf, message: String, hint: Option<String> },
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+        /// What the user can do.
+        hint: Option<String>,
+    },
     /// An operation was given shapes it cannot work on; raised while the plan is built.
     #[error("{node} ({op}): {message}")]
-    Shape { node: String, op: &'static str, message: String },
+    Shape {
+        /// Path of the node: `generator.body.0.conv1`.
+        node: String,
+        /// Name of the op.
+        op: &'static str,
+        /// What is wrong.
+        message: String,
+    },
     /// The command line asks for something that does not exist here.
     #[error("{message}{}", with_hint(.hint))]
-    Usage { message: String, hint: Option<String> },
+    Usage {
+        /// What is wrong.
+        message: String,
+        /// What the user can do.
+        hint: Option<String>,
+    },
     /// Reading or writing failed in the operating system.
     #[error("cannot {action} {}: {source}", .path.display())]
-    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+    Io {
+        /// What was tried: `read`, `write`.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's error.
+        source: std::io::Error,
+    },
     /// Training no longer produces finite numbers.
     #[error("training diverged: {message}")]
-    Diverged { message: String },
+    Diverged {
+        /// What is wrong.
+        message: String,
+    },
     /// A signal ended the run after its state was saved.
     #[error("stopped by a signal; the state is saved in {}", .checkpoint.display())]
-    Stopped { checkpoint: PathBuf },
+    Stopped {
+        /// The file with the state.
+        checkpoint: PathBuf,
+    },
     /// The system has no such block of memory.
     #[error("the system has no {} MiB of memory left", .bytes >> 20)]
-    Memory { bytes: usize },
+    Memory {
+        /// Bytes that were asked for.
+        bytes: usize,
+    },
     /// A device, its driver or a library of it cannot be used, or failed.
     #[error("{message}{}", with_hint(.hint))]
-    Device { message: String, hint: Option<String> },
+    Device {
+        /// What is wrong.
+        message: String,
+        /// What the user can do.
+        hint: Option<String>,
+    },
     /// A GPU has not as much memory as is needed.
     #[error("{message}")]
-    DeviceMemory { message: String },
+    DeviceMemory {
+        /// What is wrong.
+        message: String,
+    },
     /// A GPU failed for good, by a fault of its own or of a kernel: what it held is gone.
     #[error(
         "the GPU is lost: {message}\n  hint: continue from the last checkpoint with --resume auto; if it happens again, \
          --sync-kernels names the kernel"
     )]
-    DeviceLost { message: String },
+    DeviceLost {
+        /// What is wrong.
+        message: String,
+    },
     /// A fault of this program.
     #[error("internal error: {0} (please report this)")]
     Internal(String),

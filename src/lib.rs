@@ -18,6 +18,8 @@
 //! Beside the engine: [`metrics`] (the table of what is measured), [`config`] (typed YAML), [`data`] (scenes to
 //! batches), [`log`] (what a run writes) and [`checkpoint`].
 
+#![warn(clippy::undocumented_unsafe_blocks)]
+
 pub mod autodiff;
 pub mod bench;
 pub mod checkpoint;

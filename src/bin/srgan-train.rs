@@ -28,7 +28,7 @@ struct Args {
     #[arg(long, value_name = "auto|CHECKPOINT")]
     resume: Option<String>,
 
-    /// Folder of the run instead of logs/<project>/<timestamp>
+    /// Folder of the run instead of logs/PROJECT/TIMESTAMP
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
 

@@ -46,6 +46,45 @@ pub mod ssim;
 pub mod sum_to;
 pub mod tanh;
 
+/// The example applications of all ops: an op adds a line.
+#[cfg(test)]
+fn all_cases() -> Vec<Case> {
+    [
+        adam::cases(),
+        add::cases(),
+        avg_pool::cases(),
+        bce::cases(),
+        concat::cases(),
+        conv2d::cases(),
+        ema::cases(),
+        grad_norm::cases(),
+        image_metrics::cases(),
+        leaky_relu::cases(),
+        linear::cases(),
+        lpips_distance::cases(),
+        max_pool::cases(),
+        mix_channels::cases(),
+        mul::cases(),
+        norm::cases(),
+        pad_channels::cases(),
+        pixel_losses::cases(),
+        pixel_shuffle::cases(),
+        prelu::cases(),
+        resize::cases(),
+        round_weights::cases(),
+        sigmoid::cases(),
+        silu::cases(),
+        slice::cases(),
+        spectral_norm::cases(),
+        ssim::cases(),
+        sum_to::cases(),
+        tanh::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
 /// An example application of an op: what the gradient check and the CPU check run.
 #[cfg(test)]
 pub struct Case {

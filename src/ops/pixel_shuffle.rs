@@ -230,7 +230,9 @@ simd_fn! {
         match to.factor {
             // SAFETY: the caller's promise.
             2 => unsafe { scatter_blocks::<4>(from, to) },
+            // SAFETY: the same.
             3 => unsafe { scatter_blocks::<9>(from, to) },
+            // SAFETY: the same.
             r => unsafe { scatter_rest(from, to, r * r, 0) },
         }
     }
@@ -272,7 +274,9 @@ simd_fn! {
         match from.factor {
             // SAFETY: the caller's promise.
             2 => unsafe { gather_blocks::<4>(from, to) },
+            // SAFETY: the same.
             3 => unsafe { gather_blocks::<9>(from, to) },
+            // SAFETY: the same.
             r => unsafe { gather_rest(from, to, r * r, 0) },
         }
     }

@@ -1,4 +1,4 @@
-//! Instruction sets, found at run time. One generic function is compiled once per set by [`simd_fn!`].
+//! Instruction sets, found at run time. One generic function is compiled once per set by [`simd_fn!`](crate::simd_fn).
 
 /// The instruction sets that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +101,7 @@ fn has_avx2() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
 }
 
-/// Compiles a function once per instruction set; the generated function takes an [`Isa`](crate::device::cpu::Isa)
+/// Compiles a function once per instruction set; the generated function takes an [`Isa`]
 /// as its first argument and calls the fitting copy.
 ///
 /// The body is ordinary Rust; loops over slices are vectorised by the compiler with the set's registers.

@@ -114,7 +114,7 @@ impl ViewMut {
 
 /// Finished values of `pixels` consecutive pixels of one row, for `channels` consecutive channels.
 ///
-/// For [`gemm`](super::gemm) a matrix of m rows and n columns counts as one image row of m pixels with n
+/// For [`gemm`](fn@super::gemm) a matrix of m rows and n columns counts as one image row of m pixels with n
 /// channels.
 #[derive(Clone, Copy, Debug)]
 pub struct Tile {

@@ -8,7 +8,7 @@ mod precision;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::Case;
+use super::{Case, all_cases};
 use crate::device::cpu::Isa;
 use crate::device::cuda::host::{HostOptions, ThreadOrder};
 use crate::graph::{CommitOp, Tape, Tensor64, Value};
@@ -16,43 +16,6 @@ use crate::plan::{Commit, Plan, PlanOptions, Program};
 use crate::rng::{Rng, Stream};
 use crate::runtime::{Cpu, Device, Outcome, bytes_of};
 use crate::types::{DType, Shape};
-
-fn all_cases() -> Vec<Case> {
-    [
-        super::adam::cases(),
-        super::add::cases(),
-        super::avg_pool::cases(),
-        super::bce::cases(),
-        super::concat::cases(),
-        super::conv2d::cases(),
-        super::ema::cases(),
-        super::grad_norm::cases(),
-        super::image_metrics::cases(),
-        super::leaky_relu::cases(),
-        super::linear::cases(),
-        super::lpips_distance::cases(),
-        super::max_pool::cases(),
-        super::mix_channels::cases(),
-        super::mul::cases(),
-        super::norm::cases(),
-        super::pad_channels::cases(),
-        super::pixel_losses::cases(),
-        super::pixel_shuffle::cases(),
-        super::prelu::cases(),
-        super::resize::cases(),
-        super::round_weights::cases(),
-        super::sigmoid::cases(),
-        super::silu::cases(),
-        super::slice::cases(),
-        super::spectral_norm::cases(),
-        super::ssim::cases(),
-        super::sum_to::cases(),
-        super::tanh::cases(),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
-}
 
 /// Away from zero, where most kinks are: magnitude 0.2 to 1.2, rounded to f32.
 pub(super) fn random(shape: Shape, seed: u64) -> Tensor64 {
