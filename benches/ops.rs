@@ -22,7 +22,7 @@ use srgan::device::{Peaks, Workload};
 use srgan::plan::{Loc, Plan, Step};
 use srgan::runtime::choices::{OWN, short_name};
 use srgan::runtime::{Device, PlanId};
-use srgan::train::names::scalars;
+use srgan::train::scalars;
 use srgan::train::session::Session;
 use srgan::train::{DeviceOptions, open_device_with};
 use srgan::{Error, Result};
@@ -53,13 +53,13 @@ fn bench_all() -> Result<()> {
     for (path, side) in configs(gpu)? {
         for phase in [Phase::Pretrain, Phase::Adversarial] {
             let cfg = fitting(&path, gpu, phase, side)?;
-            let mut session = Session::new(&cfg, open_device(&cfg)?)?;
+            let mut session = Session::new(cfg.clone(), open_device(&cfg)?)?;
             let peaks = match peaks {
                 Some(peaks) => peaks,
                 None => *peaks.insert(measured_peaks(session.device())?),
             };
             let plan = session.plan(random_program(&cfg, phase, side)?)?;
-            upload_random(&mut session, plan, &cfg, side)?;
+            upload_random(&mut session, plan, side)?;
             // The steps alone then compute on what a whole step left in memory.
             session.run(plan, [0.0; scalars::COUNT])?;
             for case in cases(session.device().plan(plan)) {
@@ -142,7 +142,7 @@ fn fitting(path: &Path, gpu: bool, phase: Phase, side: usize) -> Result<Config> 
     let mut batch = if side < LARGE { own.max(8) } else { own };
     loop {
         let cfg = load(batch)?;
-        let session = Session::new(&cfg, open_device(&cfg)?)?;
+        let session = Session::new(cfg.clone(), open_device(&cfg)?)?;
         let needed = 4 * session.compile(random_program(&cfg, phase, side)?)?.arena_len;
         // Beside the plan: its inputs, and what measures the peaks.
         let available = session.device().available_memory()?.map_or(usize::MAX, |bytes| bytes / 4 * 3);

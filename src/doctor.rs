@@ -14,7 +14,7 @@ use crate::device::cuda::compile::nvrtc::{Arch, Nvrtc};
 use crate::device::cuda::gpu::gpus;
 use crate::device::cuda::libraries::search::{Env, SearchPath};
 use crate::device::cuda::libraries::{Library, Version};
-use crate::log::Table;
+use crate::table::Table;
 use crate::train::self_check;
 use crate::train::self_check::{Trust, Verdict, check_gpu};
 

@@ -15,8 +15,8 @@
 //! types              Shape, DType, Precision, ConvShape
 //! ```
 //!
-//! Beside the engine: [`config`] (typed YAML), [`data`] (scenes to batches), [`log`] (what a run writes) and
-//! [`checkpoint`].
+//! Beside the engine: [`metrics`] (the table of what is measured), [`config`] (typed YAML), [`data`] (scenes to
+//! batches), [`log`] (what a run writes) and [`checkpoint`].
 
 #![warn(clippy::undocumented_unsafe_blocks)]
 
@@ -28,15 +28,19 @@ pub mod data;
 pub mod device;
 pub mod doctor;
 pub mod error;
+pub mod files;
 pub mod graph;
 pub mod log;
 pub mod loss;
+pub mod metrics;
 pub mod nn;
 pub mod ops;
-pub mod optim;
 pub mod plan;
 pub mod rng;
 pub mod runtime;
+pub mod table;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod train;
 pub mod types;
 

@@ -3,6 +3,7 @@
 
 use srgan::checkpoint::PlateauState;
 use srgan::config::Config;
+use srgan::metrics::Metric;
 use srgan::rng::{Rng, Stream};
 use srgan::runtime::{Cpu, bytes_of};
 use srgan::train::programs::BatchShape;
@@ -33,7 +34,7 @@ fn images(step: u64, count: usize) -> Vec<f32> {
 /// What a few steps did.
 struct Trained {
     tensors: Vec<SavedTensor>,
-    metrics: Vec<Vec<(&'static str, f64)>>,
+    metrics: Vec<Vec<(Metric, f64)>>,
     committed: Vec<bool>,
 }
 
@@ -42,7 +43,7 @@ fn train(parts: usize, overrides: &[&str], steps: u64, poison: Option<u64>) -> T
     let mut overrides: Vec<String> = overrides.iter().map(|s| (*s).to_owned()).collect();
     overrides.push(format!("Training.accumulate_grad_batches={parts}"));
     let (cfg, _) = Config::from_yaml(CONFIG, None, &overrides).unwrap();
-    let mut session = Session::new(&cfg, Box::new(Cpu::new(2).unwrap())).unwrap();
+    let mut session = Session::new(cfg.clone(), Box::new(Cpu::new(2).unwrap())).unwrap();
     let batch = 4 / parts;
     let shape = BatchShape { batch, hr: (SIDE, SIDE), hr_type: DType::F32, lr_type: None };
     let (mut metrics, mut committed) = (Vec::new(), Vec::new());
@@ -58,7 +59,7 @@ fn train(parts: usize, overrides: &[&str], steps: u64, poison: Option<u64>) -> T
             .map(|part| RawBatch { hr: bytes_of(part), lr: None, codes: &codes, noise: None })
             .collect();
         let numbers = StepNumbers::at(&cfg, step, &PlateauState::default(), &PlateauState::default());
-        let report = run_step(&mut session, &cfg, shape, &raw, (step, numbers)).unwrap();
+        let report = run_step(&mut session, shape, &raw, (step, numbers)).unwrap();
         metrics.push(report.values);
         committed.push(report.committed);
     }
@@ -89,7 +90,8 @@ fn micro_batches_are_one_batch() {
         let d = distance(&whole.tensors, &split.tensors);
         assert!(d < 1e-5, "{parts} parts: distance {d:e}");
         for (step, (a, b)) in whole.metrics.iter().zip(&split.metrics).enumerate() {
-            for ((name, x), (_, y)) in a.iter().zip(b) {
+            for ((metric, x), (_, y)) in a.iter().zip(b) {
+                let name = metric.name();
                 // The PSNR of a batch is not the mean of its parts'.
                 let same = name.ends_with("psnr") || (x - y).abs() <= 1e-4 * x.abs().max(1e-3);
                 assert!(same, "step {step}, {name}: {x} in one, {y} in {parts} parts");

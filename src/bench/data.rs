@@ -4,20 +4,21 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::{BenchOptions, Phase, Steps, rounded};
+use super::{BenchOptions, Steps, rounded};
 use crate::config::Config;
 use crate::data::{Batch, Dataset, Loader};
 use crate::runtime::PlanId;
+use crate::train::plans::{self, train_shape};
 use crate::train::programs::BatchShape;
 use crate::train::session::{Key, Session};
 use crate::train::step::{RawBatch, StartedStep, StepNumbers, start_step};
-use crate::train::{check_patch, steps_per_epoch, train_shape};
+use crate::train::{check_patch, steps_per_epoch};
 use crate::{Error, Result};
 
 /// Training steps without logs, checkpoints and validation; epochs follow each other.
 pub(super) struct DataSteps<'a> {
-    cfg: &'a Config,
     dataset: &'a Dataset,
+    micro_batches: usize,
     loader: Loader,
     epoch: u64,
     step: u64,
@@ -28,43 +29,38 @@ pub(super) struct DataSteps<'a> {
 }
 
 impl<'a> DataSteps<'a> {
-    pub fn new(
-        session: &mut Session,
-        cfg: &'a Config,
-        options: &BenchOptions,
-        dataset: &'a Dataset,
-    ) -> Result<DataSteps<'a>> {
-        check_patch(cfg, dataset)?;
-        steps_per_epoch(cfg, dataset)?;
-        let shape = train_shape(cfg, dataset);
-        let key = match options.phase {
-            Phase::Forward => {
-                return Err(Error::usage("--data cfg times training steps; a forward pass alone takes no HR images")
-                    .with_hint("use --phase pretrain or adversarial"));
-            }
-            Phase::Pretrain => Key::Pretrain(shape),
-            Phase::Adversarial => Key::Adversarial(shape),
+    pub fn new(session: &mut Session, options: &BenchOptions, dataset: &'a Dataset) -> Result<DataSteps<'a>> {
+        let cfg = session.config().clone();
+        check_patch(&cfg, dataset)?;
+        steps_per_epoch(&cfg, dataset)?;
+        let shape = train_shape(&cfg, dataset);
+        let Some(phase) = options.phase.of_step() else {
+            return Err(Error::usage("--data cfg times training steps; a forward pass alone takes no HR images")
+                .with_hint("use --phase pretrain or adversarial"));
         };
-        if options.profile && cfg.training.accumulate_grad_batches > 1 {
+        let micro_batches = cfg.training.accumulate_grad_batches;
+        if options.profile && micro_batches > 1 {
             return Err(Error::usage("--profile shows one program, but gradient accumulation runs several")
                 .with_hint("set Training.accumulate_grad_batches=1"));
         }
+        let keys: Vec<Key> = plans::of_step(phase, shape, micro_batches).into_iter().map(|(key, _)| key).collect();
+        let plan = session.load_all(&keys)?[0];
         Ok(DataSteps {
-            cfg,
             dataset,
+            micro_batches,
             loader: Loader::start(dataset, 0, 0)?,
             epoch: 0,
             step: 0,
             shape,
-            numbers: options.phase.numbers(cfg),
-            plan: session.plan(key)?,
+            numbers: options.phase.numbers(&cfg),
+            plan,
             before: None,
         })
     }
 
     /// The batches of the next step, of the next epoch if this one has no more.
     fn batches(&mut self) -> Result<Vec<Batch>> {
-        let parts = self.cfg.training.accumulate_grad_batches;
+        let parts = self.micro_batches;
         if self.loader.remaining() < parts {
             self.epoch += 1;
             self.loader = Loader::start(self.dataset, self.epoch, 0)?;
@@ -79,9 +75,9 @@ impl Steps for DataSteps<'_> {
         let batches = self.batches()?;
         let waited = start.elapsed();
         let raw: Vec<RawBatch> = batches.iter().map(RawBatch::from).collect();
-        let started = start_step(session, self.cfg, self.shape, &raw, (self.step, self.numbers))?;
+        let started = start_step(session, self.shape, &raw, (self.step, self.numbers))?;
         if let Some(before) = self.before.replace(started) {
-            before.finish(session, self.cfg)?;
+            before.finish(session)?;
         }
         self.step += 1;
         batches.into_iter().for_each(|b| self.loader.recycle(b));
@@ -93,7 +89,7 @@ impl Steps for DataSteps<'_> {
     }
 
     fn extent(&self) -> (usize, usize) {
-        (self.shape.batch * self.cfg.training.accumulate_grad_batches, self.shape.hr.0)
+        (self.shape.batch * self.micro_batches, self.shape.hr.0)
     }
 }
 

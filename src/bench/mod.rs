@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::data::Dataset;
 use crate::device::Peaks;
 use crate::runtime::{Device, PlanId};
+use crate::train::programs;
 use crate::train::session::Session;
 use crate::train::step::StepNumbers;
 use data::DataSteps;
@@ -45,10 +46,19 @@ impl Phase {
         }
     }
 
+    /// What a step of it trains; `None` if it is no training step.
+    fn of_step(self) -> Option<programs::Phase> {
+        match self {
+            Phase::Forward => None,
+            Phase::Pretrain => Some(programs::Phase::Pretrain),
+            Phase::Adversarial => Some(programs::Phase::Adversarial),
+        }
+    }
+
     /// The scalars of a step of the phase: the config's rates and weights after warm-up and ramp.
     fn numbers(self, cfg: &Config) -> StepNumbers {
         StepNumbers {
-            pretraining: self != Phase::Adversarial,
+            phase: self.of_step().unwrap_or(programs::Phase::Pretrain),
             adv_weight: cfg.training.losses.adv_loss_beta,
             lr_g: cfg.optimizers.optim_g_lr,
             lr_d: cfg.optimizers.optim_d_lr,
@@ -140,15 +150,15 @@ trait Steps {
 /// # Errors
 /// Those of the options, of the data, and of building and running the program.
 pub fn bench(cfg: &Config, device: Box<dyn Device>, options: &BenchOptions) -> Result<BenchResult> {
-    let mut session = Session::new(cfg, device)?;
+    let mut session = Session::new(cfg.clone(), device)?;
     // As the peer counts: networks and optimisers are resident, nothing of a step is.
     let before = peak_mib(session.device());
     // On a GPU while there is memory for it; on the CPU, where it would count as the step's, not before the end.
     let early = options.profile && session.device().memory_in_use().is_some();
     let peaks = early.then(|| session.device().peaks()).transpose()?;
     let mut steps: Box<dyn Steps> = match options.source {
-        Source::Random { hr } => Box::new(RandomSteps::new(&mut session, cfg, options.phase, hr)?),
-        Source::Data(dataset) => Box::new(DataSteps::new(&mut session, cfg, options, dataset)?),
+        Source::Random { hr } => Box::new(RandomSteps::new(&mut session, options.phase, hr)?),
+        Source::Data(dataset) => Box::new(DataSteps::new(&mut session, options, dataset)?),
     };
     let times = time(&mut session, steps.as_mut(), options)?;
     let peak = peak_mib(session.device());

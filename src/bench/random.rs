@@ -6,9 +6,9 @@ use super::{Phase, Steps};
 use crate::config::Config;
 use crate::rng::{Rng, Stream};
 use crate::runtime::{PlanId, Run, bytes_of};
-use crate::train::names::scalars;
 use crate::train::perceptual::Bands;
 use crate::train::programs::BatchShape;
+use crate::train::scalars;
 use crate::train::session::{Key, Session};
 use crate::train::step::latent_noise;
 use crate::types::DType;
@@ -24,11 +24,12 @@ pub(super) struct RandomSteps {
 
 impl RandomSteps {
     /// The program of `phase` for HR images of side `hr`, its inputs filled.
-    pub fn new(session: &mut Session, cfg: &Config, phase: Phase, hr: usize) -> Result<Self> {
+    pub fn new(session: &mut Session, phase: Phase, hr: usize) -> Result<Self> {
+        let cfg = session.config().clone();
         let batch = cfg.data.train_batch_size;
-        let plan = session.plan(random_program(cfg, phase, hr)?)?;
-        upload_random(session, plan, cfg, hr)?;
-        Ok(RandomSteps { plan, scalars: phase.numbers(cfg).scalars(), extent: (batch, hr), before: None })
+        let plan = session.plan(random_program(&cfg, phase, hr)?)?;
+        upload_random(session, plan, hr)?;
+        Ok(RandomSteps { plan, scalars: phase.numbers(&cfg).scalars(), extent: (batch, hr), before: None })
     }
 }
 
@@ -61,18 +62,15 @@ pub fn random_program(cfg: &Config, phase: Phase, hr: usize) -> Result<Key> {
     }
     let lr = hr / scale;
     let shape = BatchShape { batch, hr: (hr, hr), hr_type: DType::F32, lr_type: Some(DType::F32) };
-    Ok(match phase {
-        Phase::Forward => Key::Forward(batch, lr, lr),
-        Phase::Pretrain => Key::Pretrain(shape),
-        Phase::Adversarial => Key::Adversarial(shape),
-    })
+    Ok(phase.of_step().map_or(Key::Forward(batch, lr, lr), |phase| Key::Step(phase, shape)))
 }
 
 /// Fills the inputs of a program of [`random_program`] with random images, and noise where the generator reads it.
 ///
 /// # Errors
 /// If the plan is for images of another side.
-pub fn upload_random(session: &mut Session, plan: PlanId, cfg: &Config, hr: usize) -> Result<()> {
+pub fn upload_random(session: &mut Session, plan: PlanId, hr: usize) -> Result<()> {
+    let cfg = session.config().clone();
     let (batch, bands) = (cfg.data.train_batch_size, cfg.model.in_bands);
     let lr = hr / cfg.generator.scaling_factor;
     let random = |side: usize, sample: u32| -> Vec<f32> {
@@ -82,8 +80,8 @@ pub fn upload_random(session: &mut Session, plan: PlanId, cfg: &Config, hr: usiz
     session.upload(plan, "hr", bytes_of(&random(hr, 0)))?;
     session.upload(plan, "lr", bytes_of(&random(lr, 1)))?;
     session.upload(plan, "codes", &vec![0; batch])?;
-    if nn::is_stochastic(cfg) {
-        session.upload(plan, "noise", bytes_of(&latent_noise(cfg, Stream::Noise, 0, 0..batch as u64)))?;
+    if nn::is_stochastic(&cfg) {
+        session.upload(plan, "noise", bytes_of(&latent_noise(&cfg, Stream::Noise, 0, 0..batch as u64)))?;
     }
-    Bands::upload(session, plan, cfg, (Stream::PerceptualBands, 0, 0))
+    Bands::upload(session, plan, (Stream::PerceptualBands, 0, 0))
 }

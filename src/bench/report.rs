@@ -4,7 +4,7 @@ use std::fmt::{self, Display, Formatter};
 
 use super::{BenchResult, LoaderResult, Profile};
 use crate::device::Peaks;
-use crate::log::Table;
+use crate::table::Table;
 
 impl Display for BenchResult {
     fn fmt(&self, f: &mut Formatter) -> fmt::Result {

@@ -5,39 +5,13 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::BestEntry;
+use crate::metrics::Direction;
 use crate::{Error, Result};
-
-/// Which direction of a metric is an improvement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Lower is better.
-    Min,
-    /// Higher is better.
-    Max,
-}
-
-impl Mode {
-    /// PSNR and SSIM (also as `val_metrics/psnr`, …): higher is better. Everything else: lower.
-    pub fn of(metric: &str) -> Self {
-        match metric.rsplit('/').next().unwrap_or(metric) {
-            "psnr" | "ssim" => Mode::Max,
-            _ => Mode::Min,
-        }
-    }
-
-    /// Whether `a` is strictly better than `b`; an unordered pair never is.
-    pub fn better(self, a: f64, b: f64) -> bool {
-        match self {
-            Mode::Min => a < b,
-            Mode::Max => a > b,
-        }
-    }
-}
 
 /// Keeps the best `keep` checkpoints of a run, best first.
 #[derive(Clone, Debug)]
 pub struct BestK {
-    mode: Mode,
+    direction: Direction,
     keep: usize,
     entries: Vec<BestEntry>,
 }
@@ -55,9 +29,9 @@ pub struct SavePlan {
 }
 
 impl BestK {
-    /// Keeps the best `keep` by a metric of this `mode`, going on from `entries` (empty for a new run).
-    pub fn new(mode: Mode, keep: usize, entries: Vec<BestEntry>) -> Self {
-        BestK { mode, keep, entries }
+    /// Keeps the best `keep` by a metric of this direction, going on from `entries` (empty for a new run).
+    pub fn new(direction: Direction, keep: usize, entries: Vec<BestEntry>) -> Self {
+        BestK { direction, keep, entries }
     }
 
     /// The checkpoints kept, best first.
@@ -73,7 +47,7 @@ impl BestK {
         }
         // A validation repeated after a resume replaces its own earlier entry.
         let mut entries: Vec<_> = self.entries.iter().filter(|e| e.step != step).cloned().collect();
-        let place = entries.iter().position(|e| self.mode.better(metric, e.metric)).unwrap_or(entries.len());
+        let place = entries.iter().position(|e| self.direction.better(metric, e.metric)).unwrap_or(entries.len());
         if place >= self.keep {
             return None;
         }
@@ -104,9 +78,9 @@ mod tests {
     use super::*;
 
     /// Offers values to a fresh list in a folder; returns the steps kept and the files that are there.
-    fn offer(mode: Mode, values: &[(u64, f64)]) -> (Vec<u64>, Vec<String>) {
+    fn offer(direction: Direction, values: &[(u64, f64)]) -> (Vec<u64>, Vec<String>) {
         let dir = tempfile::tempdir().unwrap();
-        let mut best = BestK::new(mode, 2, Vec::new());
+        let mut best = BestK::new(direction, 2, Vec::new());
         for &(step, metric) in values {
             if let Some(plan) = best.plan(step, metric) {
                 fs::write(dir.path().join(&plan.entry.path), b"x").unwrap();
@@ -121,30 +95,30 @@ mod tests {
 
     #[test]
     fn the_best_two_are_kept_best_first() {
-        let (steps, files) = offer(Mode::Min, &[(1, 0.5), (2, 0.7), (3, 0.6), (4, 0.9), (5, 0.1)]);
+        let (steps, files) = offer(Direction::Lower, &[(1, 0.5), (2, 0.7), (3, 0.6), (4, 0.9), (5, 0.1)]);
         assert_eq!(steps, [5, 1]);
         assert_eq!(files, ["best-step=1.safetensors", "best-step=5.safetensors"]);
-        assert_eq!(offer(Mode::Max, &[(1, 30.0), (2, 31.0), (3, 29.0), (4, 30.5)]).0, [2, 4]);
+        assert_eq!(offer(Direction::Higher, &[(1, 30.0), (2, 31.0), (3, 29.0), (4, 30.5)]).0, [2, 4]);
     }
 
     #[test]
     fn non_finite_values_are_never_best_even_first() {
         for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-            for mode in [Mode::Min, Mode::Max] {
-                assert_eq!(offer(mode, &[(1, value), (2, 0.5), (3, value), (4, 0.4)]).1.len(), 2);
-                assert_eq!(offer(mode, &[(1, value)]), (vec![], vec![]));
+            for direction in [Direction::Lower, Direction::Higher] {
+                assert_eq!(offer(direction, &[(1, value), (2, 0.5), (3, value), (4, 0.4)]).1.len(), 2);
+                assert_eq!(offer(direction, &[(1, value)]), (vec![], vec![]));
             }
         }
     }
 
     #[test]
     fn of_equal_values_the_earlier_stays() {
-        assert_eq!(offer(Mode::Min, &[(1, 0.5), (2, 0.5), (3, 0.5)]).0, [1, 2]);
+        assert_eq!(offer(Direction::Lower, &[(1, 0.5), (2, 0.5), (3, 0.5)]).0, [1, 2]);
     }
 
     #[test]
     fn a_repeated_validation_replaces_its_own_entry() {
-        let (steps, files) = offer(Mode::Min, &[(1, 0.5), (2, 0.4), (2, 0.3)]);
+        let (steps, files) = offer(Direction::Lower, &[(1, 0.5), (2, 0.4), (2, 0.3)]);
         assert_eq!((steps, files.len()), (vec![2, 1], 2));
     }
 
@@ -154,7 +128,7 @@ mod tests {
         let old = dir.path().join("best-step=1.safetensors");
         fs::write(&old, b"x").unwrap();
         let entry = BestEntry { path: "best-step=1.safetensors".into(), metric: 1.0, step: 1 };
-        let mut best = BestK::new(Mode::Min, 1, vec![entry]);
+        let mut best = BestK::new(Direction::Lower, 1, vec![entry]);
         let plan = best.plan(2, 0.5).unwrap();
         assert!(old.exists() && best.entries()[0].step == 1, "planning changes nothing");
         best.commit(dir.path(), plan).unwrap();
@@ -170,20 +144,10 @@ mod tests {
         fs::write(run.join("last.safetensors"), b"x").unwrap();
         for name in ["../best-step=1.safetensors", "last.safetensors", "..", "/"] {
             let entry = BestEntry { path: name.into(), metric: 1.0, step: 1 };
-            let mut best = BestK::new(Mode::Min, 1, vec![entry]);
+            let mut best = BestK::new(Direction::Lower, 1, vec![entry]);
             let plan = best.plan(2, 0.5).unwrap();
             best.commit(&run, plan).unwrap();
         }
         assert!(dir.path().join("best-step=1.safetensors").exists() && run.join("last.safetensors").exists());
-    }
-
-    #[test]
-    fn the_mode_follows_the_metric() {
-        for name in ["psnr", "ssim", "val_metrics/psnr", "val_metrics/ssim", "train_metrics/psnr"] {
-            assert_eq!(Mode::of(name), Mode::Max);
-        }
-        for name in ["val_metrics/l1", "val_metrics/sam", "validation/DISC_adversarial_loss"] {
-            assert_eq!(Mode::of(name), Mode::Min);
-        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::log::Table;
+use crate::table::Table;
 
 /// Rows shown before the rest is only counted.
 const MAX_ROWS: usize = 20;

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use super::half::{bf16_to_f32, f16_to_f32};
-use super::torch::Values;
-use super::{FORMAT, Meta, torch};
-use crate::log::write_atomic;
+use super::torch::{self, Values};
+use super::{FORMAT, Meta};
+use crate::files::write_atomic;
 use crate::{Error, Result};
 
 /// Metadata key under which the JSON document stands.

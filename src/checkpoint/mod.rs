@@ -13,7 +13,7 @@ mod meta;
 mod tests;
 mod torch;
 
-pub use best::{BestK, Mode, SavePlan};
+pub use best::{BestK, SavePlan};
 pub use compare::compare_architecture;
 pub use file::{CheckpointFile, Entry, TensorFile, TensorRef};
 pub use meta::{BestEntry, Counters, EarlyStopping, FORMAT, MeanState, Meta, PlateauState};

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
-use crate::log::testing::{limit_file_size, run_child, task};
-use crate::log::write_atomic;
+use crate::files::write_atomic;
+use crate::testing::{limit_file_size, run_child, task};
 
 /// The test that others run in a process of its own.
 const CHILD: &str = "checkpoint::tests::child";

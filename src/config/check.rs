@@ -7,6 +7,7 @@ use super::field::Field;
 use super::schema::{Config, Discriminator, Losses};
 use super::tree::{Node, Wrong};
 use super::values::Resume;
+use crate::metrics::Metric;
 use crate::{Error, Result};
 
 /// A configuration with the tree that it was read from, which knows the lines.
@@ -72,10 +73,11 @@ impl Checker<'_> {
     fn training(&self) -> Result<()> {
         let schedulers = &self.config.schedulers;
         let perceptual = self.config.training.losses.has_perceptual();
-        for (key, metric) in [("metric_g", &schedulers.metric_g), ("metric_d", &schedulers.metric_d)] {
-            if metric.ends_with("/perceptual") && !perceptual {
-                let wrong = Wrong::new(format!("`{metric}` is not computed, since perceptual_weight is 0"));
-                return Err(self.error(&format!("Schedulers.{key}"), wrong.hint("watch val_metrics/l1 instead")));
+        for (key, metric) in [("metric_g", schedulers.metric_g), ("metric_d", schedulers.metric_d)] {
+            if matches!(metric, Metric::TrainPerceptual | Metric::ValPerceptual) && !perceptual {
+                let wrong = Wrong::new(format!("`{}` is not computed, since perceptual_weight is 0", metric.name()));
+                let hint = format!("watch {} instead", Metric::ValL1.name());
+                return Err(self.error(&format!("Schedulers.{key}"), wrong.hint(hint)));
             }
         }
         let vgg = &self.config.truncated_vgg;

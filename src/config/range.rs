@@ -60,37 +60,6 @@ pub(crate) fn all<T, const N: usize>(check: impl Fn(&T) -> Outcome) -> impl Fn(&
     move |values| values.iter().try_for_each(&check)
 }
 
-/// Metrics that a schedule can watch: those logged once a step or once a validation.
-pub(crate) const METRICS: &[&str] = &[
-    "val_metrics/l1",
-    "val_metrics/sam",
-    "val_metrics/perceptual",
-    "val_metrics/tv",
-    "val_metrics/psnr",
-    "val_metrics/ssim",
-    "train_metrics/l1",
-    "train_metrics/sam",
-    "train_metrics/perceptual",
-    "train_metrics/tv",
-    "train_metrics/psnr",
-    "train_metrics/ssim",
-    "generator/content_loss",
-    "generator/adversarial_loss",
-    "generator/total_loss",
-    "discriminator/adversarial_loss",
-    "discriminator/r1_penalty",
-    "validation/DISC_adversarial_loss",
-];
-
-pub(crate) fn metric_name(value: &str) -> Outcome {
-    if METRICS.contains(&value) {
-        return Ok(());
-    }
-    let meant = super::choice::closest(value, METRICS.iter().copied());
-    let meant = meant.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
-    Err(format!("`{value}` is not one of {}{meant}", METRICS.join(", ")))
-}
-
 /// A name that can be one folder: it must neither leave its parent folder nor make folders below.
 pub(crate) fn folder_name(value: &str) -> Outcome {
     let holds = !value.trim().is_empty() && value != "." && value != ".." && !value.contains(['/', '\\', '\0']);

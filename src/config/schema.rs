@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use super::choice::*;
 use super::range::*;
 use super::values::*;
+use crate::metrics::Metric;
 
 section! {
     /// A whole configuration.
@@ -266,9 +267,9 @@ section! {
         /// Shape of that rise.
         g_warmup_type: Warmup = Warmup::Cosine;
         /// Metric that the generator's plateau, the best checkpoints and early stopping watch.
-        metric_g: String = "val_metrics/l1".into(), metric_name;
+        metric_g: Metric = Metric::ValL1;
         /// Metric that the discriminator's plateau watches.
-        metric_d: String = "discriminator/adversarial_loss".into(), metric_name;
+        metric_d: Metric = Metric::DiscriminatorLoss;
         /// Validations without improvement before the generator's rate falls.
         patience_g: u64 = 5, in_range(0, MAX_COUNT);
         /// The same for the discriminator; the default is `patience_g`.

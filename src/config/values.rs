@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use super::choice::closest;
 use super::field::Scalar;
 use super::tree::{Content, Node, Plain, Wrong};
+use crate::metrics::Metric;
 
 /// Whether to continue an earlier run (`Training.resume`): `false`, `auto` or a checkpoint's path.
 #[derive(Clone, Debug, PartialEq)]
@@ -136,6 +138,23 @@ impl Scalar for String {
         } else {
             serde_json::Value::from(self.as_str()).to_string() // JSON's quoted text is YAML's
         }
+    }
+}
+
+/// A metric that a schedule can watch, by its name.
+impl Scalar for Metric {
+    fn parse(node: &Node) -> Result<Self, Wrong> {
+        let name = String::parse(node)?;
+        if let Some(metric) = Metric::watchable().find(|metric| metric.name() == name) {
+            return Ok(metric);
+        }
+        let names: Vec<&str> = Metric::watchable().map(Metric::name).collect();
+        let meant = closest(&name, names.iter().copied()).map(|meant| format!("; did you mean `{meant}`?"));
+        Err(Wrong::new(format!("`{name}` is not one of {}{}", names.join(", "), meant.unwrap_or_default())))
+    }
+
+    fn emit(&self) -> String {
+        self.name().to_owned().emit()
     }
 }
 

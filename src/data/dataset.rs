@@ -171,6 +171,11 @@ impl Dataset {
         })
     }
 
+    /// Rows and columns of the HR images of [`Dataset::held_out_areas`].
+    pub fn held_out_sizes(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        self.inner.parts.held_out.iter().map(|item| (item.crop.height, item.crop.width))
+    }
+
     /// What the user should know about how the data was opened.
     pub fn notes(&self) -> &[String] {
         &self.inner.notes

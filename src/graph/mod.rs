@@ -17,4 +17,4 @@ pub use kernel::{
 pub(crate) use op::same_shape;
 pub use op::{Application, Axis, CommitOp, Exec, Op, Rounding, ViewOf};
 pub use reference::Tensor64;
-pub use tape::{Node, Source, Tape, Value};
+pub use tape::{Node, Segment, Source, Tape, Value};

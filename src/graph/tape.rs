@@ -56,6 +56,19 @@ pub struct Tape {
     nodes: Vec<Node>,
     scope: String,
     exact: bool,
+    segments: Vec<Segment>,
+}
+
+/// A part of a tape between two borders.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    /// For messages and profiles.
+    pub name: &'static str,
+    /// Index of its first node.
+    pub start: usize,
+    /// The flat gradients that are complete where it begins. Whoever changes them in place at this border, as a sum over
+    /// ranks does, changes what all later nodes read.
+    pub bucket: Option<Value>,
 }
 
 impl Tape {
@@ -133,6 +146,23 @@ impl Tape {
         let result = body(self);
         self.exact = outer;
         result
+    }
+
+    /// Ends the segment before and begins one; `bucket` is complete by now.
+    pub fn begin_segment(&mut self, name: &'static str, bucket: Option<Value>) {
+        self.segments.push(Segment { name, start: self.nodes.len(), bucket });
+    }
+
+    /// The segments, in order; none where nobody began one.
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// Segments of another tape whose node `i` is `moved[i]` here.
+    pub(crate) fn copy_segments(&mut self, other: &Tape, moved: &[Value]) {
+        let start = |s: &Segment| moved.get(s.start).map_or(self.nodes.len(), |v| v.index());
+        let copy = |s: &Segment| Segment { start: start(s), bucket: s.bucket.map(|v| moved[v.index()]), ..s.clone() };
+        self.segments = other.segments.iter().map(copy).collect();
     }
 
     /// A node of another tape, with its operands on this one.

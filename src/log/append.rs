@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::advice;
+use crate::files::advice;
 use crate::{Error, Result};
 
 /// A file written at its end. An append that fails (a full disk) takes its partial record back, so that the
@@ -74,7 +74,7 @@ impl AppendFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::testing::{limit_file_size, run_child, task};
+    use crate::testing::{limit_file_size, run_child, task};
 
     /// Writes two records to the file of its task, and meets a full disk in the middle of the next one; run
     /// by the test below in a process of its own.

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::Path;
 
 use super::append::AppendFile;
-use super::write_atomic;
+use crate::files::write_atomic;
 use crate::{Error, Result};
 
 /// The open `metrics.csv`. The first two columns are `step` and `epoch`.

@@ -9,9 +9,10 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use super::Panels;
 use super::csv::CsvFile;
 use super::events::EventFile;
-use super::{Panels, write_atomic};
+use crate::files::write_atomic;
 use crate::{Error, Result};
 
 /// Rows that may wait for a slow disk before the trainer waits too.

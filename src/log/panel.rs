@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::write_atomic;
+use crate::files::write_atomic;
 use crate::{Error, Result};
 
 /// Pixels between two pictures.

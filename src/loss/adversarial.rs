@@ -1,6 +1,8 @@
 //! Adversarial objectives on logits (N,h,w,1), and the R1 gradient penalty.
 
+use crate::config::{AdvLoss, Losses};
 use crate::graph::{Tape, Value};
+use crate::metrics::Metric;
 use crate::ops::add::Add;
 use crate::ops::bce::{BceLogits, MeanSigmoid};
 use crate::ops::mul::Scale;
@@ -18,6 +20,17 @@ pub enum Adversarial {
     RelativisticBce,
     /// Difference of the means (Arjovsky et al., "Wasserstein GAN", 2017).
     Wasserstein,
+}
+
+impl Adversarial {
+    /// The objective that a config names.
+    pub fn of(losses: &Losses) -> Self {
+        match losses.adv_loss_type {
+            AdvLoss::Wasserstein => Adversarial::Wasserstein,
+            AdvLoss::Bce if losses.relativistic_average_d => Adversarial::RelativisticBce,
+            AdvLoss::Bce => Adversarial::Bce,
+        }
+    }
 }
 
 /// `logits − mean(others)`.
@@ -76,27 +89,22 @@ pub fn generator_loss(tape: &mut Tape, kind: Adversarial, fake: Value, real: Opt
     })
 }
 
-/// Metrics of a discriminator, scalars by name: the mean sigmoid of its logits on HR and on SR and, for the
+/// Metrics of a discriminator, scalars: the mean sigmoid of its logits on HR and on SR and, for the
 /// relativistic objective, of both relative to the other side's mean.
 ///
 /// # Errors
 /// Those of the tape.
-pub fn probabilities(
-    tape: &mut Tape,
-    kind: Adversarial,
-    real: Value,
-    fake: Value,
-) -> Result<Vec<(&'static str, Value)>> {
+pub fn probabilities(tape: &mut Tape, kind: Adversarial, real: Value, fake: Value) -> Result<Vec<(Metric, Value)>> {
     tape.scoped("probabilities", |tape| {
         let mut all = vec![
-            ("discriminator/D(y)_prob", tape.push(MeanSigmoid, &[real])?),
-            ("discriminator/D(G(x))_prob", tape.push(MeanSigmoid, &[fake])?),
+            (Metric::RealProbability, tape.push(MeanSigmoid, &[real])?),
+            (Metric::FakeProbability, tape.push(MeanSigmoid, &[fake])?),
         ];
         if kind == Adversarial::RelativisticBce {
             let (real, fake) = (relative(tape, real, fake)?, relative(tape, fake, real)?);
             all.extend([
-                ("train_metrics/discriminator/D(y)_prob_relativistic", tape.push(MeanSigmoid, &[real])?),
-                ("train_metrics/discriminator/D(G(x))_prob_relativistic", tape.push(MeanSigmoid, &[fake])?),
+                (Metric::RealRelativistic, tape.push(MeanSigmoid, &[real])?),
+                (Metric::FakeRelativistic, tape.push(MeanSigmoid, &[fake])?),
             ]);
         }
         Ok(all)

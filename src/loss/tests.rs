@@ -1,7 +1,8 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::graph::Tensor64;
+use crate::config::{Config, Losses};
+use crate::graph::{Tape, Tensor64, Value};
 use crate::ops::conv2d::{Conv2d, Geometry};
 use crate::ops::leaky_relu::LeakyRelu;
 use crate::types::{DType, Shape};
@@ -73,8 +74,8 @@ fn probabilities_are_plain_and_relative_means_of_sigmoids() {
         let found = probabilities(&mut tape, kind, real, fake).unwrap();
         assert_eq!(found.len(), count);
         let values: Vec<Value> = found.iter().map(|f| f.1).collect();
-        for ((got, want), (name, _)) in evaluate(&tape, &given, &values).iter().zip(want).zip(&found) {
-            assert_near(got[0], want, name);
+        for ((got, want), (metric, _)) in evaluate(&tape, &given, &values).iter().zip(want).zip(&found) {
+            assert_near(got[0], want, metric.name());
         }
     }
 }
@@ -141,26 +142,32 @@ fn a_penalty_on_the_wrong_image_is_refused() {
 
 const SHAPE: Shape = Shape([1, 8, 9, 4]);
 
+/// Weights of l1, sam and tv alone.
+fn weights(l1: f64, sam: f64, tv: f64) -> Losses {
+    let cfg = Config::default().training.losses;
+    Losses { l1_weight: l1, sam_weight: sam, perceptual_weight: 0.0, tv_weight: tv, max_val: 1.0, ssim_win: 5, ..cfg }
+}
+
 /// Content loss with `weights` and its gradient by SR; the images are equal if `equal`.
-fn content_of(weights: ContentWeights, equal: bool) -> (Vec<Vec<f64>>, Option<Vec<f64>>) {
+fn content_of(weights: &Losses, equal: bool) -> (Vec<Vec<f64>>, Option<Vec<f64>>) {
     let mut tape = Tape::new();
     let (sr, hr) = (tape.input("sr", SHAPE, DType::F32), tape.input("hr", SHAPE, DType::F32));
-    let terms = content(&mut tape, (sr, hr), None, &weights).unwrap();
+    let terms = content(&mut tape, &Images { sr, hr, perceptual: None }, weights).unwrap();
     let one = tape.scalar(1.0);
     let grad = tape.gradients(&[(terms.total, one)], &[sr]).unwrap()[0];
     let image = |k: f64| tensor(SHAPE, |i| 0.5 + 0.4 * (k * i).sin());
     let given = [("sr".to_owned(), image(1.7)), ("hr".to_owned(), image(if equal { 1.7 } else { 1.6 }))].into();
-    let values = evaluate(&tape, &given, &[terms.total, terms.l1, terms.sam, terms.tv, terms.psnr, terms.ssim]);
+    let wanted: Vec<Value> = [terms.total].into_iter().chain(terms.components.iter().map(|c| c.1)).collect();
+    let values = evaluate(&tape, &given, &wanted);
     (values, grad.map(|g| evaluate(&tape, &given, &[g]).remove(0)))
 }
 
 #[test]
 fn content_is_the_weighted_sum_and_terms_of_weight_zero_are_metrics_only() {
-    let weights = ContentWeights { l1: 1.0, sam: 0.5, perceptual: 0.0, tv: 0.25, max_val: 1.0, ssim_win: 5 };
-    let (v, all) = content_of(weights, false);
+    let (v, all) = content_of(&weights(1.0, 0.5, 0.25), false);
     assert_near(v[0][0], v[1][0] + 0.5 * v[2][0] + 0.25 * v[3][0], "total");
     let parts = [(1.0, 0.0, 0.0), (0.0, 0.5, 0.0), (0.0, 0.0, 0.25)].map(|(l1, sam, tv)| {
-        let (alone, grad) = content_of(ContentWeights { l1, sam, tv, ..weights }, false);
+        let (alone, grad) = content_of(&weights(l1, sam, tv), false);
         assert_eq!(alone[1..], v[1..], "metrics do not depend on weights");
         grad.unwrap()
     });
@@ -171,15 +178,13 @@ fn content_is_the_weighted_sum_and_terms_of_weight_zero_are_metrics_only() {
 
 #[test]
 fn without_weights_there_is_no_loss_and_no_gradient() {
-    let weights = ContentWeights { l1: 0.0, sam: 0.0, perceptual: 0.0, tv: 0.0, max_val: 1.0, ssim_win: 5 };
-    let (v, grad) = content_of(weights, false);
+    let (v, grad) = content_of(&weights(0.0, 0.0, 0.0), false);
     assert_eq!((v[0][0], grad), (0.0, None));
 }
 
 #[test]
 fn an_infinite_psnr_does_not_reach_the_total() {
-    let weights = ContentWeights { l1: 1.0, sam: 0.0, perceptual: 0.0, tv: 0.0, max_val: 1.0, ssim_win: 5 };
-    let (v, grad) = content_of(weights, true);
+    let (v, grad) = content_of(&weights(1.0, 0.0, 0.0), true);
     assert_eq!((v[0][0], v[4][0]), (0.0, f64::INFINITY));
     assert!(grad.unwrap().iter().all(|g| *g == 0.0));
 }

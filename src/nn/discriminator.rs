@@ -3,6 +3,7 @@
 
 use super::layers::{ConvSpec, Net, Vars};
 use super::layout::Layout;
+use super::network::Network;
 use crate::Result;
 use crate::config::{Config, Discriminator, DiscriminatorType};
 use crate::graph::{Tape, Value};
@@ -28,7 +29,7 @@ pub fn discriminator(net: &mut Net, cfg: &Config, image: Value) -> Result<Value>
 /// # Errors
 /// Those of [`discriminator`].
 pub fn discriminator_layout(cfg: &Config) -> Result<Layout> {
-    let mut layout = Layout::new("discriminator");
+    let mut layout = Layout::new(Network::Discriminator.name());
     let mut tape = Tape::new();
     // Only extents are computed, so any image that every depth can still reduce will do.
     let side = 1 << 18;

@@ -2,6 +2,7 @@
 
 use super::layers::{Net, Vars};
 use super::layout::Layout;
+use super::network::Network;
 use super::{esrgan, flexible, srresnet, stochastic};
 use crate::config::{BlockType, Config, GeneratorType};
 use crate::graph::{Tape, Value};
@@ -33,7 +34,7 @@ pub fn generator(net: &mut Net, cfg: &Config, lr: Value, noise: Option<Value>) -
 /// # Errors
 /// Those of [`generator`].
 pub fn generator_layout(cfg: &Config) -> Result<Layout> {
-    let mut layout = Layout::new("generator");
+    let mut layout = Layout::new(Network::Generator.name());
     let mut tape = Tape::new();
     let lr = tape.input("lr", Shape([1, 16, 16, cfg.model.in_bands]), DType::F32);
     let noise = tape.input("noise", Shape([1, 1, 1, cfg.generator.noise_dim]), DType::F32);

@@ -72,6 +72,7 @@ pub fn assign(placed: &mut Placed, options: PlanOptions) -> usize {
     placed.outputs.iter_mut().for_each(|(_, loc)| shift(loc));
     placed.checks.iter_mut().for_each(shift);
     placed.commits.iter_mut().flat_map(|c| &mut c.inputs).for_each(shift);
+    placed.segments.iter_mut().filter_map(|s| s.bucket.as_mut()).for_each(shift);
     total
 }
 

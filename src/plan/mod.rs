@@ -19,6 +19,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::Result;
@@ -166,6 +167,20 @@ pub struct Plan {
     pub checks: Vec<Loc>,
     /// State changes.
     pub commits: Vec<PlannedCommit>,
+    /// The segments of the program; together they are all steps, where there are any.
+    pub segments: Vec<PlannedSegment>,
+}
+
+/// A segment of a program over the steps of its plan.
+#[derive(Clone, Debug)]
+pub struct PlannedSegment {
+    /// For messages and profiles.
+    pub name: &'static str,
+    /// Its steps.
+    pub steps: Range<usize>,
+    /// Where the flat gradients lie that are complete before its first step and that only it and later steps read: at
+    /// this border they can be changed in place.
+    pub bucket: Option<Loc>,
 }
 
 /// A state change with its operands in memory.
@@ -209,6 +224,7 @@ impl Plan {
             outputs: placed.outputs,
             checks: placed.checks,
             commits: placed.commits,
+            segments: placed.segments,
         })
     }
 
@@ -256,6 +272,7 @@ impl Plan {
             outputs: vec![],
             checks: vec![],
             commits: vec![],
+            segments: vec![],
         }
     }
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::fuse::Group;
 use super::gather::{is_gather, part};
 use super::precision::Storage;
-use super::{Base, Loc, PlanOptions, PlannedCommit, Program, Root, Slot, Stage, Step, op_of};
-use crate::graph::{Axis, Exec, Source, Tape, Value, ViewOf};
+use super::{Base, Loc, PlanOptions, PlannedCommit, PlannedSegment, Program, Root, Slot, Stage, Step, op_of};
+use crate::graph::{Axis, Exec, Segment, Source, Tape, Value, ViewOf};
 use crate::types::{Element, Shape};
 use crate::{Error, Result};
 
@@ -23,6 +23,7 @@ pub struct Placed {
     pub outputs: Vec<(String, Loc)>,
     pub checks: Vec<Loc>,
     pub commits: Vec<PlannedCommit>,
+    pub segments: Vec<PlannedSegment>,
 }
 
 /// What one step will be, in order.
@@ -60,13 +61,16 @@ pub fn place(
     items.sort_by_key(Item::position);
     let reads = placer.reads(&items);
     let mut steps = Vec::with_capacity(items.len());
+    let mut positions = Vec::with_capacity(items.len());
     for (i, item) in items.iter().enumerate() {
         match item {
             Item::Group(group) => steps.push(placer.group_step(group, i, &reads)?),
             Item::Gather(v) => steps.extend(placer.gather_step(*v)?),
         }
+        positions.resize(steps.len(), item.position());
     }
-    placer.finish(steps)
+    let segments = placer.segments(&positions)?;
+    placer.finish(steps, segments)
 }
 
 /// Stands for the carrier of a stage until the step's output has its place.
@@ -315,7 +319,20 @@ impl<'a> Placer<'a> {
         }
     }
 
-    fn finish(mut self, steps: Vec<Step>) -> Result<Placed> {
+    /// The tape's segments over steps that stand at these positions of the tape.
+    fn segments(&mut self, positions: &[usize]) -> Result<Vec<PlannedSegment>> {
+        let on_tape = self.tape().segments();
+        let first = |segment: &Segment| positions.partition_point(|at| *at < segment.start);
+        let mut segments = Vec::with_capacity(on_tape.len());
+        for (i, segment) in on_tape.iter().enumerate() {
+            let end = on_tape.get(i + 1).map_or(positions.len(), first);
+            let bucket = segment.bucket.map(|v| self.loc(v)).transpose()?;
+            segments.push(PlannedSegment { name: segment.name, steps: first(segment)..end, bucket });
+        }
+        Ok(segments)
+    }
+
+    fn finish(mut self, steps: Vec<Step>, segments: Vec<PlannedSegment>) -> Result<Placed> {
         let program = self.program;
         let mut outputs = Vec::new();
         for (name, v) in &program.outputs {
@@ -332,7 +349,7 @@ impl<'a> Placer<'a> {
             commits.push(PlannedCommit { op: c.op.clone(), inputs, states });
         }
         let Placer { buffers, inputs, states, constants, .. } = self;
-        Ok(Placed { steps, buffers, inputs, states, constants, outputs, checks, commits })
+        Ok(Placed { steps, buffers, inputs, states, constants, outputs, checks, commits, segments })
     }
 
     fn state_loc(&mut self, name: &str, shape: Shape) -> Result<Loc> {

@@ -162,6 +162,7 @@ pub(super) fn round_weights(program: &Program, precision: Precision) -> Result<O
             Ok(())
         })?;
     }
+    tape.copy_segments(&program.tape, &moved);
     let at = |v: &Value| moved[v.index()];
     let commit = |c: &Commit| Commit { inputs: c.inputs.iter().map(at).collect(), ..c.clone() };
     Ok(Some(Program {
@@ -198,7 +199,7 @@ mod tests {
     use crate::config::Config;
     use crate::plan::{Plan, PlanOptions, Step};
     use crate::runtime::CudaTarget;
-    use crate::train::programs::{BatchShape, Programs};
+    use crate::train::programs::{BatchShape, Phase, Programs};
     use crate::types::DType;
 
     const DENSE_AND_PATCHES: &str = "Model: {in_bands: 4}\n\
@@ -214,7 +215,7 @@ mod tests {
         let overrides: Vec<String> = overrides.iter().map(|o| (*o).to_owned()).collect();
         let (cfg, _) = Config::from_yaml(DENSE_AND_PATCHES, None, &overrides).unwrap();
         let shape = BatchShape { batch: 2, hr: (side, side), hr_type: DType::F32, lr_type: None };
-        let program = Programs::new(&cfg).unwrap().adversarial(shape).unwrap();
+        let program = Programs::new(cfg).unwrap().step(Phase::Adversarial, shape).unwrap().program;
         Plan::compile(&program, PlanOptions { precision, ..PlanOptions::new(&CudaTarget) }).unwrap()
     }
 

@@ -1,37 +1,29 @@
 //! Algorithms that the device picks by timing: decided before the first step, kept with the run, shown by
 //! `--dry-run -v`.
 
-use super::session::Session;
-use super::summary::all_keys;
+use super::run_dir::RunDir;
+use super::session::{Key, Session};
 use crate::Result;
 use crate::checkpoint::Meta;
-use crate::config::Config;
-use crate::data::Dataset;
-use crate::log::{Messages, RunDir, Table, write_atomic};
+use crate::files::write_atomic;
+use crate::log::Messages;
 use crate::runtime::choices::short_name;
 use crate::runtime::{Choice, Choices, Device, PlanId};
+use crate::table::Table;
 
 /// The file in a run's folder with the times of all candidates.
 const FILE: &str = "algorithms.json";
 
-/// Decides for all plans of a run with validation batches of `val_batch`, and writes down what was decided. A device
-/// without a choice has nothing to decide, and loads plans when they are needed.
+/// Decides for the plans of a run, and writes down what was decided. A device without a choice has nothing to decide,
+/// and loads plans when they are needed.
 ///
 /// # Errors
-/// Those of loading plans and of writing.
-pub(super) fn decide(
-    session: &mut Session,
-    cfg: &Config,
-    dataset: &Dataset,
-    val_batch: usize,
-    folder: &RunDir,
-) -> Result<()> {
+/// If a plan cannot be loaded or the file cannot be written.
+pub(super) fn decide(session: &mut Session, plans: &[Key], folder: &RunDir) -> Result<()> {
     if session.device().choices().is_none() {
         return Ok(());
     }
-    let mut fitted = cfg.clone();
-    fitted.data.val_batch_size = val_batch;
-    session.load_all(&all_keys(&fitted, dataset))?;
+    session.load_all(plans)?;
     let text = session.device().choices().map(Choices::to_json).unwrap_or_default();
     write_atomic(&folder.join(FILE), |out| out.write_all(text.as_bytes()))
 }

@@ -1,7 +1,7 @@
 //! Whether a run fits into its device's memory, before any work.
 
-use super::session::{Session, StateBytes};
-use super::summary::compile_all;
+use super::plans::{Plans, ValBatch, validation_batches};
+use super::session::{Key, Session, StateBytes};
 use crate::config::Config;
 use crate::data::Dataset;
 use crate::log::Messages;
@@ -32,10 +32,6 @@ impl Need {
         }
     }
 
-    fn of(session: &Session, cfg: &Config, dataset: &Dataset) -> Result<Need> {
-        Ok(Need::of_plans(session, &compile_all(session, cfg, dataset)?))
-    }
-
     pub fn total(&self) -> usize {
         self.states.weights + self.states.optimiser + self.activations + self.workspace + self.held
     }
@@ -50,33 +46,73 @@ pub(super) fn available(session: &Session) -> Result<Option<usize>> {
     Ok(session.device().available_memory()?.map(|left| left + weights + optimiser))
 }
 
-/// The validation batch that fits: the config's, halved as often as needed. A training batch that cannot fit is
-/// refused, naming the largest that can.
+/// The plans of a run that fits: the config's, with a validation batch halved as often as needed, and without the closing
+/// table if that does not fit. A training batch that cannot fit is refused, naming the largest that can.
 ///
 /// # Errors
 /// [`Error::Config`] with what is needed, what there is, and what would fit.
-pub(super) fn fit_memory(session: &Session, cfg: &Config, dataset: &Dataset, messages: &Messages) -> Result<usize> {
+pub(super) fn fit_memory(session: &Session, dataset: &Dataset, messages: &Messages) -> Result<FittedPlans> {
     let available = available(session)?.unwrap_or(usize::MAX);
-    let need = Need::of(session, cfg, dataset)?;
-    if need.total() <= available {
-        return Ok(cfg.data.val_batch_size);
-    }
-    let mut smaller = cfg.clone();
-    while smaller.data.val_batch_size > 1 {
-        smaller.data.val_batch_size /= 2;
-        if Need::of(session, &smaller, dataset)?.total() <= available {
-            let batch = smaller.data.val_batch_size;
+    let mut cfg = Config::clone(session.config());
+    let mut compiled = compile_run(session, &cfg, dataset)?;
+    let need = Need::of_plans(session, &compiled);
+    let mut fits = need.total() <= available;
+    while !fits && cfg.data.val_batch_size > 1 {
+        cfg.data.val_batch_size /= 2;
+        compiled = compile_run(session, &cfg, dataset)?;
+        fits = Need::of_plans(session, &compiled).total() <= available;
+        if fits {
+            let batch = cfg.data.val_batch_size;
             messages.warn(&format!("validation runs with batches of {batch}: more do not fit into memory"));
-            return Ok(batch);
         }
     }
-    let message = refusal(&need, available);
-    match largest_batch(session, smaller, dataset, available)? {
-        0 => {
-            Err(Error::config("Data.hr_size", message).with_hint("even a batch of 1 does not fit: use smaller patches"))
+    if !fits {
+        return Err(refused(session, cfg, dataset, (&need, available)));
+    }
+    let plans = Plans::of(&cfg, dataset);
+    compiled.extend(compile(session, &plans.closing)?);
+    let need = Need::of_plans(session, &compiled).total();
+    let compares = need <= available;
+    if !compares {
+        let [need, available] = [need, available].map(|bytes| bytes >> 20);
+        messages.warn(&format!(
+            "no comparison with bicubic upsampling at the end: it would need {need} MiB, {available} MiB are available"
+        ));
+    }
+    Ok(FittedPlans { run: plans.run, validation: validation_batches(&cfg, dataset), compares })
+}
+
+/// What a run does that fits into memory.
+#[derive(Debug)]
+pub(super) struct FittedPlans {
+    /// The plans of training and validation.
+    pub run: Vec<Key>,
+    /// The batches of each validation.
+    pub validation: Vec<ValBatch>,
+    /// Whether the closing table fits.
+    pub compares: bool,
+}
+
+/// The plans of `keys`, not loaded.
+pub(super) fn compile(session: &Session, keys: &[Key]) -> Result<Vec<Plan>> {
+    keys.iter().map(|key| session.compile(*key)).collect()
+}
+
+/// The plans of training and validation under `cfg`, which differs from the session's in batches alone.
+fn compile_run(session: &Session, cfg: &Config, dataset: &Dataset) -> Result<Vec<Plan>> {
+    compile(session, &Plans::of(cfg, dataset).run)
+}
+
+/// The error for a run of `cfg` that does not fit.
+fn refused(session: &Session, cfg: Config, dataset: &Dataset, (need, available): (&Need, usize)) -> Error {
+    let message = refusal(need, available);
+    match largest_batch(session, cfg, dataset, available) {
+        Err(e) => e,
+        Ok(0) => {
+            Error::config("Data.hr_size", message).with_hint("even a batch of 1 does not fit: use smaller patches")
         }
-        batch => Err(Error::config("Data.train_batch_size", message)
-            .with_hint(format!("a training batch of {batch} fits; Training.accumulate_grad_batches makes up for it"))),
+        Ok(batch) => Error::config("Data.train_batch_size", message)
+            .with_hint(format!("a training batch of {batch} fits; Training.accumulate_grad_batches makes up for it")),
     }
 }
 
@@ -100,7 +136,7 @@ fn largest_batch(session: &Session, mut cfg: Config, dataset: &Dataset, availabl
     while too_large - fits > 1 {
         let batch = fits.midpoint(too_large);
         cfg.data.train_batch_size = batch;
-        match Need::of(session, &cfg, dataset)?.total() <= available {
+        match Need::of_plans(session, &compile_run(session, &cfg, dataset)?).total() <= available {
             true => fits = batch,
             false => too_large = batch,
         }

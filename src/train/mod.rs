@@ -2,15 +2,19 @@
 
 mod algorithms;
 mod memory;
-pub mod names;
 mod open;
 pub mod perceptual;
+pub mod plans;
 pub mod programs;
 mod run;
+mod run_dir;
 mod saving;
+pub mod scalars;
+pub mod schedule;
 pub mod self_check;
 pub mod session;
 pub mod signals;
+pub mod states;
 pub mod step;
 mod summary;
 mod table;
@@ -20,5 +24,6 @@ pub mod validate;
 pub use open::{DeviceOptions, data_settings, open_device, open_device_with};
 pub use perceptual::torch_hub;
 pub use run::{RunOptions, run, run_on};
-pub(crate) use summary::{check_patch, steps_per_epoch, train_shape};
+pub use run_dir::RunDir;
+pub(crate) use summary::{check_patch, steps_per_epoch};
 pub use summary::{dry_run, dry_run_on};

@@ -60,16 +60,12 @@ impl Bands {
     ///
     /// # Errors
     /// Those of the device.
-    pub fn upload(
-        session: &mut Session,
-        plan: PlanId,
-        cfg: &Config,
-        (stream, step, sample): (Stream, u64, u32),
-    ) -> Result<()> {
+    pub fn upload(session: &mut Session, plan: PlanId, (stream, step, sample): (Stream, u64, u32)) -> Result<()> {
         if !session.device().plan(plan).has_input(BANDS_SLOT) {
             return Ok(());
         }
-        session.upload(plan, BANDS_SLOT, bytes_of(&Bands::drawn(cfg, stream, step, sample)))
+        let bands = Bands::drawn(session.config(), stream, step, sample);
+        session.upload(plan, BANDS_SLOT, bytes_of(&bands))
     }
 }
 

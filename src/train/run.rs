@@ -5,17 +5,22 @@ use std::path::{Path, PathBuf};
 use super::memory::fit_memory;
 use super::open::{DeviceOptions, open_device_with};
 use super::perceptual::PerceptualWeights;
+use super::plans::train_shape;
+use super::run_dir::RunDir;
 use super::session::Session;
 use super::signals::StopSignal;
-use super::summary::{check_patch, steps_per_epoch, train_shape};
+use super::step::logged_metrics;
+use super::summary::{check_patch, steps_per_epoch};
 use super::table::compare_with_bicubic;
 use super::trainer::{Ended, RunParts, Trainer};
-use super::validate::DISC;
-use super::{algorithms, data_settings, names, saving, step};
+use super::{algorithms, data_settings, saving};
 use crate::checkpoint::{LAST, Meta, TensorFile};
 use crate::config::{Config, Resume};
 use crate::data::Dataset;
-use crate::log::{Messages, MetricsLog, RunDir, RunLogFile, write_atomic};
+use crate::files::write_atomic;
+use crate::log::{Messages, MetricsLog, RunLogFile};
+use crate::metrics::Metric;
+use crate::nn::Network;
 use crate::runtime::Device;
 use crate::{Error, Result};
 
@@ -82,32 +87,33 @@ fn train(
         Begin::Continue { folder, .. } => Some(RunDir::create_at(folder)?),
         Begin::New => None,
     };
-    let mut session = Session::new(cfg, open()?)?;
+    let mut session = Session::new(cfg.clone(), open()?)?;
     session.precision_note().into_iter().for_each(|note| messages.warn(&note));
     if let Some(weights) = perceptual {
         messages.info(&format!("weights of the perceptual loss: {}", weights.path().display()));
         weights.load(&mut session)?;
     }
-    let meta = load(&mut session, cfg, &begin, messages)?;
+    let meta = load(&mut session, &begin, messages)?;
     let dataset = Dataset::open(&data_settings(cfg))?;
     dataset.notes().iter().for_each(|n| messages.info(n));
     check_patch(cfg, &dataset)?;
     let steps_per_epoch = steps_per_epoch(cfg, &dataset)?;
-    let val_batch = fit_memory(&session, cfg, &dataset, messages)?;
+    let plans = fit_memory(&session, &dataset, messages)?;
     let folder = match (locked, &options.run_dir) {
         (Some(folder), _) => folder,
         (None, Some(path)) => RunDir::create_at(path)?,
         (None, None) => RunDir::create(&cfg.logging.dir, &cfg.logging.wandb.project)?,
     };
-    let log = open_logs(cfg, &session, &folder, &meta, messages)?;
-    algorithms::decide(&mut session, cfg, &dataset, val_batch, &folder)?;
+    let log = open_logs(&session, &folder, &meta, messages)?;
+    algorithms::decide(&mut session, &plans.run, &folder)?;
     let patches = dataset.train_len();
     messages.info(&format!("data {patches} training patches · {steps_per_epoch} steps per epoch"));
 
     let stop = StopSignal::install()?;
     let shape = train_shape(cfg, &dataset);
-    let parts = RunParts { folder, log, messages: messages.clone(), stop: stop.clone(), val_batch };
-    let mut trainer = Trainer::new(cfg, session, dataset, parts, meta);
+    let (compares, validation) = (plans.compares, plans.validation);
+    let parts = RunParts { folder, log, messages: messages.clone(), stop: stop.clone(), validation };
+    let mut trainer = Trainer::new(session, dataset, parts, meta);
     let ended = trainer.train(shape, steps_per_epoch)?;
     let (mut session, dataset, folder) = trainer.finish()?;
     let path = folder.path().display();
@@ -118,10 +124,11 @@ fn train(
         }
         Ended::Finished(why) => {
             messages.info(&why);
-            match compare_with_bicubic(&mut session, cfg, &dataset, &stop) {
+            let table = if compares { compare_with_bicubic(&mut session, &dataset, &stop) } else { Ok(None) };
+            match table {
                 Ok(Some(table)) => messages.info(&format!("\n{table}\n")),
                 Ok(None) => {}
-                // Its images may be larger than those of training, which has ended well.
+                // Training has ended well.
                 Err(e @ (Error::Memory { .. } | Error::DeviceMemory { .. } | Error::Device { .. })) => {
                     messages.warn(&format!("no comparison with bicubic upsampling: {e}"));
                 }
@@ -134,20 +141,19 @@ fn train(
 }
 
 /// Opens what a run writes beside checkpoints, and says what is run.
-fn open_logs(cfg: &Config, session: &Session, folder: &RunDir, meta: &Meta, messages: &Messages) -> Result<MetricsLog> {
+fn open_logs(session: &Session, folder: &RunDir, meta: &Meta, messages: &Messages) -> Result<MetricsLog> {
+    let cfg = session.config();
     messages.set_log(RunLogFile::open(&folder.join("train.log"))?);
     if !folder.is_locked() {
         messages.warn("this file system has no locks: make sure that no other run uses the folder");
     }
     let yaml = cfg.to_yaml();
     write_atomic(&folder.join("config.yaml"), |out| out.write_all(yaml.as_bytes()))?;
-    let (g, d) = (session.programs().generator().param_count(), session.programs().discriminator().param_count());
+    let [g, d] = Network::ALL.map(|network| session.programs().layout(network).param_count());
     messages.info(&format!("run folder {}", folder.path().display()));
     let (device, precision) = (session.device().describe(), session.precision());
     messages.info(&format!("device {device}, {precision} · generator {g} parameters · discriminator {d}"));
-    let mut metrics = step::metric_names(cfg, session.programs().objective());
-    metrics.extend([names::VAL_PERCEPTUAL, DISC]);
-    metrics.extend(names::VAL_COMPONENTS);
+    let metrics: Vec<&str> = logged_metrics(cfg).into_iter().map(Metric::name).collect();
     MetricsLog::open(folder.path(), &metrics, meta.step)
 }
 
@@ -186,10 +192,11 @@ fn begin(cfg: &Config, options: &RunOptions) -> Result<Begin> {
 }
 
 /// Takes the state of a checkpoint, or the weights alone, or nothing.
-fn load(session: &mut Session, cfg: &Config, begin: &Begin, messages: &Messages) -> Result<Meta> {
+fn load(session: &mut Session, begin: &Begin, messages: &Messages) -> Result<Meta> {
+    let cfg = session.config().clone();
     if let Begin::Continue { checkpoint, .. } = begin {
         let (_, meta) = TensorFile::open_checkpoint(checkpoint)?;
-        report_changes(cfg, &meta, checkpoint, messages)?;
+        report_changes(&cfg, &meta, checkpoint, messages)?;
         let meta = saving::load(session, checkpoint)?;
         algorithms::reuse(session, &meta, messages);
         messages.info(&format!("continuing at step {} from {}", meta.step, checkpoint.display()));

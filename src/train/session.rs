@@ -5,48 +5,55 @@ mod exchange;
 mod tests;
 
 use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::names;
-use super::names::scalars;
-use super::programs::{BatchShape, EvaluateOptions, Programs};
-use crate::config::Config;
-use crate::nn::{Layout, Tensor};
+use super::programs::{BatchShape, EvaluateOptions, Phase, Programs, Recorded, Segment};
+use super::scalars;
+use super::states::{self, COUNTERS, FlatState, Start};
+use crate::config::{self, Config};
+use crate::metrics::Metric;
+use crate::nn::Tensor;
 use crate::plan::{Plan, PlanOptions, Program};
 use crate::runtime::{Choices, Device, Outcome, PlanId, Run, bytes_of};
 use crate::types::{Precision, Shape};
-use crate::{Error, Result, config};
+use crate::{Error, Result};
 
 /// A program for one extent of batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Key {
-    /// The generator alone.
-    Pretrain(BatchShape),
-    /// Discriminator and generator.
-    Adversarial(BatchShape),
+    /// A training step on one batch.
+    Step(Phase, BatchShape),
+    /// What comes before the first micro-batch of a step with gradient accumulation.
+    Begin(Phase, BatchShape),
+    /// A segment of such a step.
+    Segment(Phase, Segment, BatchShape),
     /// Validation.
     Evaluate(BatchShape, EvaluateOptions),
     /// The generator's forward pass: batch, LR rows, LR columns.
     Forward(usize, usize, usize),
-    /// A part of a step with gradient accumulation.
-    Accumulate(Part),
 }
 
-/// The parts of a step with gradient accumulation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Part {
-    /// Clears the sums.
-    Begin,
-    /// Content gradients of a micro-batch, in pretraining.
-    Content(BatchShape),
-    /// The discriminator's gradients of a micro-batch.
-    Judge(BatchShape),
-    /// The discriminator's staged update.
-    Stage,
-    /// The generator's gradients of a micro-batch.
-    Generate(BatchShape),
-    /// All state changes; whether the discriminator is one of them.
-    Update(bool),
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Key::Step(phase, _) => f.write_str(phase.name()),
+            Key::Begin(phase, _) => write!(f, "{}: begin", phase.name()),
+            Key::Segment(phase, segment, _) => write!(f, "{}: {}", phase.name(), segment.name()),
+            Key::Evaluate(BatchShape { batch, hr: (height, width), .. }, options) => {
+                write!(f, "evaluate {batch}×{height}×{width}")?;
+                let parts = [
+                    (options.ema, "average"),
+                    (options.discriminator, "D"),
+                    (options.images, "images"),
+                    (options.bicubic, "bicubic"),
+                ];
+                parts.iter().filter(|(on, _)| *on).try_for_each(|(_, what)| write!(f, ", {what}"))
+            }
+            Key::Forward(batch, height, width) => write!(f, "forward {batch}×{height}×{width}"),
+        }
+    }
 }
 
 /// A tensor as a checkpoint holds it.
@@ -61,12 +68,13 @@ pub struct SavedTensor {
 }
 
 /// Networks, optimisers and averages of one config on one device.
-pub struct Session<'a> {
-    cfg: &'a Config,
-    programs: Programs<'a>,
+pub struct Session {
+    programs: Programs,
     device: Box<dyn Device>,
     precision: Precision,
     plans: HashMap<Key, PlanId>,
+    /// The metrics in each plan's output `metrics`.
+    metrics: HashMap<PlanId, Vec<Metric>>,
     /// Runs that were started and have not ended well.
     open_runs: usize,
 }
@@ -89,37 +97,27 @@ fn precision_of(cfg: &Config) -> Precision {
     }
 }
 
-/// The flat states that have one value per parameter: name in checkpoints, network, state name.
-fn flat_states(programs: &Programs, ema: bool) -> Vec<(&'static str, bool, String)> {
-    let (g, d) = (programs.generator().params_state(), programs.discriminator().params_state());
-    let mut states = vec![
-        ("generator", true, g.clone()),
-        ("discriminator", false, d),
-        ("optim_g.exp_avg", true, names::G_EXP_AVG.into()),
-        ("optim_g.exp_avg_sq", true, names::G_EXP_AVG_SQ.into()),
-        ("optim_d.exp_avg", false, names::D_EXP_AVG.into()),
-        ("optim_d.exp_avg_sq", false, names::D_EXP_AVG_SQ.into()),
-    ];
-    if ema {
-        states.push(("ema", true, format!("ema.{g}")));
-    }
-    states
-}
-
-impl<'a> Session<'a> {
+impl Session {
     /// Networks of `cfg` on `device` with the initial weights of the config's seed; that of the perceptual term has
     /// random weights too, until [`Session::set_perceptual`].
     ///
     /// # Errors
     /// If the networks cannot be built or do not fit into the device's memory.
-    pub fn new(cfg: &'a Config, device: Box<dyn Device>) -> Result<Self> {
-        let target = device.target();
-        let precision = Some(precision_of(cfg)).filter(|p| target.computes_in(*p)).unwrap_or_default();
-        let programs = Programs::new(cfg)?.aligned_to(target.channel_alignment(precision));
-        let mut session = Session { cfg, programs, device, precision, plans: HashMap::new(), open_runs: 0 };
+    pub fn new(cfg: impl Into<Arc<Config>>, device: Box<dyn Device>) -> Result<Self> {
+        let (programs, target) = (Programs::new(cfg)?, device.target());
+        let asked = precision_of(programs.config());
+        let precision = Some(asked).filter(|p| target.computes_in(*p)).unwrap_or_default();
+        let programs = programs.aligned_to(target.channel_alignment(precision));
+        let (plans, metrics) = (HashMap::new(), HashMap::new());
+        let mut session = Session { programs, device, precision, plans, metrics, open_runs: 0 };
         session.check_memory()?;
         session.initialise()?;
         Ok(session)
+    }
+
+    /// What the session is for.
+    pub fn config(&self) -> &Arc<Config> {
+        self.programs.config()
     }
 
     /// Refuses networks whose states alone are more than the device has room for.
@@ -139,22 +137,28 @@ impl<'a> Session<'a> {
 
     /// What the session's states take.
     pub fn state_bytes(&self) -> StateBytes {
-        let (g, d) = (self.programs.generator(), self.programs.discriminator());
-        let buffers = |l: &Layout| l.buffers.iter().map(|b| b.shape.len()).sum::<usize>();
-        let perceptual = self.programs.perceptual().map_or(0, |l| l.len);
-        let average = if self.has_ema() { g.len + buffers(g) } else { 0 };
-        let staged = match self.cfg.training.accumulate_grad_batches {
-            1 => 0,
-            _ => self.programs.staged_states().iter().map(|(_, shape)| shape.len()).sum(),
+        let floats = |states: &[FlatState], start| -> usize {
+            let of_start = states.iter().filter(|state| state.start == start);
+            of_start.map(|state| self.programs.layout(state.network).len).sum()
         };
+        let flat = states::flat_states(&self.programs, self.has_ema());
+        let buffers: usize = self.buffers().iter().map(|(_, b)| b.shape.len()).sum();
+        let perceptual = self.programs.perceptual().map_or(0, |l| l.len);
+        let staged: usize = self.staged_states().iter().map(|(_, shape)| shape.len()).sum();
         StateBytes {
-            weights: 4 * (g.len + d.len + buffers(g) + buffers(d) + average + perceptual),
-            optimiser: 4 * (2 * (g.len + d.len) + staged),
+            weights: 4 * (floats(&flat, Start::Weights) + buffers + perceptual),
+            optimiser: 4 * (floats(&flat, Start::Zeros) + staged),
         }
     }
 
+    /// What passes the borders between the segments of a step, where these are programs of their own.
+    fn staged_states(&self) -> Vec<(String, Shape)> {
+        let apart = self.config().training.accumulate_grad_batches > 1;
+        if apart { states::staged_states(&self.programs) } else { Vec::new() }
+    }
+
     /// The programs' source.
-    pub fn programs(&self) -> &Programs<'a> {
+    pub fn programs(&self) -> &Programs {
         &self.programs
     }
 
@@ -165,8 +169,8 @@ impl<'a> Session<'a> {
 
     /// A warning where the config asks for another precision than the device has.
     pub fn precision_note(&self) -> Option<String> {
-        let (asked, device) = (self.cfg.training.precision, self.device.target().name());
-        let other = asked != config::Precision::Auto && precision_of(self.cfg) != self.precision;
+        let (asked, device) = (self.config().training.precision, self.device.target().name());
+        let other = asked != config::Precision::Auto && precision_of(self.config()) != self.precision;
         other.then(|| {
             format!("Training.precision is {}, but the {device} device computes in {}", asked.name(), self.precision)
         })
@@ -212,15 +216,18 @@ impl<'a> Session<'a> {
     }
 
     fn has_ema(&self) -> bool {
-        self.cfg.training.ema.enabled
+        self.config().training.ema.enabled
     }
 
     fn initialise(&mut self) -> Result<()> {
-        let seed = self.cfg.training.seed;
-        for (_, generator, state) in flat_states(&self.programs, self.has_ema()) {
-            let layout = if generator { self.programs.generator() } else { self.programs.discriminator() };
-            let values = if state.ends_with(".params") { layout.initial_params(seed) } else { vec![0.0; layout.len] };
-            self.device.set_state(&state, Shape::vector(values.len()), &values)?;
+        let seed = self.config().training.seed;
+        for FlatState { network, name, start, .. } in states::flat_states(&self.programs, self.has_ema()) {
+            let layout = self.programs.layout(network);
+            let values = match start {
+                Start::Weights => layout.initial_params(seed),
+                Start::Zeros => vec![0.0; layout.len],
+            };
+            self.device.set_state(&name, Shape::vector(values.len()), &values)?;
         }
         for (name, tensor) in self.buffers() {
             self.device.set_state(&name, tensor.shape, &tensor.initial(seed))?;
@@ -228,25 +235,14 @@ impl<'a> Session<'a> {
         if let Some(layout) = self.programs.perceptual() {
             self.device.set_state(&layout.params_state(), Shape::vector(layout.len), &layout.initial_params(seed))?;
         }
-        if self.cfg.training.accumulate_grad_batches > 1 {
-            for (state, shape) in self.programs.staged_states() {
-                self.device.set_state(&state, shape, &vec![0.0; shape.len()])?;
-            }
+        for (name, shape) in self.staged_states() {
+            self.device.set_state(&name, shape, &vec![0.0; shape.len()])?;
         }
-        for counter in [names::G_UPDATES, names::D_UPDATES, names::EMA_UPDATES] {
-            self.device.set_state(counter, Shape::SCALAR, &[0.0])?;
-        }
-        Ok(())
+        self.set_counters([0; 3])
     }
 
-    /// All buffers by state name: both networks', and the averaged generator's.
     fn buffers(&self) -> Vec<(String, Tensor)> {
-        let (g, d) = (self.programs.generator(), self.programs.discriminator());
-        let mut all: Vec<_> = g.buffers.iter().chain(&d.buffers).map(|b| (b.name.clone(), b.clone())).collect();
-        if self.has_ema() {
-            all.extend(g.buffers.iter().map(|b| (format!("ema.{}", b.name), b.clone())));
-        }
-        all
+        states::buffers(&self.programs, self.has_ema())
     }
 
     /// The plan of a program, compiled at its first use.
@@ -257,10 +253,16 @@ impl<'a> Session<'a> {
         if let Some(id) = self.plans.get(&key) {
             return Ok(*id);
         }
-        let plan = self.compile(key)?;
-        let id = self.device.load(plan)?;
+        let Recorded { program, metrics } = self.record(key)?;
+        let id = self.device.load(self.compile_program(&program)?)?;
         self.plans.insert(key, id);
+        self.metrics.insert(id, metrics);
         Ok(id)
+    }
+
+    /// The metrics in the output `metrics` of a plan that [`Session::plan`] gave.
+    pub fn metrics(&self, plan: PlanId) -> &[Metric] {
+        self.metrics.get(&plan).map_or(&[], Vec::as_slice)
     }
 
     /// Makes a plan ready that reads this session's states.
@@ -276,26 +278,25 @@ impl<'a> Session<'a> {
     /// # Errors
     /// Shape errors of the networks.
     pub fn compile(&self, key: Key) -> Result<Plan> {
-        let program = match key {
-            Key::Pretrain(shape) => self.programs.pretrain(shape)?,
-            Key::Adversarial(shape) => self.programs.adversarial(shape)?,
-            Key::Evaluate(shape, options) => self.programs.evaluate(shape, options)?,
-            Key::Forward(batch, height, width) => self.programs.forward(batch, (height, width))?,
-            Key::Accumulate(part) => self.part(part)?,
-        };
-        let options = PlanOptions { precision: self.precision, ..PlanOptions::new(self.device.target()) };
-        Plan::compile(&program, options)
+        self.compile_program(&self.record(key)?.program)
     }
 
-    fn part(&self, part: Part) -> Result<Program> {
-        match part {
-            Part::Begin => self.programs.accumulate_begin(),
-            Part::Content(shape) => self.programs.accumulate_content(shape),
-            Part::Judge(shape) => self.programs.accumulate_judge(shape),
-            Part::Stage => self.programs.accumulate_stage(),
-            Part::Generate(shape) => self.programs.accumulate_generate(shape),
-            Part::Update(adversarial) => self.programs.accumulate_update(adversarial),
+    fn record(&self, key: Key) -> Result<Recorded> {
+        match key {
+            Key::Step(phase, shape) => self.programs.step(phase, shape),
+            Key::Begin(phase, shape) => self.programs.begin(phase, shape),
+            Key::Segment(phase, segment, shape) => self.programs.segment(phase, segment, shape),
+            Key::Evaluate(shape, options) => self.programs.evaluate(shape, options),
+            Key::Forward(batch, height, width) => {
+                let program = self.programs.forward(batch, (height, width))?;
+                Ok(Recorded { program, metrics: vec![] })
+            }
         }
+    }
+
+    fn compile_program(&self, program: &Program) -> Result<Plan> {
+        let options = PlanOptions { precision: self.precision, ..PlanOptions::new(self.device.target()) };
+        Plan::compile(program, options)
     }
 
     /// Fills an input slot.
@@ -347,7 +348,8 @@ impl<'a> Session<'a> {
     /// Those of the device.
     pub fn counters(&self) -> Result<[u64; 3]> {
         let read = |name: &str| Ok(self.device.state(name)?.first().map_or(0, |v| *v as u64));
-        Ok([read(names::G_UPDATES)?, read(names::D_UPDATES)?, read(names::EMA_UPDATES)?])
+        let [generator, discriminator, average] = COUNTERS.map(read);
+        Ok([generator?, discriminator?, average?])
     }
 
     /// Sets the numbers of updates done.
@@ -355,7 +357,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// Those of the device.
     pub fn set_counters(&mut self, counters: [u64; 3]) -> Result<()> {
-        for (name, value) in [names::G_UPDATES, names::D_UPDATES, names::EMA_UPDATES].iter().zip(counters) {
+        for (name, value) in COUNTERS.into_iter().zip(counters) {
             self.device.set_state(name, Shape::SCALAR, &[value as f32])?;
         }
         Ok(())

@@ -53,7 +53,7 @@ impl StopSignal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::testing::{run_child, task};
+    use crate::testing::{run_child, task};
 
     /// Sends itself the signals of its task, and prints what was remembered; run by the tests
     /// below in a process of its own, as handlers belong to the whole process.

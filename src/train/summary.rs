@@ -4,32 +4,20 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use super::memory::{Need, available};
+use super::memory::{Need, available, compile};
 use super::perceptual::PerceptualWeights;
-use super::programs::{BatchShape, EvaluateOptions};
-use super::session::{Key, Part, Session};
-use super::validate::batch_size;
+use super::plans::{Plans, train_shape};
+use super::session::{Key, Session};
 use super::{DeviceOptions, algorithms, data_settings, open_device_with};
 use crate::config::Config;
 use crate::data::Dataset;
 use crate::graph::Source;
-use crate::log::Table;
-use crate::nn::Layout;
-use crate::plan::{Plan, Program};
+use crate::nn::{Layout, Network};
+use crate::plan::Program;
 use crate::runtime::Device;
+use crate::table::Table;
 use crate::types::Shape;
 use crate::{Error, Result};
-
-/// The extent of a training batch.
-pub fn train_shape(cfg: &Config, dataset: &Dataset) -> BatchShape {
-    let spec = dataset.train_spec();
-    BatchShape {
-        batch: cfg.data.train_batch_size,
-        hr: (spec.hr.1, spec.hr.2),
-        hr_type: spec.hr.0.into(),
-        lr_type: spec.lr.map(|lr| lr.0.into()),
-    }
-}
 
 /// Steps of an epoch; what is left over at its end is dropped.
 ///
@@ -71,42 +59,6 @@ pub fn check_patch(cfg: &Config, dataset: &Dataset) -> Result<()> {
     }
 }
 
-/// The plans that a run of `cfg` on `dataset` will use.
-///
-/// # Errors
-/// Shape errors of the networks, which name the layer.
-pub fn compile_all(session: &Session, cfg: &Config, dataset: &Dataset) -> Result<Vec<Plan>> {
-    all_keys(cfg, dataset).into_iter().map(|key| session.compile(key)).collect()
-}
-
-/// The programs that a run of `cfg` on `dataset` will use.
-pub fn all_keys(cfg: &Config, dataset: &Dataset) -> Vec<Key> {
-    let shape = train_shape(cfg, dataset);
-    let t = &cfg.training;
-    let pretrains = t.pretrain_g_only && t.g_pretrain_steps != 0;
-    let adversarial = !(t.pretrain_g_only && t.g_pretrain_steps < 0);
-    let mut keys: Vec<Key> = if t.accumulate_grad_batches > 1 {
-        let content = pretrains.then_some(Part::Content(shape));
-        let gan = [Part::Judge(shape), Part::Generate(shape)].into_iter().filter(|_| adversarial);
-        content.into_iter().chain(gan).chain([Part::Update(adversarial)]).map(Key::Accumulate).collect()
-    } else {
-        let all = [(pretrains, Key::Pretrain(shape)), (adversarial, Key::Adversarial(shape))];
-        all.into_iter().filter(|(runs, _)| *runs).map(|(_, key)| key).collect()
-    };
-    let ema = cfg.training.ema.enabled;
-    for (i, size) in dataset.val_sizes().iter().enumerate() {
-        let options =
-            EvaluateOptions { ema, discriminator: adversarial, images: true, bicubic: false, perceptual: true };
-        let val = BatchShape {
-            batch: batch_size(cfg.data.val_batch_size, dataset, i),
-            hr: (size.hr_height, size.hr_width),
-            ..shape
-        };
-        keys.push(Key::Evaluate(val, options));
-    }
-    keys
-}
-
 /// The text that `--dry-run` prints: layers, parameters, multiply-adds, memory, steps per epoch; if `verbose`, which
 /// algorithms the device has chosen.
 ///
@@ -127,54 +79,54 @@ pub fn dry_run(cfg: &Config, verbose: bool, options: &DeviceOptions, torch_hub: 
 /// # Errors
 /// As for [`dry_run`].
 pub fn dry_run_on(device: Box<dyn Device>, cfg: &Config, verbose: bool) -> Result<String> {
-    let mut session = Session::new(cfg, device)?;
+    let mut session = Session::new(cfg.clone(), device)?;
     let dataset = Dataset::open(&data_settings(cfg))?;
     check_patch(cfg, &dataset)?;
     let steps = steps_per_epoch(cfg, &dataset)?;
-    let plans = compile_all(&session, cfg, &dataset)?;
+    let of_run = Plans::of(cfg, &dataset);
+    let keys: Vec<Key> = of_run.all().collect();
+    let plans = compile(&session, &keys)?;
     let mut text = String::new();
     let shape = train_shape(cfg, &dataset);
     let scale = cfg.generator.scaling_factor;
-    let (g, d) = (session.programs().generator(), session.programs().discriminator());
+    let [g, d] = Network::ALL.map(|network| session.programs().layout(network));
     let forward = session.programs().forward(1, (shape.hr.0 / scale, shape.hr.1 / scale))?;
     let _ = writeln!(text, "{}\n", layer_table(g, &macs_by_path(&forward)));
     let _ = writeln!(text, "{}\n", layer_table(d, &macs_by_path(&session.programs().judge(1, shape.hr)?)));
     let mut programs = Table::new(["program", "steps", "GMAC", "activations [MiB]", "workspace [MiB]"]).left_aligned(1);
-    for plan in &plans {
+    for (key, plan) in keys.iter().zip(&plans) {
         programs.row([
-            plan.name.to_owned(),
+            key.to_string(),
             plan.steps.len().to_string(),
             format!("{:.2}", plan.macs() as f64 / 1e9),
             mib(4 * (plan.arena_len - plan.scratch_len.min(plan.arena_len))),
             mib(4 * plan.scratch_len),
         ]);
     }
-    let (need, available) = (Need::of_plans(&session, &plans), available(&session)?);
+    let available = available(&session)?;
+    let whole = Need::of_plans(&session, &plans);
+    let compares = available.is_none_or(|available| whole.total() <= available);
+    // Without room for the closing table a run does without.
+    let need = if compares { whole } else { Need::of_plans(&session, &plans[..of_run.run.len()]) };
     let memory = memory_table(&need, available);
     let _ = writeln!(text, "{programs}\n\n{memory}\n");
     let _ = writeln!(text, "device: {}", session.device().describe());
     let _ = write!(text, "data: {} training patches, {steps} steps per epoch", dataset.train_len());
     if verbose {
-        let _ = write!(text, "\n\n{}", algorithms_of(&mut session, cfg, &dataset, need.total(), available)?);
+        let _ = write!(text, "\n\n{}", algorithms_of(&mut session, &of_run.run, need.total(), available)?);
     }
     Ok(text)
 }
 
 /// What the device chooses for a run that takes `needed` bytes.
-fn algorithms_of(
-    session: &mut Session,
-    cfg: &Config,
-    dataset: &Dataset,
-    needed: usize,
-    available: Option<usize>,
-) -> Result<String> {
+fn algorithms_of(session: &mut Session, plans: &[Key], needed: usize, available: Option<usize>) -> Result<String> {
     if session.device().choices().is_none() {
         return Ok(algorithms::table(session.device(), &[]));
     }
     if available.is_some_and(|available| available < needed) {
         return Ok("algorithms: not timed, because the run does not fit into memory".to_owned());
     }
-    let plans = session.load_all(&all_keys(cfg, dataset))?;
+    let plans = session.load_all(plans)?;
     Ok(algorithms::table(session.device(), &plans))
 }
 

@@ -4,18 +4,24 @@
 mod steps;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::programs::BatchShape;
+use super::algorithms;
+use super::plans::ValBatch;
+use super::programs::{BatchShape, Phase};
+use super::run_dir::RunDir;
+use super::saving;
+use super::schedule;
 use super::session::Session;
 use super::signals::StopSignal;
-use super::validate::{DISC, Validation, batch_limit, validate};
-use super::{algorithms, saving};
-use crate::checkpoint::{BestK, Counters, FORMAT, LAST, MeanState, Meta, Mode, TensorFile};
+use super::validate::{Validation, validate};
+use crate::checkpoint::{BestK, Counters, FORMAT, LAST, MeanState, Meta, TensorFile};
 use crate::config::{Config, ValInterval};
 use crate::data::{Batch, Dataset, Loader};
-use crate::log::{Messages, MetricsLog, Progress, RunDir, Scalar};
-use crate::optim::schedule;
+use crate::log::{Messages, MetricsLog, Progress, Scalar};
+use crate::metrics::Metric;
+use crate::nn::Network;
 use crate::{Error, Result};
 use steps::Queued;
 
@@ -40,20 +46,20 @@ pub struct RunParts {
     pub messages: Messages,
     /// Signals.
     pub stop: StopSignal,
-    /// Images per validation batch.
-    pub val_batch: usize,
+    /// The batches of each validation.
+    pub validation: Vec<ValBatch>,
 }
 
 /// A run in progress.
-pub struct Trainer<'a> {
-    cfg: &'a Config,
-    session: Session<'a>,
+pub struct Trainer {
+    cfg: Arc<Config>,
+    session: Session,
     dataset: Dataset,
     folder: RunDir,
     log: MetricsLog,
     messages: Messages,
     stop: StopSignal,
-    val_batch: usize,
+    validation: Vec<ValBatch>,
     progress: Progress,
     /// Position and schedules after the steps that were started.
     meta: Meta,
@@ -65,10 +71,11 @@ pub struct Trainer<'a> {
     saved: Instant,
 }
 
-impl<'a> Trainer<'a> {
+impl Trainer {
     /// A run that goes on at `meta`.
-    pub fn new(cfg: &'a Config, session: Session<'a>, dataset: Dataset, parts: RunParts, mut meta: Meta) -> Self {
-        let RunParts { folder, log, messages, stop, val_batch } = parts;
+    pub fn new(session: Session, dataset: Dataset, parts: RunParts, mut meta: Meta) -> Self {
+        let RunParts { folder, log, messages, stop, validation } = parts;
+        let cfg = session.config().clone();
         meta.format = FORMAT;
         env!("CARGO_PKG_VERSION").clone_into(&mut meta.version);
         meta.config = cfg.to_yaml();
@@ -82,7 +89,7 @@ impl<'a> Trainer<'a> {
             Some(bands) => bands.iter().map(usize::to_string).collect(),
             None => (0..cfg.model.in_bands).map(|b| b.to_string()).collect(),
         };
-        let best = BestK::new(Mode::of(&cfg.schedulers.metric_g), KEEP_BEST, meta.best.clone());
+        let best = BestK::new(schedule::direction(cfg.schedulers.metric_g), KEEP_BEST, meta.best.clone());
         let progress = Progress::new(messages.clone());
         let saved = Instant::now();
         let (queued, content) = (None, MeanState::default());
@@ -94,7 +101,7 @@ impl<'a> Trainer<'a> {
             log,
             messages,
             stop,
-            val_batch,
+            validation,
             progress,
             meta,
             queued,
@@ -165,7 +172,7 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// If the metrics could not be written.
-    pub fn finish(self) -> Result<(Session<'a>, Dataset, RunDir)> {
+    pub fn finish(self) -> Result<(Session, Dataset, RunDir)> {
         self.log.finish()?;
         Ok((self.session, self.dataset, self.folder))
     }
@@ -179,7 +186,7 @@ impl<'a> Trainer<'a> {
             return Some(format!("finished: {} epochs", self.meta.epoch));
         }
         let bad = self.meta.early_stopping.bad;
-        let metric = &self.cfg.schedulers.metric_g;
+        let metric = self.cfg.schedulers.metric_g.name();
         (bad >= t.early_stopping_patience)
             .then(|| format!("stopped early: {bad} validations without a better {metric}"))
     }
@@ -242,24 +249,23 @@ impl<'a> Trainer<'a> {
     /// Validates, moves the schedules, keeps the best checkpoints and saves the state.
     fn validation_round(&mut self) -> Result<Option<Ended>> {
         self.settle()?;
-        if batch_limit(self.cfg, &self.dataset, self.val_batch) == 0 {
+        if self.validation.is_empty() {
             return Ok(None);
         }
         // The step that was just done decides the phase.
-        let adversarial = !schedule::is_pretraining(&self.cfg.training, self.meta.step - 1);
-        let how = (self.val_batch, adversarial, &self.stop);
-        let found = validate(&mut self.session, self.cfg, &self.dataset, how)?;
+        let phase = schedule::phase(&self.cfg.training, self.meta.step - 1);
+        let found = validate(&mut self.session, &self.dataset, &self.validation, (phase, &self.stop))?;
         let Some(validation) = found else {
             return Ok(self.stop.received().map(Ended::Signal));
         };
-        let row: Vec<(&str, Scalar)> = validation.values.iter().map(|(n, v)| (*n, Scalar::F64(*v))).collect();
+        let row: Vec<(&str, Scalar)> = validation.values.iter().map(|(m, v)| (m.name(), Scalar::F64(*v))).collect();
         let at = self.meta.step - 1;
         self.log.row(at, self.meta.epoch, &row)?;
         self.meta.last_validation = Some(self.meta.step);
-        let monitored = self.monitored(&self.cfg.schedulers.metric_g, adversarial, &validation);
-        let is_best = self.move_schedules(monitored, adversarial, &validation);
+        let monitored = self.monitored(self.cfg.schedulers.metric_g, phase, &validation);
+        let is_best = self.move_schedules(monitored, phase, &validation);
         let shown: Vec<(&str, f64)> =
-            validation.values.iter().map(|(n, v)| (*n, *v)).filter(|(_, v)| *v != 0.0).collect();
+            validation.values.iter().map(|(m, v)| (m.name(), *v)).filter(|(_, v)| *v != 0.0).collect();
         self.progress.validation(at, &shown, is_best);
         if !validation.panels.rows().is_empty() {
             self.log.panels(at, validation.panels)?;
@@ -271,34 +277,35 @@ impl<'a> Trainer<'a> {
     }
 
     /// A metric at this validation; NaN if it was not measured since the last one.
-    fn monitored(&self, name: &str, adversarial: bool, validation: &Validation) -> f64 {
-        if name == DISC && !adversarial {
+    fn monitored(&self, metric: Metric, phase: Phase, validation: &Validation) -> f64 {
+        if !metric.is_measured(phase == Phase::Adversarial) {
             return f64::NAN;
         }
-        let of_training = || self.meta.means.get(name).filter(|m| m.count > 0).map(|m| m.sum / m.count as f64);
-        validation.get(name).or_else(of_training).unwrap_or(f64::NAN)
+        let of_training = || self.meta.means.get(metric.name()).filter(|m| m.count > 0).map(|m| m.sum / m.count as f64);
+        validation.get(metric).or_else(of_training).unwrap_or(f64::NAN)
     }
 
     /// Plateau schedulers and early stopping; true if the generator's metric improved.
-    fn move_schedules(&mut self, metric_g: f64, adversarial: bool, validation: &Validation) -> bool {
-        let (s, o) = (&self.cfg.schedulers, &self.cfg.optimizers);
+    fn move_schedules(&mut self, metric_g: f64, phase: Phase, validation: &Validation) -> bool {
+        let cfg = self.cfg.clone();
+        let (s, o) = (&cfg.schedulers, &cfg.optimizers);
         let before = (self.meta.plateau_g.factor, self.meta.plateau_d.factor);
-        schedule::plateau_step(&mut self.meta.plateau_g, s, schedule::Network::Generator, o.optim_g_lr, metric_g);
-        if adversarial {
-            let metric_d = self.monitored(&s.metric_d, adversarial, validation);
-            let network = schedule::Network::Discriminator;
-            schedule::plateau_step(&mut self.meta.plateau_d, s, network, o.optim_d_lr, metric_d);
+        schedule::plateau_step(&mut self.meta.plateau_g, s, Network::Generator, o.optim_g_lr, metric_g);
+        if phase == Phase::Adversarial {
+            let metric_d = self.monitored(s.metric_d, phase, validation);
+            schedule::plateau_step(&mut self.meta.plateau_d, s, Network::Discriminator, o.optim_d_lr, metric_d);
         }
-        for (name, before, after, base) in [
-            ("generator", before.0, self.meta.plateau_g.factor, o.optim_g_lr),
-            ("discriminator", before.1, self.meta.plateau_d.factor, o.optim_d_lr),
+        for (network, before, after, base) in [
+            (Network::Generator, before.0, self.meta.plateau_g.factor, o.optim_g_lr),
+            (Network::Discriminator, before.1, self.meta.plateau_d.factor, o.optim_d_lr),
         ] {
             if after != before {
                 let rate = base * after;
+                let name = network.name();
                 self.messages.info(&format!("plateau: the {name}'s learning rate falls to {rate:.3e}"));
             }
         }
-        schedule::early_stopping_step(&mut self.meta.early_stopping, Mode::of(&s.metric_g), metric_g)
+        schedule::early_stopping_step(&mut self.meta.early_stopping, schedule::direction(s.metric_g), metric_g)
     }
 
     fn save_best(&mut self, metric: f64) -> Result<()> {

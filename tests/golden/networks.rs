@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use srgan::graph::{Tape, Value};
-use srgan::loss::ContentWeights;
+use srgan::loss::Images;
 use srgan::nn::{Layout, Net, Vars};
 use srgan::ops::assign::Assign;
 use srgan::plan::{Commit, Plan, PlanOptions, Program};
 use srgan::runtime::{Device, bytes_of};
+use srgan::train::perceptual;
 use srgan::train::programs::Programs;
-use srgan::train::{names, perceptual};
 use srgan::types::{DType, Precision, Shape};
 use srgan::{Result, loss, nn};
 
@@ -166,31 +166,24 @@ pub fn perceptual_weights(layout: &Layout, name: &str) -> Result<Vec<f32>> {
 }
 
 pub fn loss_case(case: &mut Case, findings: &mut Findings) -> Result<()> {
-    let l = &case.cfg.training.losses;
-    let weights = ContentWeights {
-        l1: l.l1_weight as f32,
-        sam: l.sam_weight as f32,
-        perceptual: l.perceptual_weight as f32,
-        tv: l.tv_weight as f32,
-        max_val: l.max_val as f32,
-        ssim_win: l.ssim_win,
-    };
     let (shape, sr) = case.image("sr")?;
     let (_, hr) = case.image("hr")?;
     let mut tape = Tape::new();
     let (x, y) = (tape.input("sr", shape, DType::F32), tape.input("hr", shape, DType::F32));
     let mut device = case.setting.device()?;
-    let programs = Programs::new(&case.cfg)?.aligned_to(device.target().channel_alignment(case.setting.precision));
-    let perceptual = programs.perceptual_distance(&mut tape, x, y)?;
-    let terms = loss::content(&mut tape, (x, y), perceptual, &weights)?;
+    let alignment = device.target().channel_alignment(case.setting.precision);
+    let programs = Programs::new(case.cfg.clone())?.aligned_to(alignment);
+    let perceptual = programs.perceptual_distances(&mut tape, x, y)?;
+    let terms = loss::content(&mut tape, &Images { sr: x, hr: y, perceptual }, &case.cfg.training.losses)?;
     let one = tape.scalar(1.0);
     let grads = tape.gradients(&[(terms.total, one)], &[x])?;
     let mut outputs = vec![("total".to_owned(), terms.total)];
-    let components = [terms.l1, terms.sam, terms.tv, terms.psnr, terms.ssim];
-    outputs.extend(names::COMPONENTS.iter().zip(components).map(|(n, v)| (format!("metric.{n}"), v)));
+    for term in loss::TERMS {
+        // What is not computed counts as 0.
+        let value = terms.get(term.train).unwrap_or_else(|| tape.scalar(0.0));
+        outputs.push((term.train.name().replace("train_metrics/", "metric."), value));
+    }
     outputs.extend(grads[0].map(|g| ("grad.sr".to_owned(), g)));
-    let distance = terms.perceptual.unwrap_or_else(|| tape.scalar(0.0));
-    outputs.push(("metric.perceptual".to_owned(), distance));
     let program = Program { name: "golden", tape, outputs, checks: vec![], commits: vec![] };
     if let Some(layout) = programs.perceptual() {
         let flat = layout.filled(|name| perceptual_weights(layout, name))?;

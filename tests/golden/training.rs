@@ -15,7 +15,7 @@ use crate::networks::perceptual_weights;
 
 pub fn training_case(case: &mut Case, findings: &mut Findings) -> Result<()> {
     let cfg = case.cfg.clone();
-    let mut session = Session::new(&cfg, case.setting.device()?)?;
+    let mut session = Session::new(cfg.clone(), case.setting.device()?)?;
     session.set_tensors(|name| match name.split_once('.') {
         Some(("generator" | "discriminator", _)) => case.file.read(&format!("init.{name}")),
         Some(("ema", rest)) => case.file.read(&format!("init.generator.{rest}")),
@@ -42,12 +42,12 @@ pub fn training_case(case: &mut Case, findings: &mut Findings) -> Result<()> {
         let noise = if case.shapes.contains_key(&noise) { Some(case.file.read(&noise)?) } else { None };
         let raw = RawBatch { hr: bytes_of(&hr), lr: Some(bytes_of(&lr)), codes: &codes, noise: noise.as_deref() };
         let numbers = StepNumbers::at(&cfg, step, &none, &none);
-        let report = run_step(&mut session, &cfg, batch, &[raw], (step, numbers))?;
+        let report = run_step(&mut session, batch, &[raw], (step, numbers))?;
         if !report.committed {
             return Err(Error::Internal(format!("{}: step {step} was not finite", case.name)));
         }
-        for (name, value) in report.values {
-            log.entry(format!("log.{name}")).or_default().push(value);
+        for (metric, value) in report.values {
+            log.entry(format!("log.{}", metric.name())).or_default().push(value);
         }
     }
     for (name, values) in log {

@@ -14,7 +14,7 @@ use srgan::device::cuda::compile::nvrtc::{Arch, Compiled, Nvrtc};
 use srgan::device::cuda::driver::ModuleSource;
 use srgan::device::cuda::libraries::search::SearchPath;
 use srgan::device::cuda::{Usage, machine_code};
-use srgan::log::Table;
+use srgan::table::Table;
 
 /// Compute capabilities: A100, RTX 30, RTX 40, H100 and H200, B200.
 const CAPABILITIES: [(u32, u32); 5] = [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0)];

@@ -11,7 +11,7 @@ use srgan::ops::pixel_shuffle::PixelShuffle;
 use srgan::ops::sum_to::sum_to;
 use srgan::plan::{Plan, PlanOptions, Program, Target};
 use srgan::runtime::cuda::{CudaTarget, fill_module, modules, peak_modules};
-use srgan::train::programs::{BatchShape, EvaluateOptions, Programs};
+use srgan::train::programs::{BatchShape, EvaluateOptions, Phase, Programs};
 use srgan::types::{DType, Precision, Shape};
 
 /// Side of the images of the plans; a kernel's code hardly depends on it.
@@ -40,22 +40,22 @@ pub fn all_modules() -> Vec<ModuleSource> {
 }
 
 fn programs(config: &Config, precision: Precision) -> Vec<Program> {
-    let programs = Programs::new(config).unwrap().aligned_to(CudaTarget.channel_alignment(precision));
+    let programs = Programs::new(config.clone()).unwrap().aligned_to(CudaTarget.channel_alignment(precision));
     let pairs = BatchShape { batch: 2, hr: (HR, HR), hr_type: DType::F32, lr_type: Some(DType::F32) };
     let scenes = BatchShape { hr_type: DType::U16, lr_type: None, ..pairs };
     let every = EvaluateOptions { ema: false, discriminator: true, images: true, bicubic: true, perceptual: true };
-    vec![
-        programs.pretrain(scenes).unwrap(),
-        programs.adversarial(scenes).unwrap(),
-        programs.adversarial(pairs).unwrap(),
-        programs.evaluate(pairs, every).unwrap(),
-        programs.accumulate_begin().unwrap(),
-        programs.accumulate_content(pairs).unwrap(),
-        programs.accumulate_judge(pairs).unwrap(),
-        programs.accumulate_stage().unwrap(),
-        programs.accumulate_generate(pairs).unwrap(),
-        programs.accumulate_update(true).unwrap(),
-    ]
+    let mut all = vec![
+        programs.step(Phase::Pretrain, scenes),
+        programs.step(Phase::Adversarial, scenes),
+        programs.step(Phase::Adversarial, pairs),
+        programs.evaluate(pairs, every),
+        programs.begin(Phase::Adversarial, pairs),
+    ];
+    let segments = [Phase::Pretrain, Phase::Adversarial]
+        .into_iter()
+        .flat_map(|phase| phase.segments().iter().map(move |segment| (phase, *segment)));
+    all.extend(segments.map(|(phase, segment)| programs.segment(phase, segment, pairs)));
+    all.into_iter().map(|recorded| recorded.unwrap().program).collect()
 }
 
 /// What no network has: a sum that keeps pixels, the derivative of a value that is repeated for every image, and a

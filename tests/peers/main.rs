@@ -4,8 +4,10 @@
 use std::fs;
 use std::path::Path;
 
-use srgan::checkpoint::{BestK, CheckpointFile, LAST, Meta, Mode, TensorRef};
-use srgan::log::{MetricsLog, PanelShape, Panels, RunDir, Scalar};
+use srgan::checkpoint::{BestK, CheckpointFile, LAST, Meta, TensorRef};
+use srgan::log::{MetricsLog, PanelShape, Panels, Scalar};
+use srgan::metrics::Direction;
+use srgan::train::RunDir;
 
 const METRICS: [&str; 4] =
     ["train_metrics/l1", "generator/content_loss", "discriminator/D(G(x))_prob", "val_metrics/psnr"];
@@ -65,7 +67,7 @@ fn save(folder: &Path, step: u64, metric: f64, best: &mut BestK) -> srgan::Resul
 fn a_resumed_run_leaves_a_folder_that_others_can_read() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sample_run");
     let _ = fs::remove_dir_all(&folder);
-    let mut best = BestK::new(Mode::of("val_metrics/psnr"), 2, Vec::new());
+    let mut best = BestK::new(Direction::Higher, 2, Vec::new());
     let first = RunDir::create_at(&folder).unwrap();
     // Killed after step 11; its last checkpoint is that of step 9.
     run(first.path(), 0, 12, &METRICS, &mut best).unwrap();

@@ -10,7 +10,7 @@ use srgan::device::cuda::host::{HostDriver, HostOptions};
 use srgan::device::cuda::{GpuDriver, GpuOptions};
 use srgan::log::Messages;
 use srgan::runtime::{Cpu, Cuda, Device};
-use srgan::train::names::scalars;
+use srgan::train::scalars;
 use srgan::train::session::Session;
 use srgan::train::{RunOptions, run_on};
 
@@ -129,9 +129,9 @@ fn every_step_is_timed_alone(open: Open) {
     let scratch = Scratch::new();
     let overrides: Vec<String> = SMALL.iter().map(|a| (*a).to_owned()).collect();
     let (cfg, _) = Config::load(&scratch.path("cfg.yaml"), &overrides).unwrap();
-    let mut session = Session::new(&cfg, open()).unwrap();
+    let mut session = Session::new(cfg.clone(), open()).unwrap();
     let plan = session.plan(random_program(&cfg, Phase::Adversarial, SIDE).unwrap()).unwrap();
-    upload_random(&mut session, plan, &cfg, SIDE).unwrap();
+    upload_random(&mut session, plan, SIDE).unwrap();
     session.run(plan, [0.0; scalars::COUNT]).unwrap();
     let count = session.device().plan(plan).steps.len();
     for step in 0..count {

@@ -214,6 +214,34 @@ fn a_dry_run_says_how_much_memory_there_is() {
     assert_eq!(number(&text, "available"), 1000.0 - 256.0, "{text}");
 }
 
+/// Every plan that a run comes to is foreseen: validations of both phases, before and after the first average, with
+/// pictures and without, and the closing table.
+#[test]
+fn a_run_takes_the_memory_that_its_dry_run_shows() {
+    let scratch = Scratch::new();
+    let changes = [
+        &SHORT[..2],
+        &["Training.val_check_interval=1", "Training.EMA.update_after_step=4", "Training.limit_val_batches=3"],
+        &["Data.val_batch_size=1", "Data.hr_size=32", "Data.val_fraction=0.5", "Logging.num_val_images=1"],
+    ];
+    for accumulation in ["Training.accumulate_grad_batches=1", "Training.accumulate_grad_batches=2"] {
+        let changes = [&changes.concat()[..], &[accumulation]].concat();
+        let shown = dry_run_on(late_device(Faults::default()).0, &config(&scratch, &changes), false).unwrap();
+        for plan in
+            ["average, D, images", "average, D", "D, images", "images", "average", "average, bicubic", "bicubic"]
+        {
+            let row = |line: &str| line.trim_start().starts_with("evaluate") && line.contains(&format!(", {plan}  "));
+            assert!(shown.lines().any(row), "{plan}:\n{shown}");
+        }
+        let (device, seen) = late_device(Faults::default());
+        let (result, text) = train(&scratch, accumulation, &changes, device);
+        assert!(result.is_ok() && text.contains("held-out imagery"), "{result:?}\n{text}");
+        let (taken, foreseen) = (seen.borrow().peak as f64 / f64::from(1 << 20), number(&shown, "total"));
+        assert!(taken <= foreseen + 0.06, "{taken} MiB taken, {foreseen} MiB foreseen");
+        assert!(taken >= 0.9 * foreseen, "{taken} MiB taken, {foreseen} MiB foreseen");
+    }
+}
+
 /// Sums `count` copies of a number, which takes as many floats of working memory.
 fn sum_of_copies(count: usize) -> Plan {
     let mut tape = Tape::new();

@@ -36,6 +36,8 @@ pub struct Seen {
     pub other_waits: usize,
     /// Allocations.
     pub allocations: usize,
+    /// Bytes that were taken at once, at most.
+    pub peak: usize,
     /// Path of the launch that was made wrong.
     pub wrong_path: String,
 }
@@ -172,6 +174,8 @@ impl Driver for LateDriver {
         }
         let ptr = self.host.alloc(bytes)?;
         self.allocated.insert(ptr, bytes);
+        let mut seen = self.seen.borrow_mut();
+        seen.peak = seen.peak.max(self.allocated.values().sum());
         Ok(ptr)
     }
 

@@ -2,10 +2,11 @@
 //! power-iteration vectors and counters stay as they were, and training goes on as if it had not been.
 
 use srgan::config::Config;
-use srgan::train::programs::BatchShape;
+use srgan::metrics::Metric;
+use srgan::train::open_device;
+use srgan::train::programs::{BatchShape, Phase};
 use srgan::train::session::Session;
 use srgan::train::step::{RawBatch, StepNumbers, StepReport, run_step};
-use srgan::train::{names, open_device};
 use srgan::types::DType;
 
 use crate::common::{Bits, Scratch, assert_same_tensors, meta, tensors};
@@ -26,8 +27,8 @@ Optimizers: {betas: [0.9, 0.99]}
     Config::from_yaml(text, None, &changes).unwrap().0
 }
 
-fn session(cfg: &Config) -> Session<'_> {
-    Session::new(cfg, open_device(cfg).unwrap()).unwrap()
+fn session(cfg: &Config) -> Session {
+    Session::new(cfg.clone(), open_device(cfg).unwrap()).unwrap()
 }
 
 /// The images of step `step`; pixel 0 is `first`.
@@ -40,9 +41,9 @@ fn numbers(cfg: &Config, step: u64) -> StepNumbers {
     StepNumbers::at(cfg, step, &Default::default(), &Default::default())
 }
 
-fn run(session: &mut Session, cfg: &Config, hr: &[u8], numbers: (u64, StepNumbers)) -> StepReport {
+fn run(session: &mut Session, hr: &[u8], numbers: (u64, StepNumbers)) -> StepReport {
     let batch = RawBatch { hr, lr: None, codes: &[0, 0], noise: None };
-    run_step(session, cfg, SHAPE, &[batch], numbers).unwrap()
+    run_step(session, SHAPE, &[batch], numbers).unwrap()
 }
 
 /// Everything that a checkpoint would hold.
@@ -55,13 +56,13 @@ fn state(session: &Session) -> (Vec<Bits>, [u64; 3]) {
 /// Two good steps, `bad`, and a good step again; a second session does the good ones alone.
 fn check(cfg: &Config, bad: impl Fn(&mut Session) -> StepReport) -> StepReport {
     let (mut poisoned, mut clean) = (session(cfg), session(cfg));
-    let good = |s: &mut Session, step| assert!(run(s, cfg, &images(step, None), (step, numbers(cfg, step))).committed);
+    let good = |s: &mut Session, step| assert!(run(s, &images(step, None), (step, numbers(cfg, step))).committed);
     for step in [0, 1] {
         good(&mut poisoned, step);
         good(&mut clean, step);
     }
     let before = state(&poisoned);
-    assert_eq!(before.1, [2, if numbers(cfg, 0).pretraining { 0 } else { 2 }, 2]);
+    assert_eq!(before.1, [2, if numbers(cfg, 0).phase == Phase::Pretrain { 0 } else { 2 }, 2]);
     let report = bad(&mut poisoned);
     assert!(!report.committed);
     let after = state(&poisoned);
@@ -80,9 +81,9 @@ fn in_the_input_of_batch_norm() {
     for (value, normalization) in [(f32::NAN, "Data.normalization=normalise_10k"), (f32::INFINITY, unlimited)] {
         for phase in ["Training.pretrain_g_only=true", "Training.pretrain_g_only=false"] {
             let cfg = config(&[phase, "Training.g_pretrain_steps=9", normalization]);
-            let bad = |s: &mut Session| run(s, &cfg, &images(2, Some(value)), (2, numbers(&cfg, 2)));
+            let bad = |s: &mut Session| run(s, &images(2, Some(value)), (2, numbers(&cfg, 2)));
             let report = check(&cfg, bad);
-            assert!(!report.get(names::CONTENT).is_finite(), "{report:?}");
+            assert!(!report.get(Metric::Content).is_finite(), "{report:?}");
         }
     }
 }
@@ -91,10 +92,10 @@ fn in_the_input_of_batch_norm() {
 fn in_the_generators_loss_alone() {
     let cfg = config(&[]);
     let endless = StepNumbers { adv_weight: f64::INFINITY, ..numbers(&cfg, 2) };
-    let report = check(&cfg, |s| run(s, &cfg, &images(2, None), (2, endless)));
-    assert!(report.get(names::D_ADVERSARIAL).is_finite() && report.get(names::CONTENT).is_finite(), "{report:?}");
-    assert!(report.get(names::DISCRIMINATOR_GRAD_NORM).is_finite(), "{report:?}");
-    assert!(!report.get(names::GENERATOR_TOTAL).is_finite(), "{report:?}");
+    let report = check(&cfg, |s| run(s, &images(2, None), (2, endless)));
+    assert!(report.get(Metric::DiscriminatorLoss).is_finite() && report.get(Metric::Content).is_finite(), "{report:?}");
+    assert!(report.get(Metric::DiscriminatorGradNorm).is_finite(), "{report:?}");
+    assert!(!report.get(Metric::GeneratorTotal).is_finite(), "{report:?}");
 }
 
 /// A penalty whose gradient overflows; the generator's forward pass knows nothing of it.
@@ -103,9 +104,9 @@ fn in_the_discriminators_loss_alone() {
     let cfg = config(&["Training.Losses.r1_gamma=3e38"]);
     let mut session = session(&cfg);
     let before = state(&session);
-    let report = run(&mut session, &cfg, &images(0, None), (0, numbers(&cfg, 0)));
-    assert!(!report.committed && report.get(names::CONTENT).is_finite(), "{report:?}");
-    assert!(!report.get(names::DISCRIMINATOR_GRAD_NORM).is_finite(), "{report:?}");
+    let report = run(&mut session, &images(0, None), (0, numbers(&cfg, 0)));
+    assert!(!report.committed && report.get(Metric::Content).is_finite(), "{report:?}");
+    assert!(!report.get(Metric::DiscriminatorGradNorm).is_finite(), "{report:?}");
     assert_same_tensors(&before.0, &state(&session).0);
     assert_eq!(before.1, [0; 3]);
 }
@@ -117,14 +118,14 @@ fn in_the_discriminators_second_moments_alone() {
     let cfg = config(&["Training.Losses.r1_gamma=1e25"]);
     let mut session = session(&cfg);
     let before = state(&session);
-    let report = run(&mut session, &cfg, &images(0, None), (0, numbers(&cfg, 0)));
+    let report = run(&mut session, &images(0, None), (0, numbers(&cfg, 0)));
     assert!(report.values.iter().all(|(_, v)| v.is_finite()), "{report:?}");
     assert!(!report.committed);
     assert_same_tensors(&before.0, &state(&session).0);
 
     let clipped = config(&["Training.Losses.r1_gamma=1e25", "Optimizers.gradient_clip_val=1"]);
     let mut session = self::session(&clipped);
-    assert!(run(&mut session, &clipped, &images(0, None), (0, numbers(&clipped, 0))).committed, "clipping mends it");
+    assert!(run(&mut session, &images(0, None), (0, numbers(&clipped, 0))).committed, "clipping mends it");
     assert!(session.tensors().unwrap().iter().all(|t| t.data.iter().all(|v| v.is_finite())));
 }
 
@@ -135,7 +136,7 @@ fn in_one_of_the_micro_batches_of_a_step() {
     let mut step = |step, first| {
         let (a, b) = (images(step, None), images(step + 100, first));
         let batches = [&a, &b].map(|hr| RawBatch { hr, lr: None, codes: &[0, 0], noise: None });
-        let report = run_step(&mut session, &cfg, SHAPE, &batches, (step, numbers(&cfg, step))).unwrap();
+        let report = run_step(&mut session, SHAPE, &batches, (step, numbers(&cfg, step))).unwrap();
         (report.committed, state(&session))
     };
     let (committed, before) = step(0, None);

@@ -2,6 +2,7 @@
 
 use super::{read, read_with};
 use crate::config::*;
+use crate::metrics::Metric;
 use std::path::PathBuf;
 
 const FULL: &str = include_str!("full.yaml");
@@ -104,8 +105,8 @@ fn every_key_of_the_reference_is_read() {
         schedulers: Schedulers {
             g_warmup_steps: 10,
             g_warmup_type: Warmup::Linear,
-            metric_g: "val_metrics/ssim".into(),
-            metric_d: "validation/DISC_adversarial_loss".into(),
+            metric_g: Metric::ValSsim,
+            metric_d: Metric::ValDiscriminator,
             patience_g: 11,
             patience_d: 13,
             factor_g: 0.25,
@@ -210,10 +211,7 @@ Training: {perceptual_loss_weight: 0}";
     let (config, warnings) = read_with(text, &[]);
     assert_eq!((config.data.train_batch_size, config.data.val_batch_size), (3, 4));
     assert_eq!(config.data.root_dir, Some("tiles".into()));
-    assert_eq!(
-        (config.schedulers.metric_g.as_str(), config.schedulers.metric_d.as_str()),
-        ("val_metrics/sam", "val_metrics/sam")
-    );
+    assert_eq!([config.schedulers.metric_g, config.schedulers.metric_d], [Metric::ValSam; 2]);
     assert_eq!((config.optimizers.gradient_clip_val, warnings.len()), (0.5, 0));
     let (config, warnings) = read_with(text, &["Optimizers.gradient_clip_val=2"]);
     assert_eq!(config.optimizers.gradient_clip_val, 2.0);

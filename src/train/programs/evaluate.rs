@@ -1,12 +1,14 @@
 //! Programs without an update: validation, and each network's forward pass alone.
 
 use super::parts::{Bound, Inputs};
-use super::{BatchShape, Programs};
+use super::{BatchShape, Programs, Recorded};
 use crate::Result;
 use crate::graph::Tape;
-use crate::ops::image_metrics::ImageMetrics;
+use crate::loss::{self, Images};
+use crate::nn::Network;
 use crate::ops::resize::Resize;
 use crate::plan::Program;
+use crate::train::states::EMA;
 use crate::types::{DType, Shape};
 
 /// What a validation program gives back.
@@ -24,32 +26,32 @@ pub struct EvaluateOptions {
     pub perceptual: bool,
 }
 
-impl Programs<'_> {
+impl Programs {
     /// Validation: SR with the stored statistics, metrics per image, logits of D where asked, and the images
     /// themselves where asked.
     ///
     /// # Errors
     /// A shape error with the layer's path.
-    pub fn evaluate(&self, shape: BatchShape, options: EvaluateOptions) -> Result<Program> {
+    pub fn evaluate(&self, shape: BatchShape, options: EvaluateOptions) -> Result<Recorded> {
         let mut tape = Tape::new();
         let inputs = self.inputs(&mut tape, shape)?;
-        let prefix = if options.ema { "ema." } else { "" };
-        let mut g = Bound::new(&mut tape, &self.generator, prefix, prefix);
+        let prefix = if options.ema { EMA } else { "" };
+        let mut g = Bound::new(&mut tape, self.layout(Network::Generator), prefix, prefix);
         let sr = self.run_generator(&mut tape, &inputs, &mut g, false)?;
         let losses = &self.cfg.training.losses;
-        let image_metrics = ImageMetrics { max_val: losses.max_val as f32, ssim_win: losses.ssim_win };
-        let mut outputs = vec![("metrics".to_owned(), tape.push(image_metrics, &[sr, inputs.hr])?)];
-        if options.perceptual {
-            let distances = self.perceptual_distances(&mut tape, sr, inputs.hr)?;
-            outputs.extend(distances.map(|v| ("perceptual".to_owned(), v)));
-        }
+        let perceptual = if options.perceptual { self.perceptual_distances(&mut tape, sr, inputs.hr)? } else { None };
+        let images = Images { sr, hr: inputs.hr, perceptual };
+        let (components, metrics) = loss::image_components(&mut tape, &images, losses)?;
+        let mut outputs = vec![("metrics".to_owned(), components)];
         if options.bicubic {
             let (height, width) = shape.hr;
             let up = tape.push(Resize { height, width, antialias: false }, &[inputs.lr])?;
-            outputs.push(("bicubic_metrics".to_owned(), tape.push(image_metrics, &[up, inputs.hr])?));
+            let upsampled = Images { sr: up, perceptual: None, ..images };
+            let (components, _) = loss::image_components(&mut tape, &upsampled, losses)?;
+            outputs.push(("bicubic_metrics".to_owned(), components));
         }
         if options.discriminator {
-            let mut d = Bound::new(&mut tape, &self.discriminator, "", "");
+            let mut d = Bound::new(&mut tape, self.layout(Network::Discriminator), "", "");
             let real = self.run_discriminator(&mut tape, inputs.hr, &mut d, false)?;
             let fake = self.run_discriminator(&mut tape, sr, &mut d, false)?;
             outputs.extend([("real_logits".to_owned(), real), ("fake_logits".to_owned(), fake)]);
@@ -57,7 +59,8 @@ impl Programs<'_> {
         if options.images {
             outputs.extend([("lr".to_owned(), inputs.lr), ("sr".to_owned(), sr), ("hr".to_owned(), inputs.hr)]);
         }
-        Ok(Program { name: "evaluate", tape, outputs, checks: vec![], commits: vec![] })
+        let program = Program { name: "evaluate", tape, outputs, checks: vec![], commits: vec![] };
+        Ok(Recorded { program, metrics })
     }
 
     /// The generator's forward pass alone, in evaluation mode, on LR that is already prepared.
@@ -69,7 +72,7 @@ impl Programs<'_> {
         let lr = tape.input("lr", Shape([batch, lr.0, lr.1, self.cfg.model.in_bands]), DType::F32);
         let noise = self.noise(&mut tape, batch);
         let inputs = Inputs { lr, hr: lr, noise };
-        let mut g = Bound::new(&mut tape, &self.generator, "", "");
+        let mut g = Bound::new(&mut tape, self.layout(Network::Generator), "", "");
         let sr = self.run_generator(&mut tape, &inputs, &mut g, false)?;
         let outputs = vec![("sr".to_owned(), sr)];
         Ok(Program { name: "forward", tape, outputs, checks: vec![], commits: vec![] })
@@ -82,7 +85,7 @@ impl Programs<'_> {
     pub fn judge(&self, batch: usize, hr: (usize, usize)) -> Result<Program> {
         let mut tape = Tape::new();
         let image = tape.input("hr", Shape([batch, hr.0, hr.1, self.cfg.model.in_bands]), DType::F32);
-        let mut d = Bound::new(&mut tape, &self.discriminator, "", "");
+        let mut d = Bound::new(&mut tape, self.layout(Network::Discriminator), "", "");
         let logits = self.run_discriminator(&mut tape, image, &mut d, false)?;
         let outputs = vec![("logits".to_owned(), logits)];
         Ok(Program { name: "judge", tape, outputs, checks: vec![], commits: vec![] })

@@ -2,20 +2,21 @@
 
 use std::collections::HashMap;
 
-use super::{BatchShape, Metrics, Programs};
+use super::step_tape::{StepImages, StepTape};
+use super::{BatchShape, Programs};
 use crate::config::{Degradation, PretrainLoss};
 use crate::graph::{Tape, Value};
-use crate::loss::{Adversarial, ContentTerms, ContentWeights};
-use crate::nn::{Layout, Net, Vars};
+use crate::loss::{self, Adversarial, ContentTerms, Images};
+use crate::metrics::Metric;
+use crate::nn::{self, Layout, Net, Vars};
 use crate::ops::add::Add;
 use crate::ops::mul::Mul;
 use crate::ops::prepare::{Normalization, Prepare};
 use crate::ops::resize::Resize;
 use crate::ops::slice::SliceChannels;
-use crate::train::names;
-use crate::train::names::scalars;
+use crate::train::scalars;
 use crate::types::{DType, Shape};
-use crate::{Error, Result, loss, nn};
+use crate::{Error, Result};
 
 /// LR and HR as networks see them.
 pub(super) struct Inputs {
@@ -52,17 +53,10 @@ impl<'l> Bound<'l> {
     }
 }
 
-/// The generator's losses.
-pub(super) struct GeneratorLosses {
-    pub content: Value,
-    pub adversarial: Value,
-    pub total: Value,
-}
-
-impl Programs<'_> {
+impl Programs {
     pub(super) fn noise(&self, tape: &mut Tape, batch: usize) -> Option<Value> {
         let dim = self.cfg.generator.noise_dim;
-        nn::is_stochastic(self.cfg).then(|| tape.input("noise", Shape([batch, 1, 1, dim]), DType::F32))
+        nn::is_stochastic(&self.cfg).then(|| tape.input("noise", Shape([batch, 1, 1, dim]), DType::F32))
     }
 
     /// Normalise, flip and turn, then make LR: the first ops of every program.
@@ -89,29 +83,19 @@ impl Programs<'_> {
     }
 
     pub(super) fn run_generator(&self, tape: &mut Tape, inputs: &Inputs, g: &mut Bound, train: bool) -> Result<Value> {
-        nn::generator(&mut Net::new(tape, g.vars(), train).aligned_to(self.align), self.cfg, inputs.lr, inputs.noise)
+        nn::generator(&mut Net::new(tape, g.vars(), train).aligned_to(self.align), &self.cfg, inputs.lr, inputs.noise)
     }
 
     pub(super) fn run_discriminator(&self, tape: &mut Tape, image: Value, d: &mut Bound, train: bool) -> Result<Value> {
-        nn::discriminator(&mut Net::new(tape, d.vars(), train).aligned_to(self.align), self.cfg, image)
+        nn::discriminator(&mut Net::new(tape, d.vars(), train).aligned_to(self.align), &self.cfg, image)
     }
 
-    fn content_weights(&self) -> ContentWeights {
-        let l = &self.cfg.training.losses;
-        ContentWeights {
-            l1: l.l1_weight as f32,
-            sam: l.sam_weight as f32,
-            perceptual: l.perceptual_weight as f32,
-            tv: l.tv_weight as f32,
-            max_val: l.max_val as f32,
-            ssim_win: l.ssim_win,
-        }
-    }
-
-    /// The content loss of SR.
-    fn content(&self, tape: &mut Tape, sr: Value, hr: Value) -> Result<ContentTerms> {
-        let perceptual = self.perceptual_distance(tape, sr, hr)?;
-        loss::content(tape, (sr, hr), perceptual, &self.content_weights())
+    /// The content loss of SR, whose components are measured.
+    fn content(&self, step: &mut StepTape, StepImages { sr, hr }: StepImages) -> Result<ContentTerms> {
+        let perceptual = self.perceptual_distances(&mut step.tape, sr, hr)?;
+        let terms = loss::content(&mut step.tape, &Images { sr, hr, perceptual }, &self.cfg.training.losses)?;
+        terms.components.iter().for_each(|(metric, value)| step.measure(*metric, *value));
+        Ok(terms)
     }
 
     /// One of the step's scalars.
@@ -124,71 +108,51 @@ impl Programs<'_> {
         tape.push(SliceChannels { offset: index, channels: 1 }, &[all])
     }
 
-    /// Pretraining: SR and what the generator minimises.
-    pub(super) fn content_part(
-        &self,
-        tape: &mut Tape,
-        inputs: &Inputs,
-        g: &mut Bound,
-        metrics: &mut Metrics,
-    ) -> Result<Value> {
-        let sr = self.run_generator(tape, inputs, g, true)?;
-        let terms = self.content(tape, sr, inputs.hr)?;
+    /// What the generator minimises in pretraining.
+    pub(super) fn pretraining_loss(&self, step: &mut StepTape, images: StepImages) -> Result<Value> {
+        let terms = self.content(step, images)?;
         let objective = match self.cfg.training.pretrain_loss {
             PretrainLoss::Content => terms.total,
-            PretrainLoss::L1 => terms.l1,
+            PretrainLoss::L1 => terms.get(Metric::TrainL1).unwrap_or(terms.total),
         };
-        metrics.content(&terms, objective);
-        metrics.push(names::GENERATOR_TOTAL, objective);
+        step.measure(Metric::Content, objective);
+        step.measure(Metric::GeneratorTotal, objective);
         Ok(objective)
     }
 
-    /// D's loss on (HR, SR): D(y) first, then D(G(x)).
-    pub(super) fn discriminator_part(
-        &self,
-        tape: &mut Tape,
-        (hr, sr): (Value, Value),
-        d: &mut Bound,
-        metrics: &mut Metrics,
-    ) -> Result<Value> {
-        let real = self.run_discriminator(tape, hr, d, true)?;
-        let fake = self.run_discriminator(tape, sr, d, true)?;
+    /// What the discriminator minimises: D(y) first, then D(G(x)); with R1.
+    pub(super) fn discriminator_loss(&self, step: &mut StepTape, StepImages { sr, hr }: StepImages) -> Result<Value> {
+        let (real, fake) = (step.judge(hr)?, step.judge(sr)?);
         let target = if self.cfg.training.label_smoothing { 0.9 } else { 1.0 };
-        let mut d_loss = loss::discriminator_loss(tape, self.objective(), real, fake, target)?;
+        let mut d_loss = loss::discriminator_loss(&mut step.tape, self.objective(), real, fake, target)?;
         let gamma = self.cfg.training.losses.r1_gamma;
         if gamma > 0.0 {
-            let r1 = loss::r1_penalty(tape, real, hr, gamma as f32)?;
-            d_loss = tape.push(Add::SUM, &[d_loss, r1])?;
-            metrics.push(names::R1_PENALTY, r1);
+            let r1 = loss::r1_penalty(&mut step.tape, real, hr, gamma as f32)?;
+            d_loss = step.tape.push(Add::SUM, &[d_loss, r1])?;
+            step.measure(Metric::R1Penalty, r1);
         }
-        metrics.push(names::D_ADVERSARIAL, d_loss);
-        for (name, value) in loss::probabilities(tape, self.objective(), real, fake)? {
-            metrics.push(name, value);
+        step.measure(Metric::DiscriminatorLoss, d_loss);
+        for (metric, value) in loss::probabilities(&mut step.tape, self.objective(), real, fake)? {
+            step.measure(metric, value);
         }
         Ok(d_loss)
     }
 
-    /// G's losses on (HR, SR) through the updated D: D(G(x)) first, then, if relativistic, D(y).
-    pub(super) fn generator_part(
-        &self,
-        tape: &mut Tape,
-        (hr, sr): (Value, Value),
-        d: &mut Bound,
-        metrics: &mut Metrics,
-    ) -> Result<GeneratorLosses> {
-        let fake = self.run_discriminator(tape, sr, d, true)?;
+    /// What the generator minimises in the adversarial phase: D(G(x)) first, then, if relativistic, D(y).
+    pub(super) fn generator_loss(&self, step: &mut StepTape, images: StepImages) -> Result<Value> {
+        let fake = step.judge(images.sr)?;
         let real = match self.objective() {
-            Adversarial::RelativisticBce => Some(self.run_discriminator(tape, hr, d, true)?),
+            Adversarial::RelativisticBce => Some(step.judge(images.hr)?),
             Adversarial::Bce | Adversarial::Wasserstein => None,
         };
-        let terms = self.content(tape, sr, hr)?;
-        let adversarial = loss::generator_loss(tape, self.objective(), fake, real)?;
-        let weight = self.scalar(tape, scalars::ADV_WEIGHT)?;
-        let weighted = tape.push(Mul, &[adversarial, weight])?;
-        let total = tape.push(Add::SUM, &[terms.total, weighted])?;
-        metrics.content(&terms, terms.total);
-        metrics.push(names::GENERATOR_ADVERSARIAL, adversarial);
-        metrics.push(names::GENERATOR_TOTAL, total);
-        Ok(GeneratorLosses { content: terms.total, adversarial, total })
+        let terms = self.content(step, images)?;
+        let adversarial = loss::generator_loss(&mut step.tape, self.objective(), fake, real)?;
+        let weight = self.scalar(&mut step.tape, scalars::ADV_WEIGHT)?;
+        let weighted = step.tape.push(Mul, &[adversarial, weight])?;
+        let total = step.tape.push(Add::SUM, &[terms.total, weighted])?;
+        step.measure(Metric::Content, terms.total);
+        step.measure(Metric::GeneratorAdversarial, adversarial);
+        step.measure(Metric::GeneratorTotal, total);
+        Ok(total)
     }
 }

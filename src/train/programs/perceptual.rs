@@ -3,33 +3,27 @@
 use super::{Bound, Programs};
 use crate::graph::{Tape, Value};
 use crate::nn::{Net, PERCEPTUAL_BANDS};
-use crate::ops::sum_to::mean;
 use crate::train::perceptual::{BANDS_SLOT, Bands};
 use crate::types::{DType, Shape};
 use crate::{Result, nn};
 
-impl Programs<'_> {
+impl Programs {
     /// The perceptual distance of each image, (N,1,1,1); `None` where the config's weight is 0. Bands that are drawn
     /// anew for each batch come from the slot [`BANDS_SLOT`].
-    pub(super) fn perceptual_distances(&self, tape: &mut Tape, sr: Value, hr: Value) -> Result<Option<Value>> {
+    ///
+    /// # Errors
+    /// A shape error with the layer's path.
+    pub fn perceptual_distances(&self, tape: &mut Tape, sr: Value, hr: Value) -> Result<Option<Value>> {
         let Some(layout) = &self.perceptual else { return Ok(None) };
         let count = self.cfg.model.in_bands;
         let shape = Shape([PERCEPTUAL_BANDS, 1, 1, count]);
-        let bands = match Bands::of(self.cfg) {
+        let bands = match Bands::of(&self.cfg) {
             Bands::All => None,
             Bands::Fixed(bands) => Some(tape.constant(shape, Bands::matrix(bands, count))),
             Bands::Drawn => Some(tape.input(BANDS_SLOT, shape, DType::F32)),
         };
         let mut bound = Bound::new(tape, layout, "", "");
         let net = &mut Net::new(tape, bound.vars(), false).aligned_to(self.align);
-        nn::perceptual_distance(net, self.cfg, (sr, hr), bands).map(Some)
-    }
-
-    /// The mean perceptual distance of `sr` and `hr`, both (N,H,W,B); `None` where the config's weight is 0.
-    ///
-    /// # Errors
-    /// A shape error with the layer's path.
-    pub fn perceptual_distance(&self, tape: &mut Tape, sr: Value, hr: Value) -> Result<Option<Value>> {
-        self.perceptual_distances(tape, sr, hr)?.map(|each| mean(tape, each)).transpose()
+        nn::perceptual_distance(net, &self.cfg, (sr, hr), bands).map(Some)
     }
 }

@@ -1,151 +1,116 @@
-//! From a loss to changed weights: gradient bucket, norm and clipping, Adam, statistics, average.
+//! From a network's gradients to its changed state: norm and clipping, Adam, buffers, average.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::parts::Bound;
-use super::{Metrics, Programs};
+use super::Programs;
+use super::step_tape::StepTape;
 use crate::Result;
 use crate::graph::{Tape, Value};
-use crate::nn::Layout;
+use crate::metrics::Metric;
+use crate::nn::{Layout, Network};
 use crate::ops::adam::{Adam, AdamCommit, AdamWeights};
-use crate::ops::assign::Assign;
-use crate::ops::concat::ConcatFlat;
 use crate::ops::ema::{EmaBuffers, EmaCommit, EmaDecay};
 use crate::ops::grad_norm::{ClipScale, GradNorm};
 use crate::ops::mul::Mul;
 use crate::plan::Commit;
-use crate::train::names;
-use crate::train::names::scalars;
+use crate::train::scalars;
+use crate::train::states::{EMA, EMA_UPDATES, Moments, moments};
 use crate::types::Shape;
 
-/// A network's gradients in one bucket, their norm, and the factor that clips them.
-pub(super) struct Scaled {
+/// A network's gradients, their norm, and the factor that clips them.
+#[derive(Clone, Copy)]
+pub(super) struct Clipped {
     pub grad: Value,
     pub norm: Value,
-    pub clip: Value,
+    pub factor: Value,
     /// The clipped norm's square, which bounds what Adam's second moments take: finite only if they stay so.
     pub square: Value,
 }
 
-impl Programs<'_> {
-    /// Gradients of `objective` for a network's parameters in one contiguous bucket.
-    pub(super) fn gradient(&self, tape: &mut Tape, objective: Value, net: &Bound) -> Result<Value> {
-        let one = tape.scalar(1.0);
-        let params = &net.layout.params;
-        let params: Vec<_> = params.iter().filter_map(|p| Some((p.offset, *net.params.get(&p.name)?))).collect();
-        let wrt: Vec<Value> = params.iter().map(|(_, v)| *v).collect();
-        let grads = tape.gradients(&[(objective, one)], &wrt)?;
-        let found = params.iter().zip(grads).filter_map(|((offset, _), g)| Some((*offset, g?)));
-        let (offsets, parts): (Vec<usize>, Vec<Value>) = found.unzip();
-        tape.scoped(&format!("{}.gradient", net.layout.prefix), |tape| {
-            tape.push(ConcatFlat { offsets, shape: Shape::vector(net.layout.len) }, &parts)
-        })
-    }
-
-    /// The bucket's norm and the factor that clips it to `Optimizers.gradient_clip_val`.
-    pub(super) fn scale(&self, tape: &mut Tape, layout: &Layout, grad: Value) -> Result<Scaled> {
+impl Programs {
+    /// Flat gradients with their norm and the factor that clips them to `Optimizers.gradient_clip_val`.
+    pub(super) fn clip(&self, tape: &mut Tape, layout: &Layout, grad: Value) -> Result<Clipped> {
         tape.scoped(&format!("{}.gradient", layout.prefix), |tape| {
             let norm = tape.push(GradNorm, &[grad])?;
             let max_norm = self.cfg.optimizers.gradient_clip_val as f32;
-            let clip = if max_norm > 0.0 { tape.push(ClipScale { max_norm }, &[norm])? } else { tape.scalar(1.0) };
-            let clipped = tape.push(Mul, &[norm, clip])?;
+            let factor = if max_norm > 0.0 { tape.push(ClipScale { max_norm }, &[norm])? } else { tape.scalar(1.0) };
+            let clipped = tape.push(Mul, &[norm, factor])?;
             let square = tape.push(Mul, &[clipped, clipped])?;
-            Ok(Scaled { grad, norm, clip, square })
+            Ok(Clipped { grad, norm, factor, square })
         })
     }
 
-    fn adam(&self, layout: &Layout, weight_decay: f64) -> Adam {
+    fn adam(&self, network: Network) -> Adam {
         let o = &self.cfg.optimizers;
-        Adam { beta1: o.betas[0], beta2: o.betas[1], eps: o.eps, weight_decay, decayed: layout.decayed() }
+        let weight_decay = match network {
+            Network::Generator => o.weight_decay_g,
+            Network::Discriminator => o.weight_decay_d,
+        };
+        let decayed = self.layout(network).decayed();
+        Adam { beta1: o.betas[0], beta2: o.betas[1], eps: o.eps, weight_decay, decayed }
     }
 
-    fn adam_d(&self) -> Adam {
-        self.adam(&self.discriminator, self.cfg.optimizers.weight_decay_d)
+    fn learning_rate(&self, tape: &mut Tape, network: Network) -> Result<Value> {
+        self.scalar(
+            tape,
+            match network {
+                Network::Generator => scalars::LR_G,
+                Network::Discriminator => scalars::LR_D,
+            },
+        )
     }
 
-    /// D's weights after its update, before it is certain that the step counts.
-    pub(super) fn updated_discriminator(&self, tape: &mut Tape, d: &Bound, scaled: &Scaled) -> Result<Value> {
-        let n = Shape::vector(self.discriminator.len);
-        let m = tape.state(names::D_EXP_AVG, n);
-        let v = tape.state(names::D_EXP_AVG_SQ, n);
-        let t = tape.state(names::D_UPDATES, Shape::SCALAR);
-        let lr = self.scalar(tape, scalars::LR_D)?;
-        let operands = [d.flat, m, v, scaled.grad, lr, scaled.clip, t];
-        tape.scoped("optim_d", |tape| tape.push(AdamWeights(self.adam_d()), &operands))
+    /// A network's weights after its update, before it is certain that the step counts.
+    pub(super) fn updated_weights(&self, step: &mut StepTape, network: Network, grads: &Clipped) -> Result<Value> {
+        let (n, weights) = (Shape::vector(self.layout(network).len), step.weights(network));
+        let Moments { exp_avg, exp_avg_sq, updates } = moments(network);
+        let tape = &mut step.tape;
+        let (m, v) = (tape.state(exp_avg, n), tape.state(exp_avg_sq, n));
+        let t = tape.state(updates, Shape::SCALAR);
+        let lr = self.learning_rate(tape, network)?;
+        tape.scoped(exp_avg.trim_end_matches(".exp_avg"), |tape| {
+            tape.push(AdamWeights(self.adam(network)), &[weights, m, v, grads.grad, lr, grads.factor, t])
+        })
     }
 
-    pub(super) fn commit_discriminator(
-        &self,
-        tape: &mut Tape,
-        scaled: &Scaled,
-        buffers: &HashMap<String, Value>,
-        commits: &mut Vec<Commit>,
-    ) -> Result<()> {
-        let lr = self.scalar(tape, scalars::LR_D)?;
-        let states = [&self.discriminator.params_state(), names::D_EXP_AVG, names::D_EXP_AVG_SQ];
-        commits.push(adam_commit(self.adam_d(), &self.discriminator, (states, names::D_UPDATES), (scaled, lr)));
-        commit_buffers(&self.discriminator, "", buffers, commits);
+    /// Adam's update of a network, and its buffers.
+    pub(super) fn commit_network(&self, step: &mut StepTape, network: Network, grads: &Clipped) -> Result<()> {
+        let (layout, Moments { exp_avg, exp_avg_sq, updates }) = (self.layout(network), moments(network));
+        let lr = self.learning_rate(&mut step.tape, network)?;
+        let flat = Shape::vector(layout.len);
+        let states = vec![
+            (layout.params_state(), flat),
+            (exp_avg.to_owned(), flat),
+            (exp_avg_sq.to_owned(), flat),
+            (updates.to_owned(), Shape::SCALAR),
+        ];
+        let inputs = vec![grads.grad, lr, grads.factor];
+        step.commits.push(Commit { op: Arc::new(AdamCommit(self.adam(network))), inputs, states });
+        step.commit_buffers(network, "");
         Ok(())
     }
 
-    pub(super) fn commit_generator(
-        &self,
-        tape: &mut Tape,
-        scaled: &Scaled,
-        buffers: &HashMap<String, Value>,
-        commits: &mut Vec<Commit>,
-        metrics: &mut Metrics,
-    ) -> Result<()> {
-        let lr = self.scalar(tape, scalars::LR_G)?;
-        let adam = self.adam(&self.generator, self.cfg.optimizers.weight_decay_g);
-        let params = self.generator.params_state();
-        let states = [params.as_str(), names::G_EXP_AVG, names::G_EXP_AVG_SQ];
-        commits.push(adam_commit(adam, &self.generator, (states, names::G_UPDATES), (scaled, lr)));
-        commit_buffers(&self.generator, "", buffers, commits);
+    /// The average of the generator's weights, and a copy of its buffers.
+    pub(super) fn commit_average(&self, step: &mut StepTape) -> Result<()> {
         let ema = &self.cfg.training.ema;
         if !ema.enabled {
             return Ok(());
         }
-        let n = Shape::vector(self.generator.len);
-        let enabled = self.scalar(tape, scalars::EMA_ON)?;
-        let count = tape.state(names::EMA_UPDATES, Shape::SCALAR);
+        let layout = self.layout(Network::Generator);
+        let (params, n) = (layout.params_state(), Shape::vector(layout.len));
+        let enabled = self.scalar(&mut step.tape, scalars::EMA_ON)?;
+        let count = step.tape.state(EMA_UPDATES, Shape::SCALAR);
         let (decay, use_num_updates) = (ema.decay, ema.use_num_updates);
-        metrics.push(names::EMA_LAST_DECAY, tape.push(EmaDecay { decay, use_num_updates }, &[enabled, count])?);
-        metrics.push(names::EMA_NUM_UPDATES, count);
-        let states = vec![(format!("ema.{params}"), n), (params, n), (names::EMA_UPDATES.to_owned(), Shape::SCALAR)];
-        commits.push(Commit { op: Arc::new(EmaCommit { decay, use_num_updates }), inputs: vec![enabled], states });
-        for b in &self.generator.buffers {
-            let states = vec![(format!("ema.{}", b.name), b.shape), (b.name.clone(), b.shape)];
-            commits.push(Commit { op: Arc::new(EmaBuffers), inputs: vec![enabled], states });
+        let last_decay = step.tape.push(EmaDecay { decay, use_num_updates }, &[enabled, count])?;
+        step.measure(Metric::EmaLastDecay, last_decay);
+        step.measure(Metric::EmaUpdates, count);
+        let states = vec![(format!("{EMA}{params}"), n), (params, n), (EMA_UPDATES.to_owned(), Shape::SCALAR)];
+        let op = Arc::new(EmaCommit { decay, use_num_updates });
+        step.commits.push(Commit { op, inputs: vec![enabled], states });
+        for b in &layout.buffers {
+            let states = vec![(format!("{EMA}{}", b.name), b.shape), (b.name.clone(), b.shape)];
+            step.commits.push(Commit { op: Arc::new(EmaBuffers), inputs: vec![enabled], states });
         }
         Ok(())
-    }
-}
-
-/// Adam's update of weights and moments, and its counter.
-fn adam_commit(
-    adam: Adam,
-    layout: &Layout,
-    (states, counter): ([&str; 3], &str),
-    (scaled, lr): (&Scaled, Value),
-) -> Commit {
-    let mut states: Vec<_> = states.map(|s| (s.to_owned(), Shape::vector(layout.len))).into();
-    states.push((counter.to_owned(), Shape::SCALAR));
-    Commit { op: Arc::new(AdamCommit(adam)), inputs: vec![scaled.grad, lr, scaled.clip], states }
-}
-
-/// The states of `layout`'s buffers, under a prefix, take their new values.
-pub(super) fn commit_buffers(
-    layout: &Layout,
-    prefix: &str,
-    buffers: &HashMap<String, Value>,
-    commits: &mut Vec<Commit>,
-) {
-    for b in &layout.buffers {
-        if let Some(v) = buffers.get(&b.name) {
-            let states = vec![(format!("{prefix}{}", b.name), b.shape)];
-            commits.push(Commit { op: Arc::new(Assign), inputs: vec![*v], states });
-        }
     }
 }

@@ -7,8 +7,8 @@ use crate::config::Config;
 use crate::rng::{Rng, Stream};
 use crate::runtime::choices::is_of_library;
 use crate::runtime::{Choice, Choices, Device, bytes_of};
-use crate::train::names::scalars;
-use crate::train::programs::BatchShape;
+use crate::train::programs::{BatchShape, Phase};
+use crate::train::scalars;
 use crate::train::session::{Key, Session};
 use crate::types::DType;
 use crate::{Result, config};
@@ -92,7 +92,8 @@ pub struct Trace {
 pub fn trace(device: Box<dyn Device>, precision: config::Precision) -> Result<Trace> {
     let (mut cfg, _) = Config::from_yaml(PROBLEM, None, &[])?;
     cfg.training.precision = precision;
-    let mut session = Session::new(&cfg, device)?;
+    let mut session = Session::new(cfg, device)?;
+    let cfg = session.config().clone();
     let shape = BatchShape { batch: BATCH, hr: (HR, HR), hr_type: DType::F32, lr_type: Some(DType::F32) };
     let mut numbers = [0.0; scalars::COUNT];
     numbers[scalars::LR_G] = cfg.optimizers.optim_g_lr as f32;
@@ -100,7 +101,7 @@ pub fn trace(device: Box<dyn Device>, precision: config::Precision) -> Result<Tr
     numbers[scalars::ADV_WEIGHT] = cfg.training.losses.adv_loss_beta as f32;
     numbers[scalars::EMA_ON] = 1.0;
     let mut quantities = Vec::new();
-    for key in [Key::Pretrain(shape), Key::Adversarial(shape)] {
+    for key in [Phase::Pretrain, Phase::Adversarial].map(|phase| Key::Step(phase, shape)) {
         let before = session.tensors()?;
         let plan = session.plan(key)?;
         for (slot, side, sample) in [("hr", HR, 0), ("lr", LR, 1)] {
@@ -110,16 +111,13 @@ pub fn trace(device: Box<dyn Device>, precision: config::Precision) -> Result<Tr
         }
         session.upload(plan, "codes", &[0; BATCH])?;
         let outcome = session.run(plan, numbers)?;
-        let plan = session.device().plan(plan);
-        let step = plan.name;
+        let step = session.device().plan(plan).name;
         let quantity = |kind, group: &str, name: &str, values| {
             let (group, name) = (group.to_owned(), name.to_owned());
             Quantity { step, kind, group, name, values }
         };
-        for ((names, _), values) in plan.outputs.iter().zip(&outcome.outputs) {
-            let each = names.lines().zip(values).map(|(name, value)| quantity(Kind::Metric, name, name, vec![*value]));
-            quantities.extend(each);
-        }
+        let measured = session.metrics(plan).iter().zip(outcome.outputs.iter().flatten());
+        quantities.extend(measured.map(|(metric, v)| quantity(Kind::Metric, metric.name(), metric.name(), vec![*v])));
         let mut moved: Vec<Quantity> = Vec::new();
         for (tensor, before) in session.tensors()?.iter().zip(&before) {
             let (group, rest) = group_of(&tensor.name);

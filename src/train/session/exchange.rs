@@ -2,25 +2,26 @@
 
 use std::path::Path;
 
-use super::{SavedTensor, Session, flat_states};
+use super::{SavedTensor, Session};
 use crate::checkpoint::{TensorFile, compare_architecture};
-use crate::nn::Tensor;
+use crate::nn::{Network, Tensor};
+use crate::train::states::{EMA, FlatState, flat_states};
 use crate::types::Shape;
 use crate::{Error, Result};
 
 /// PyTorch counts the batches that a batch norm has seen, for averages that the networks here do not keep.
 const BATCH_COUNT: &str = ".num_batches_tracked";
 
-impl Session<'_> {
+impl Session {
     /// Every tensor of a checkpoint, in file order.
     ///
     /// # Errors
     /// Those of the device.
     pub fn tensors(&self) -> Result<Vec<SavedTensor>> {
         let mut out = Vec::new();
-        for (prefix, generator, state) in flat_states(&self.programs, self.has_ema()) {
-            let layout = if generator { self.programs.generator() } else { self.programs.discriminator() };
-            let flat = self.device.state(&state)?;
+        for FlatState { network, prefix, name, .. } in flat_states(&self.programs, self.has_ema()) {
+            let layout = self.programs.layout(network);
+            let flat = self.device.state(&name)?;
             for p in &layout.params {
                 let data = p.to_file(layout.slice(p, &flat));
                 out.push(SavedTensor {
@@ -39,8 +40,8 @@ impl Session<'_> {
 
     /// `ema.generator.x` is called `ema.x` in files.
     fn buffer_name(&self, state: &str) -> String {
-        let averaged = format!("ema.{}.", self.programs.generator().prefix);
-        state.strip_prefix(&averaged).map_or_else(|| state.to_owned(), |rest| format!("ema.{rest}"))
+        let averaged = format!("{EMA}{}.", Network::Generator.name());
+        state.strip_prefix(&averaged).map_or_else(|| state.to_owned(), |rest| format!("{EMA}{rest}"))
     }
 
     /// Takes every tensor of a checkpoint.
@@ -50,7 +51,7 @@ impl Session<'_> {
     /// those of reading.
     pub fn restore(&mut self, file: &mut TensorFile, path: &Path) -> Result<()> {
         let found = file.entries().iter().map(|e| (e.name.clone(), e.shape.clone())).collect::<Vec<_>>();
-        let averaged = |name: &str| name.starts_with("ema.");
+        let averaged = |name: &str| name.starts_with(EMA);
         let (wanted, present) = (self.has_ema(), found.iter().any(|(n, _)| averaged(n)));
         // An average that was switched on or off since is started from the live weights, or left alone.
         let counts = |(name, _): &(String, Vec<usize>)| !averaged(name) || (wanted && present);
@@ -61,18 +62,18 @@ impl Session<'_> {
             return Err(Error::checkpoint(path, message)
                 .with_hint("use the configuration that the checkpoint was trained with (config.yaml beside it)"));
         }
-        self.set_some_tensors(|name| !name.starts_with("ema") || present, |name| file.read(name))?;
+        self.set_some_tensors(|name| !averaged(name) || present, |name| file.read(name))?;
         if wanted && !present { self.average_from_live() } else { Ok(()) }
     }
 
     /// The average starts at the live weights.
     fn average_from_live(&mut self) -> Result<()> {
-        let generator = self.programs.generator().clone();
+        let generator = self.programs.layout(Network::Generator).clone();
         let flat = self.device.state(&generator.params_state())?;
-        self.device.set_state(&format!("ema.{}", generator.params_state()), Shape::vector(flat.len()), &flat)?;
+        self.device.set_state(&format!("{EMA}{}", generator.params_state()), Shape::vector(flat.len()), &flat)?;
         for b in &generator.buffers {
             let values = self.device.state(&b.name)?;
-            self.device.set_state(&format!("ema.{}", b.name), b.shape, &values)?;
+            self.device.set_state(&format!("{EMA}{}", b.name), b.shape, &values)?;
         }
         Ok(())
     }
@@ -85,13 +86,13 @@ impl Session<'_> {
     pub fn restore_weights(&mut self, file: &mut TensorFile, path: &Path) -> Result<Vec<String>> {
         let found = file.entries().iter().map(|e| (e.name.clone(), e.shape.clone())).collect::<Vec<_>>();
         let mut taken = Vec::new();
-        for generator in [true, false] {
-            let layout = if generator { self.programs.generator() } else { self.programs.discriminator() };
+        for network in Network::ALL {
+            let layout = self.programs.layout(network);
             let prefix = format!("{}.", layout.prefix);
             let expected: Vec<_> = self.tensor_shapes().into_iter().filter(|(n, _)| n.starts_with(&prefix)).collect();
             let counts = |name: &str| name.starts_with(&prefix) && !name.ends_with(BATCH_COUNT);
             let present: Vec<_> = found.iter().filter(|(n, _)| counts(n)).cloned().collect();
-            if !generator && present.is_empty() {
+            if network == Network::Discriminator && present.is_empty() {
                 continue;
             }
             if let Some(table) = compare_architecture(&expected, &present) {
@@ -111,8 +112,8 @@ impl Session<'_> {
     /// Names and file extents of all tensors of a checkpoint.
     pub fn tensor_shapes(&self) -> Vec<(String, Vec<usize>)> {
         let mut out = Vec::new();
-        for (prefix, generator, _) in flat_states(&self.programs, self.has_ema()) {
-            let layout = if generator { self.programs.generator() } else { self.programs.discriminator() };
+        for FlatState { network, prefix, .. } in flat_states(&self.programs, self.has_ema()) {
+            let layout = self.programs.layout(network);
             let name = |p: &Tensor| format!("{prefix}.{}", layout.bare_name(p));
             out.extend(layout.params.iter().map(|p| (name(p), p.file_shape())));
         }
@@ -144,13 +145,12 @@ impl Session<'_> {
         wanted: impl Fn(&str) -> bool,
         mut read: impl FnMut(&str) -> Result<Vec<f32>>,
     ) -> Result<()> {
-        for (prefix, generator, state) in flat_states(&self.programs, self.has_ema()) {
-            let layout = if generator { self.programs.generator() } else { self.programs.discriminator() };
-            if !wanted(prefix) {
+        for FlatState { network, prefix, name, .. } in flat_states(&self.programs, self.has_ema()) {
+            if !wanted(&format!("{prefix}.")) {
                 continue;
             }
-            let flat = layout.filled(|name| read(&format!("{prefix}.{name}")))?;
-            self.device.set_state(&state, Shape::vector(flat.len()), &flat)?;
+            let flat = self.programs.layout(network).filled(|tensor| read(&format!("{prefix}.{tensor}")))?;
+            self.device.set_state(&name, Shape::vector(flat.len()), &flat)?;
         }
         for (state, tensor) in self.buffers() {
             let name = self.buffer_name(&state);

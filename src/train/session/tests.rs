@@ -15,11 +15,11 @@ const ODD_GROWTH: &str = "Model: {in_bands: 3}\nData: {train_batch_size: 2}\n\
 /// The tensors and outputs after one adversarial step with channels in multiples of `align`.
 fn step(align: usize) -> (Vec<SavedTensor>, Vec<Vec<f32>>, usize) {
     let (cfg, _) = Config::from_yaml(ODD_GROWTH, None, &[]).unwrap();
-    let mut session = Session::new(&cfg, Box::new(Cpu::new(2).unwrap())).unwrap();
-    session.programs = Programs::new(&cfg).unwrap().aligned_to(align);
+    let mut session = Session::new(cfg.clone(), Box::new(Cpu::new(2).unwrap())).unwrap();
+    session.programs = Programs::new(cfg.clone()).unwrap().aligned_to(align);
     let key = random_program(&cfg, Phase::Adversarial, 32).unwrap();
     let plan = session.plan(key).unwrap();
-    upload_random(&mut session, plan, &cfg, 32).unwrap();
+    upload_random(&mut session, plan, 32).unwrap();
     let numbers = StepNumbers::at(&cfg, 30_000, &Default::default(), &Default::default());
     let outcome = session.run(plan, numbers.scalars()).unwrap();
     assert!(outcome.committed);
@@ -59,7 +59,7 @@ const OPENSR: &str = "Model: {in_bands: 3}\nData: {train_batch_size: 2}\n\
 fn a_checkpoint_of_opensr_srgan_gives_all_weights_of_its_networks() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/torch/opensr.ckpt");
     let (cfg, _) = Config::from_yaml(OPENSR, None, &[]).unwrap();
-    let mut session = Session::new(&cfg, Box::new(Cpu::new(1).unwrap())).unwrap();
+    let mut session = Session::new(cfg.clone(), Box::new(Cpu::new(1).unwrap())).unwrap();
     let mut file = TensorFile::open(&path).unwrap();
     assert_eq!(session.restore_weights(&mut file, &path).unwrap(), ["generator", "discriminator"]);
     let saved = session.tensors().unwrap();
@@ -80,7 +80,7 @@ fn a_checkpoint_of_opensr_srgan_gives_all_weights_of_its_networks() {
     assert_eq!(compared, saved.iter().filter(|t| live(&t.name)).count());
     // Of a network with one tensor too many or few, nothing is taken.
     let (cfg, _) = Config::from_yaml(&OPENSR.replace("n_blocks: 1", "n_blocks: 2"), None, &[]).unwrap();
-    let mut session = Session::new(&cfg, Box::new(Cpu::new(1).unwrap())).unwrap();
+    let mut session = Session::new(cfg.clone(), Box::new(Cpu::new(1).unwrap())).unwrap();
     let error = session.restore_weights(&mut file, &path).unwrap_err().to_string();
     assert!(error.contains("its generator is not that of this configuration"), "{error}");
 }

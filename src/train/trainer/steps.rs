@@ -7,8 +7,8 @@ use super::Trainer;
 use crate::checkpoint::LAST;
 use crate::data::{Batch, SampleId};
 use crate::log::{Scalar, StepInfo};
-use crate::train::names;
-use crate::train::programs::BatchShape;
+use crate::metrics::Metric;
+use crate::train::programs::{BatchShape, Phase};
 use crate::train::step::{RawBatch, StartedStep, StepNumbers, StepReport, start_step};
 use crate::{Error, Result};
 
@@ -26,7 +26,7 @@ pub(super) struct Queued {
     waited: Duration,
 }
 
-impl Trainer<'_> {
+impl Trainer {
     /// Starts the next step on batches that have been loaded since `since`, then handles the report of the step before.
     pub(super) fn step(
         &mut self,
@@ -39,9 +39,9 @@ impl Trainer<'_> {
             self.settle()?;
         }
         let step = self.meta.step;
-        let numbers = StepNumbers::at(self.cfg, step, &self.meta.plateau_g, &self.meta.plateau_d);
+        let numbers = StepNumbers::at(&self.cfg, step, &self.meta.plateau_g, &self.meta.plateau_d);
         let raw: Vec<RawBatch> = batches.iter().map(RawBatch::from).collect();
-        let started = start_step(&mut self.session, self.cfg, shape, &raw, (step, numbers))?;
+        let started = start_step(&mut self.session, shape, &raw, (step, numbers))?;
         self.meta.step += 1;
         self.meta.batch_in_epoch += 1;
         let samples_per_step = (batches.len() * self.cfg.data.train_batch_size) as u64;
@@ -67,10 +67,11 @@ impl Trainer<'_> {
     fn handle(&mut self, queued: Queued) -> Result<()> {
         let Queued { step, started, samples, patches, elapsed, waited } = queued;
         let since = Instant::now();
-        let report = started.finish(&mut self.session, self.cfg)?;
+        let report = started.finish(&mut self.session)?;
         let elapsed = elapsed + since.elapsed();
         if step.is_multiple_of(self.cfg.logging.log_every_n_steps) {
-            let row: Vec<(&str, Scalar)> = report.values.iter().map(|(n, v)| (*n, Scalar::F32(*v as f32))).collect();
+            let row: Vec<(&str, Scalar)> =
+                report.values.iter().map(|(m, v)| (m.name(), Scalar::F32(*v as f32))).collect();
             self.log.row(step, self.meta.epoch, &row)?;
         }
         if report.committed {
@@ -108,33 +109,31 @@ impl Trainer<'_> {
 
     /// Means over the epoch, and since the last validation of the monitored metrics that are measured in training.
     fn add_to_means(&mut self, report: &StepReport) {
-        self.content.sum += report.get(names::CONTENT);
+        self.content.sum += report.get(Metric::Content);
         self.content.count += 1;
         let s = &self.cfg.schedulers;
-        for name in [&s.metric_g, &s.metric_d] {
+        let watched = if s.metric_g == s.metric_d { vec![s.metric_g] } else { vec![s.metric_g, s.metric_d] };
+        for metric in watched {
             // Pretraining logs zeros for what it does not compute; they are not measurements.
-            if report.pretraining && (name.contains("discriminator/") || *name == *names::GENERATOR_ADVERSARIAL) {
+            if !metric.is_measured(report.phase == Phase::Adversarial) {
                 continue;
             }
-            if let Some((_, v)) = report.values.iter().find(|(n, _)| n == name) {
-                let mean = self.meta.means.entry(name.clone()).or_default();
+            if let Some((_, v)) = report.values.iter().find(|(m, _)| *m == metric) {
+                let mean = self.meta.means.entry(metric.name().to_owned()).or_default();
                 mean.sum += v;
                 mean.count += 1;
-                if s.metric_g == s.metric_d {
-                    break;
-                }
             }
         }
     }
 
     /// Shows a step whose times are known.
     fn show(&mut self, report: &StepReport, times: StepInfo) {
-        let of_d = |name| (!report.pretraining).then(|| report.get(name) as f32);
+        let of_d = |metric| (report.phase == Phase::Adversarial).then(|| report.get(metric) as f32);
         self.progress.step(&StepInfo {
-            phase: if report.pretraining { "pretrain" } else { "adversarial" },
-            content_loss: report.get(names::CONTENT) as f32,
-            d_real: of_d(names::D_REAL),
-            d_fake: of_d(names::D_FAKE),
+            phase: report.phase.name(),
+            content_loss: report.get(Metric::Content) as f32,
+            d_real: of_d(Metric::RealProbability),
+            d_fake: of_d(Metric::FakeProbability),
             ..times
         });
     }

@@ -16,7 +16,7 @@ use crate::rng::{Rng, Stream};
 use crate::runtime::choices::{Choice, Choices, OWN};
 use crate::runtime::cuda::resolve::macs_with_choice;
 use crate::runtime::{Cuda, CudaTarget, Device, bytes_of};
-use crate::train::programs::{BatchShape, Programs};
+use crate::train::programs::{BatchShape, Phase, Programs};
 use crate::types::{DType, Precision, Shape};
 
 const X: Shape = Shape([2, 5, 6, 4]);
@@ -287,8 +287,9 @@ fn nearly_all_products_of_real_networks_have_a_choice() {
         for (precision, least, least_for_hopper) in
             [(Precision::F32, 1.0, 0.0), (Precision::Bf16, 0.85, least_for_hopper)]
         {
-            let programs = Programs::new(&cfg).unwrap().aligned_to(CudaTarget.channel_alignment(precision));
-            for program in [programs.pretrain(shape).unwrap(), programs.adversarial(shape).unwrap()] {
+            let programs = Programs::new(cfg.clone()).unwrap().aligned_to(CudaTarget.channel_alignment(precision));
+            for phase in [Phase::Pretrain, Phase::Adversarial] {
+                let program = programs.step(phase, shape).unwrap().program;
                 let options = PlanOptions { precision, ..PlanOptions::new(&CudaTarget) };
                 let [all, library, hopper] = macs_with_choice(&Plan::compile(&program, options).unwrap()).unwrap();
                 let share = |part: u64| part as f64 / all as f64;

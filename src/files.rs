@@ -56,7 +56,7 @@ fn explain(source: io::Error, path: &Path) -> io::Error {
 }
 
 /// What to do about an error met while writing a run's files.
-pub(super) fn advice(kind: ErrorKind) -> &'static str {
+pub(crate) fn advice(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
             "; free some space and continue with --resume"

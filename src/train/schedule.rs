@@ -3,26 +3,32 @@
 
 use std::f64::consts::PI;
 
-use crate::checkpoint::{EarlyStopping, Mode, PlateauState};
+use crate::checkpoint::{EarlyStopping, PlateauState};
 use crate::config::{Ramp, Schedulers, Training, Warmup};
-
-/// Which network a scheduler belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Network {
-    /// Makes SR.
-    Generator,
-    /// Judges it.
-    Discriminator,
-}
+use crate::metrics::{Direction, Metric};
+use crate::nn::Network;
+use crate::train::programs::Phase;
 
 /// Steps of generator-only pretraining; `None` never leaves it.
 fn pretraining_steps(training: &Training) -> Option<u64> {
     if training.pretrain_g_only { u64::try_from(training.g_pretrain_steps).ok() } else { Some(0) }
 }
 
-/// Whether step `step` trains the generator alone.
-pub fn is_pretraining(training: &Training, step: u64) -> bool {
-    pretraining_steps(training).is_none_or(|steps| step < steps)
+/// What step `step` trains.
+pub fn phase(training: &Training, step: u64) -> Phase {
+    match pretraining_steps(training) {
+        Some(steps) if step >= steps => Phase::Adversarial,
+        _ => Phase::Pretrain,
+    }
+}
+
+/// The phases that a run without end has, in order.
+pub fn phases(training: &Training) -> Vec<Phase> {
+    match pretraining_steps(training) {
+        None => vec![Phase::Pretrain],
+        Some(0) => vec![Phase::Adversarial],
+        Some(_) => vec![Phase::Pretrain, Phase::Adversarial],
+    }
 }
 
 /// Weight of the adversarial loss: 0 in pretraining, then a ramp to `adv_loss_beta` over `adv_loss_ramp_steps`.
@@ -56,11 +62,11 @@ pub fn warmup_factor(schedulers: &Schedulers, step: u64) -> f64 {
 /// SSIM, where higher is better, count with their sign turned). A metric that is not finite is never an
 /// improvement. `base` is the network's base learning rate; the rate does not fall below `min_lr`.
 pub fn plateau_step(state: &mut PlateauState, schedulers: &Schedulers, network: Network, base: f64, metric: f64) {
-    let (patience, factor, name) = match network {
-        Network::Generator => (schedulers.patience_g, schedulers.factor_g, &schedulers.metric_g),
-        Network::Discriminator => (schedulers.patience_d, schedulers.factor_d, &schedulers.metric_d),
+    let (patience, factor, watched) = match network {
+        Network::Generator => (schedulers.patience_g, schedulers.factor_g, schedulers.metric_g),
+        Network::Discriminator => (schedulers.patience_d, schedulers.factor_d, schedulers.metric_d),
     };
-    let metric = if Mode::of(name) == Mode::Max { -metric } else { metric };
+    let metric = if direction(watched) == Direction::Higher { -metric } else { metric };
     let better = metric.is_finite() && state.best.is_none_or(|best| metric < best - schedulers.threshold * best.abs());
     if better {
         state.best = Some(metric);
@@ -80,9 +86,14 @@ pub fn plateau_step(state: &mut PlateauState, schedulers: &Schedulers, network: 
     }
 }
 
+/// Which direction of a watched metric is an improvement; a config names none without one.
+pub fn direction(watched: Metric) -> Direction {
+    watched.direction().unwrap_or(Direction::Lower)
+}
+
 /// One validation of early stopping; true if the metric is the best so far.
-pub fn early_stopping_step(state: &mut EarlyStopping, mode: Mode, metric: f64) -> bool {
-    let better = metric.is_finite() && state.best.is_none_or(|best| mode.better(metric, best));
+pub fn early_stopping_step(state: &mut EarlyStopping, direction: Direction, metric: f64) -> bool {
+    let better = metric.is_finite() && state.best.is_none_or(|best| direction.better(metric, best));
     if better {
         *state = EarlyStopping { best: Some(metric), bad: 0 };
     } else {
@@ -111,11 +122,15 @@ mod tests {
         let weights: Vec<f64> = (0..10).map(|s| adversarial_weight(t, s)).collect();
         assert_eq!(weights[..5], [0.0; 5]);
         assert!((weights[6] - 0.025).abs() < 1e-12 && weights[8] == 0.05 && weights[9] == 0.05, "{weights:?}");
-        assert_eq!((0..6).map(|s| is_pretraining(t, s)).collect::<Vec<_>>(), [true, true, true, true, false, false]);
+        let pretraining = |s| phase(t, s) == Phase::Pretrain;
+        assert_eq!([0, 3, 4, 5].map(pretraining), [true, true, false, false]);
+        assert_eq!(phases(t), [Phase::Pretrain, Phase::Adversarial]);
         let linear = config(&["Training.adv_loss_ramp_steps=4", "Training.Losses.adv_loss_schedule=linear"]);
         assert!((adversarial_weight(&linear.training, 1) - 0.0125).abs() < 1e-12);
         let forever = config(&["Training.pretrain_g_only=true", "Training.g_pretrain_steps=-1"]);
-        assert!(is_pretraining(&forever.training, u64::MAX) && adversarial_weight(&forever.training, 9) == 0.0);
+        assert_eq!(phase(&forever.training, u64::MAX), Phase::Pretrain);
+        assert_eq!((phases(&forever.training), adversarial_weight(&forever.training, 9)), (vec![Phase::Pretrain], 0.0));
+        assert_eq!(phases(&linear.training), [Phase::Adversarial]);
     }
 
     #[test]
@@ -164,8 +179,11 @@ mod tests {
         let (mut plateau, mut early) = (PlateauState::default(), EarlyStopping::default());
         plateau_step(&mut plateau, &cfg.schedulers, Network::Discriminator, 1e-3, f64::NAN);
         assert!(plateau.best.is_none() && plateau.bad == 1);
-        assert!(!early_stopping_step(&mut early, Mode::Min, f64::NAN) && early.best.is_none());
-        assert!(early_stopping_step(&mut early, Mode::Max, 30.0) && early_stopping_step(&mut early, Mode::Max, 31.0));
-        assert!(!early_stopping_step(&mut early, Mode::Max, 30.5) && early.bad == 1);
+        assert!(!early_stopping_step(&mut early, Direction::Lower, f64::NAN) && early.best.is_none());
+        assert!(
+            early_stopping_step(&mut early, Direction::Higher, 30.0)
+                && early_stopping_step(&mut early, Direction::Higher, 31.0)
+        );
+        assert!(!early_stopping_step(&mut early, Direction::Higher, 30.5) && early.bad == 1);
     }
 }
