@@ -32,7 +32,7 @@ pub trait Op: Debug + Send + Sync + 'static {
     /// operand that the output does not depend on or that needs no gradient.
     ///
     /// # Errors
-    /// Those of the ops that it writes.
+    /// Fails if an op that it writes refuses the extents.
     fn vjp(&self, tape: &mut Tape, at: &Application, d_output: Value) -> Result<Vec<Option<Value>>>;
 
     /// The op in f64, by its plain formula.

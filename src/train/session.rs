@@ -13,7 +13,7 @@ use super::programs::{BatchShape, EvaluateOptions, Programs};
 use crate::config::Config;
 use crate::nn::{Layout, Tensor};
 use crate::plan::{Plan, PlanOptions, Program};
-use crate::runtime::{Choices, Device, Outcome, PlanId, Run, bytes_of};
+use crate::runtime::{Choices, Device, Outcome, PlanId, Run};
 use crate::types::{Precision, Shape};
 use crate::{Error, Result, config};
 
@@ -311,7 +311,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// Those of the device.
     pub fn start(&mut self, plan: PlanId, step: [f32; scalars::COUNT]) -> Result<Run> {
-        self.device.upload(plan, scalars::SLOT, bytes_of(&step))?;
+        self.device.upload(plan, scalars::SLOT, bytemuck::cast_slice(&step))?;
         self.open_runs += 1;
         self.device.start(plan)
     }

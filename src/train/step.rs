@@ -14,7 +14,7 @@ use crate::data::Batch;
 use crate::loss::Adversarial;
 use crate::optim::schedule;
 use crate::rng::{Rng, Stream};
-use crate::runtime::{PlanId, Run, bytes_of};
+use crate::runtime::{PlanId, Run};
 use crate::{Result, nn};
 
 /// Raw images of a batch as a program's slots take them.
@@ -269,7 +269,7 @@ impl StepRun<'_, '_> {
                     Some(given) => given.to_vec(),
                     None => latent_noise(self.cfg, Stream::Noise, self.step, samples),
                 };
-                self.session.upload(plan, "noise", bytes_of(&noise))?;
+                self.session.upload(plan, "noise", bytemuck::cast_slice(&noise))?;
             }
             Bands::upload(self.session, plan, self.cfg, (Stream::PerceptualBands, self.step, first as u32))?;
         }

@@ -10,7 +10,6 @@ use crate::config::{AdvLoss, BatchLimit, Config};
 use crate::data::{Batch, Dataset};
 use crate::log::{PanelShape, Panels};
 use crate::rng::Stream;
-use crate::runtime::bytes_of;
 use crate::types::DType;
 use crate::{Error, Result, nn};
 
@@ -58,7 +57,7 @@ pub fn evaluate(
     }
     if nn::is_stochastic(cfg) {
         let noise = latent_noise(cfg, Stream::ValidationNoise, 0, batch.indices.iter().copied());
-        session.upload(plan, "noise", bytes_of(&noise))?;
+        session.upload(plan, "noise", bytemuck::cast_slice(&noise))?;
     }
     // One choice for all validations of a run, so that they can be compared whatever their batches are.
     Bands::upload(session, plan, cfg, (Stream::ValidationBands, 0, 0))?;

@@ -62,7 +62,7 @@ impl Cache {
     /// Stores machine code. Readers see a whole entry or none, also when several processes write.
     ///
     /// # Errors
-    /// Those of the file system; the run goes on without.
+    /// Fails if the entry cannot be written; callers go on without it.
     pub fn put(&self, key: &str, cubin: &[u8]) -> io::Result<()> {
         let (Some(folder), Some(path)) = (self.folder(), self.path(key)) else { return Ok(()) };
         fs::create_dir_all(folder)?;

@@ -86,7 +86,7 @@ impl FoundGpu {
     /// Opens it.
     ///
     /// # Errors
-    /// Those of the driver.
+    /// Fails if the GPU cannot be opened or its kernels' compiler is missing.
     pub fn open(self) -> Result<GpuDriver> {
         GpuDriver::open(self)
     }
