@@ -25,7 +25,7 @@ pub trait Op: Debug + Send + Sync + 'static {
     /// Extent of the output.
     ///
     /// # Errors
-    /// A sentence saying which extents do not fit; the tape adds the node's path.
+    /// Fails if the extents do not fit, with a sentence saying which; the tape adds the node's path.
     fn shape(&self, inputs: &[Shape]) -> Result<Shape, String>;
 
     /// Writes on `tape` the gradient of ⟨output, `d_output`⟩ with respect to each operand; `None` for an

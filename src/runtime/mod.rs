@@ -60,13 +60,13 @@ pub trait Device {
     /// Makes a plan ready.
     ///
     /// # Errors
-    /// If the plan names a state that does not exist or has another size, or memory cannot be had.
+    /// Fails if the plan names a state that does not exist or has another size, or memory cannot be had.
     fn load(&mut self, plan: Plan) -> Result<PlanId>;
 
     /// Fills input slot `name` with raw little-endian elements; a slot that the plan does not have is ignored.
     ///
     /// # Errors
-    /// If the number of bytes is not the slot's.
+    /// Fails if the number of bytes is not the slot's.
     fn upload(&mut self, plan: PlanId, name: &str, bytes: &[u8]) -> Result<()>;
 
     /// Starts a run of a plan on what was uploaded. Runs are done in the order of their starts. On a GPU the call does
@@ -94,13 +94,13 @@ pub trait Device {
     /// Creates a state or replaces its values.
     ///
     /// # Errors
-    /// If memory cannot be had, or the state exists with another number of elements.
+    /// Fails if memory cannot be had, or the state exists with another number of elements.
     fn set_state(&mut self, name: &str, shape: Shape, data: &[f32]) -> Result<()>;
 
     /// A copy of a state.
     ///
     /// # Errors
-    /// If there is none of that name.
+    /// Fails if there is none of that name.
     fn state(&self, name: &str) -> Result<Vec<f32>>;
 
     /// The algorithms that loaded plans use, where the device had a choice; `None` where it never has one.
@@ -161,6 +161,6 @@ pub trait Device {
     /// Measures what the device can do at most; takes a fraction of a second and needs idle processors.
     ///
     /// # Errors
-    /// If the memory to copy cannot be had.
+    /// Fails if the memory to copy cannot be had.
     fn peaks(&self) -> Result<Peaks>;
 }

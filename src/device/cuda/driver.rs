@@ -87,7 +87,8 @@ pub trait Driver: fmt::Debug {
     /// that it does not.
     ///
     /// # Errors
-    /// The compiler's log with the lines of the kernel's file, or what is missing and how to install it.
+    /// Fails if a module does not compile, with the compiler's log in lines of the kernel's file, or if the compiler is
+    /// missing, with how to install it.
     fn compile(
         &mut self,
         modules: &[ModuleSource],

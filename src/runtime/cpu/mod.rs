@@ -47,7 +47,7 @@ impl Cpu {
     /// A CPU device with `threads` compute threads.
     ///
     /// # Errors
-    /// If memory cannot be had.
+    /// Fails if memory cannot be had.
     pub fn new(threads: usize) -> Result<Self> {
         let pool = Pool::new(threads);
         Ok(Cpu {

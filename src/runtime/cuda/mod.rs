@@ -197,7 +197,7 @@ fn variants(at: &Addresses, step: &Step) -> Result<Variants> {
 /// One kernel, compiled. `path` is for messages.
 ///
 /// # Errors
-/// The compiler's log; a grid that is too large.
+/// Fails if the kernel does not compile or its grid is larger than a GPU runs.
 pub(crate) fn prepare(driver: &mut dyn Driver, kernel: &KernelLaunch, path: &str) -> Result<Launch> {
     let (source, args) = module(kernel, driver.specialises());
     let function = driver.compile(&[source], &mut |_| ())?[0][0];

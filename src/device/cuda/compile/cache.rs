@@ -95,7 +95,7 @@ impl Cache {
     /// Tries to write to the folder.
     ///
     /// # Errors
-    /// Why that failed.
+    /// Fails if the folder cannot be made or written to.
     pub fn check_writable(&self) -> io::Result<()> {
         let Some(folder) = self.folder() else { return Ok(()) };
         fs::create_dir_all(folder)?;

@@ -35,7 +35,7 @@ impl Timer {
     /// A clock by the driver's library.
     ///
     /// # Errors
-    /// The library lacks it.
+    /// Fails if the driver's library lacks it.
     pub fn new(driver: &Loaded) -> Result<Timer> {
         // SAFETY: the types are those of cuda.h.
         unsafe {

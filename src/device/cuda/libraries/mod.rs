@@ -224,7 +224,7 @@ impl Loaded {
     /// The function `name`, as a function pointer of type `F`.
     ///
     /// # Errors
-    /// The library has no such function.
+    /// Fails if the library has no such function.
     ///
     /// # Safety
     /// `F` is the function's type.
