@@ -10,7 +10,7 @@ pub enum Stream {
     Init = 1,
     /// The order of samples in an epoch; `step` is the epoch.
     Shuffle = 2,
-    /// Crop position and augmentation of a sample.
+    /// Where a training sample is cut out and how it is turned; `step` is the epoch, `sample` its index there.
     Crop = 3,
     /// Latent noise of the stochastic generator in training.
     Noise = 4,
@@ -48,8 +48,8 @@ pub struct Rng {
 impl Rng {
     /// The sequence for (`seed`, `stream`, `step`, `sample`).
     pub fn new(seed: u64, stream: Stream, step: u64, sample: u32) -> Self {
-        // 16 bits of the counter run inside a sequence: up to 2^16 blocks would be too few for weights, so
-        // the low word counts blocks and the stream is folded into the key.
+        // The counter's low word numbers the blocks of a sequence, the others are the sample and the step; no word is
+        // left for the stream, which is folded into the key.
         let key = [seed as u32 ^ (stream as u32).wrapping_mul(0x85EB_CA6B), (seed >> 32) as u32];
         let counter = [0, sample, step as u32, (step >> 32) as u32];
         Rng { key, counter, block: [0; 4], used: 4 }

@@ -5,7 +5,7 @@ use srgan::checkpoint::PlateauState;
 use srgan::config::Config;
 use srgan::metrics::Metric;
 use srgan::rng::{Rng, Stream};
-use srgan::runtime::{Cpu, bytes_of};
+use srgan::runtime::Cpu;
 use srgan::train::programs::BatchShape;
 use srgan::train::session::{SavedTensor, Session};
 use srgan::train::step::{RawBatch, StepNumbers, run_step};
@@ -56,7 +56,7 @@ fn train(parts: usize, overrides: &[&str], steps: u64, poison: Option<u64>) -> T
         let codes = vec![0; batch];
         let raw: Vec<RawBatch> = hr
             .chunks(batch * SIDE * SIDE * 3)
-            .map(|part| RawBatch { hr: bytes_of(part), lr: None, codes: &codes, noise: None })
+            .map(|part| RawBatch { hr: bytemuck::cast_slice(part), lr: None, codes: &codes, noise: None })
             .collect();
         let numbers = StepNumbers::at(&cfg, step, &PlateauState::default(), &PlateauState::default());
         let report = run_step(&mut session, shape, &raw, (step, numbers)).unwrap();

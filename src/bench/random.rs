@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Phase, Steps};
 use crate::config::Config;
 use crate::rng::{Rng, Stream};
-use crate::runtime::{PlanId, Run, bytes_of};
+use crate::runtime::{PlanId, Run};
 use crate::train::perceptual::Bands;
 use crate::train::programs::BatchShape;
 use crate::train::scalars;
@@ -77,11 +77,11 @@ pub fn upload_random(session: &mut Session, plan: PlanId, hr: usize) -> Result<(
         let mut rng = Rng::new(0, Stream::Noise, 0, sample);
         (0..batch * side * side * bands).map(|_| rng.uniform()).collect()
     };
-    session.upload(plan, "hr", bytes_of(&random(hr, 0)))?;
-    session.upload(plan, "lr", bytes_of(&random(lr, 1)))?;
+    session.upload(plan, "hr", bytemuck::cast_slice(&random(hr, 0)))?;
+    session.upload(plan, "lr", bytemuck::cast_slice(&random(lr, 1)))?;
     session.upload(plan, "codes", &vec![0; batch])?;
     if nn::is_stochastic(&cfg) {
-        session.upload(plan, "noise", bytes_of(&latent_noise(&cfg, Stream::Noise, 0, 0..batch as u64)))?;
+        session.upload(plan, "noise", bytemuck::cast_slice(&latent_noise(&cfg, Stream::Noise, 0, 0..batch as u64)))?;
     }
     Bands::upload(session, plan, (Stream::PerceptualBands, 0, 0))
 }

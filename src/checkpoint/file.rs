@@ -7,9 +7,9 @@ use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
-use super::half::{bf16_to_f32, f16_to_f32};
 use super::torch::{self, Values};
 use super::{FORMAT, Meta};
 use crate::files::write_atomic;
@@ -218,8 +218,8 @@ impl TensorFile {
     fn converter(&self, name: &str, dtype: Dtype) -> Result<fn(&[u8]) -> f32> {
         Ok(match dtype {
             Dtype::F32 => |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
-            Dtype::F16 => |b| f16_to_f32(u16::from_le_bytes([b[0], b[1]])),
-            Dtype::BF16 => |b| bf16_to_f32(u16::from_le_bytes([b[0], b[1]])),
+            Dtype::F16 => |b| f16::from_le_bytes([b[0], b[1]]).to_f32(),
+            Dtype::BF16 => |b| bf16::from_le_bytes([b[0], b[1]]).to_f32(),
             Dtype::F64 => |b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32,
             other => {
                 let message = format!("tensor {name} is of type {other}; F64, F32, F16 and BF16 can be read");

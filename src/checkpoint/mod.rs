@@ -7,7 +7,6 @@
 mod best;
 mod compare;
 mod file;
-mod half;
 mod meta;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! From YAML text to the tree. Works on the parser's events, so that duplicate keys are reported by their full
 //! key and neither nesting nor anchors can exhaust memory.
+//!
+//! Our own tree over the parser's events, as serde-based readers lose the line and column that every message names.
 
 use std::collections::HashMap;
 use std::path::Path;

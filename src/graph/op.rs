@@ -25,14 +25,14 @@ pub trait Op: Debug + Send + Sync + 'static {
     /// Extent of the output.
     ///
     /// # Errors
-    /// A sentence saying which extents do not fit; the tape adds the node's path.
+    /// Fails if the extents do not fit, with a sentence saying which; the tape adds the node's path.
     fn shape(&self, inputs: &[Shape]) -> Result<Shape, String>;
 
     /// Writes on `tape` the gradient of ⟨output, `d_output`⟩ with respect to each operand; `None` for an
     /// operand that the output does not depend on or that needs no gradient.
     ///
     /// # Errors
-    /// Those of the ops that it writes.
+    /// Fails if an op that it writes refuses the extents.
     fn vjp(&self, tape: &mut Tape, at: &Application, d_output: Value) -> Result<Vec<Option<Value>>>;
 
     /// The op in f64, by its plain formula.

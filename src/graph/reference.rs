@@ -59,7 +59,7 @@ impl Tape {
     /// Computes every node from the given inputs and states; element `i` is the value of node `i`.
     ///
     /// # Errors
-    /// [`Error::Internal`] if an input or state that the tape names is missing or has another extent.
+    /// Fails ([`Error::Internal`]) if an input or state that the tape names is missing or has another extent.
     pub fn evaluate_f64(&self, given: &HashMap<String, Tensor64>) -> Result<Vec<Tensor64>> {
         let mut values: Vec<Tensor64> = Vec::with_capacity(self.nodes().len());
         for node in self.nodes() {

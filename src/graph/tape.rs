@@ -106,7 +106,7 @@ impl Tape {
     /// Applies `op` to `inputs`.
     ///
     /// # Errors
-    /// [`Error::Shape`] with the node's path if the op cannot work on these shapes.
+    /// Fails ([`Error::Shape`], with the node's path) if the op cannot work on these shapes.
     pub fn push(&mut self, op: impl Op, inputs: &[Value]) -> Result<Value> {
         self.push_arc(Arc::new(op), inputs)
     }

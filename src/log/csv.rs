@@ -1,4 +1,7 @@
 //! `metrics.csv`: one row per step, empty cells where a metric has no value.
+//!
+//! Our own rather than the `csv` crate: cells are numbers and names without quotes, and what is hard, adding the columns
+//! of a resumed run and cutting a line that a crash left unfinished, no crate does.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind};

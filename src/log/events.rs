@@ -2,6 +2,9 @@
 //!
 //! A record is: length (u64), its masked CRC, the bytes, their masked CRC, all little-endian
 //! (tensorflow/core/lib/io/record_writer). The field numbers are those of `event.proto` and `summary.proto`.
+//!
+//! Our own because the crates for it bring a protocol-buffer compiler for half a dozen fields, and neither tell readers
+//! where a resumed run begins nor take back a record that a full disk cut.
 
 use std::fs;
 use std::path::Path;

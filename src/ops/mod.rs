@@ -36,7 +36,7 @@ pub mod prelu;
 pub mod prepare;
 pub mod resize;
 mod resize_taps;
-pub mod round_weights;
+mod round_weights;
 pub mod sigmoid;
 pub mod silu;
 pub mod slice;
@@ -45,6 +45,8 @@ pub mod spectral_norm;
 pub mod ssim;
 pub mod sum_to;
 pub mod tanh;
+
+pub use round_weights::rounded_parts;
 
 /// The example applications of all ops: an op adds a line.
 #[cfg(test)]

@@ -328,7 +328,7 @@ mod tests {
     use super::*;
     use crate::ops::mul::Scale;
     use crate::plan::{Plan, PlanOptions, Program};
-    use crate::runtime::{Cpu, CpuTarget, Device, bytes_of};
+    use crate::runtime::{Cpu, CpuTarget, Device};
     use crate::types::DType;
 
     #[test]
@@ -356,7 +356,7 @@ mod tests {
             let mut cpu = Cpu::new(2).unwrap();
             let id = cpu.load(plan).unwrap();
             let data: Vec<f32> = (0..shape.len()).map(|i| i as f32).collect();
-            cpu.upload(id, input, bytes_of(&data)).unwrap();
+            cpu.upload(id, input, bytemuck::cast_slice(&data)).unwrap();
             let got = cpu.run(id).unwrap().outputs.remove(0);
             for (n, y, x, c) in [(0, 0, 0, 0), (0, 1, 0, 3), (0, 2, 9, 7), (1, 3, 5, 499)] {
                 let from = ((n * 2 + y / 2) * 17 + x / 2) * 2000 + c * 4 + y % 2 * 2 + x % 2;
@@ -381,7 +381,7 @@ mod tests {
         let mut cpu = Cpu::new(2).unwrap();
         let id = cpu.load(plan).unwrap();
         let data: Vec<f32> = (0..shape.len()).map(|i| i as f32).collect();
-        cpu.upload(id, "x", bytes_of(&data)).unwrap();
+        cpu.upload(id, "x", bytemuck::cast_slice(&data)).unwrap();
         let got: Vec<f64> = cpu.run(id).unwrap().outputs.remove(0).into_iter().map(f64::from).collect();
         let input = Tensor64::new(shape, data.into_iter().map(f64::from).collect());
         let output = want.shape(&[shape]).unwrap();

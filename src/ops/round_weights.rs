@@ -56,6 +56,18 @@ impl RoundWeights {
     }
 }
 
+/// Writes copies of parts (first element, extent; in rising order) of the contiguous tensor `flat`, which a program of
+/// bf16 stores rounded, and a view of each.
+///
+/// # Errors
+/// Fails if a part lies outside of the tensor.
+pub fn rounded_parts(tape: &mut Tape, flat: Value, parts: &[(usize, Shape)]) -> Result<Vec<Value>> {
+    let op = RoundWeights::new(parts.iter().map(|(from, shape)| (*from, shape.len())));
+    let copies = tape.push(op.clone(), &[flat])?;
+    let view = |(from, shape): &(usize, Shape)| SliceFlat { offset: op.place(*from), shape: *shape };
+    parts.iter().map(|part| tape.push(view(part), &[copies])).collect()
+}
+
 impl Op for RoundWeights {
     fn name(&self) -> &'static str {
         "round_weights"

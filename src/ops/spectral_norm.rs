@@ -24,7 +24,7 @@ pub type Normalised = (Value, Option<(Value, Value)>);
 /// take one power iteration first and are given back; in evaluation mode they are used as they are.
 ///
 /// # Errors
-/// A shape error if the vectors do not fit the weight.
+/// Fails if the vectors do not fit the weight.
 pub fn spectral_norm(tape: &mut Tape, weight: Value, u: Value, v: Value, train: bool) -> Result<Normalised> {
     let shape = tape.shape(weight);
     let matrix = Shape([shape.n(), 1, 1, shape.h() * shape.w() * shape.c()]);

@@ -203,7 +203,7 @@ impl Plan {
     /// Compiles `program`.
     ///
     /// # Errors
-    /// [`crate::Error::Internal`] if the program refers to one state under two extents.
+    /// Fails ([`crate::Error::Internal`]) if the program refers to one state under two extents.
     pub fn compile(program: &Program, options: PlanOptions) -> Result<Plan> {
         let rounded = precision::round_weights(program, options.precision)?;
         let program = rounded.as_ref().unwrap_or(program);

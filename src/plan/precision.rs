@@ -6,9 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 use super::{Commit, Program, end_values, op_of};
 use crate::Result;
 use crate::graph::{Exec, Rounding, Tape, Value, ViewOf};
-use crate::ops::round_weights::RoundWeights;
-use crate::ops::slice::SliceFlat;
-use crate::types::{Element, Precision};
+use crate::ops::rounded_parts;
+use crate::types::{Element, Precision, Shape};
 
 /// How a program's values are stored and its products computed.
 pub(super) struct Storage {
@@ -132,7 +131,7 @@ impl Shared {
 /// flat tensor of parameters by one op. `None` if there is nothing to round.
 ///
 /// # Errors
-/// None in practice: those of writing ops on a tape.
+/// Fails if a weight does not lie within its flat tensor, which no tape holds.
 pub(super) fn round_weights(program: &Program, precision: Precision) -> Result<Option<Program>> {
     let exact = second_order(&program.tape);
     let weights = weights(&program.tape, &exact);
@@ -151,16 +150,11 @@ pub(super) fn round_weights(program: &Program, precision: Precision) -> Result<O
         });
         let inputs = inputs.collect();
         moved.push(tape.copy_node(node, inputs));
-        let Some(slices) = weights.get(&v) else { continue };
-        let op = RoundWeights::new(slices.iter().map(|(_, slice)| (slice.offset, slice.shape.len())));
-        tape.scoped(&format!("{}.rounded", node.path), |tape| {
-            let all = tape.push(op.clone(), &[moved[i]])?;
-            for (value, slice) in slices {
-                let low = SliceFlat { offset: op.place(slice.offset), ..*slice };
-                rounded.insert(*value, tape.push(low, &[all])?);
-            }
-            Ok(())
-        })?;
+        let Some(parts) = weights.get(&v) else { continue };
+        let places: Vec<(usize, Shape)> =
+            parts.iter().map(|(offset, weight)| (*offset, program.tape.shape(*weight))).collect();
+        let copies = tape.scoped(&format!("{}.rounded", node.path), |tape| rounded_parts(tape, moved[i], &places))?;
+        rounded.extend(parts.values().copied().zip(copies));
     }
     tape.copy_segments(&program.tape, &moved);
     let at = |v: &Value| moved[v.index()];
@@ -174,9 +168,9 @@ pub(super) fn round_weights(program: &Program, precision: Precision) -> Result<O
     }))
 }
 
-/// What products read as weights, by the flat tensor that it is cut out of, or by itself; in order of offset.
-fn weights(tape: &Tape, exact: &[bool]) -> BTreeMap<Value, Vec<(Value, SliceFlat)>> {
-    let mut found: BTreeMap<Value, BTreeMap<usize, (Value, SliceFlat)>> = BTreeMap::new();
+/// What products read as weights, by the flat tensor that it is cut out of, or by itself, and there by offset.
+fn weights(tape: &Tape, exact: &[bool]) -> BTreeMap<Value, BTreeMap<usize, Value>> {
+    let mut found: BTreeMap<Value, BTreeMap<usize, Value>> = BTreeMap::new();
     for (i, node) in tape.nodes().iter().enumerate().filter(|(i, _)| !exact[*i]) {
         let weight = op_of(tape, Value::at(i)).and_then(|op| op.weight_operand());
         let Some(weight) = weight.map(|k| node.inputs[k]) else { continue };
@@ -187,10 +181,9 @@ fn weights(tape: &Tape, exact: &[bool]) -> BTreeMap<Value, Vec<(Value, SliceFlat
             Some(Exec::View(ViewOf::Flat { offset })) => (tape.node(weight).inputs[0], offset),
             _ => (weight, 0),
         };
-        let slice = SliceFlat { offset, shape: tape.shape(weight) };
-        found.entry(whole).or_default().insert(offset, (weight, slice));
+        found.entry(whole).or_default().insert(offset, weight);
     }
-    found.into_iter().map(|(flat, slices)| (flat, slices.into_values().collect())).collect()
+    found
 }
 
 #[cfg(test)]

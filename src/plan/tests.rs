@@ -13,7 +13,7 @@ use crate::ops::pixel_shuffle::PixelShuffle;
 use crate::ops::prelu::Prelu;
 use crate::ops::sum_to::{mean, sum_to};
 use crate::rng::{Rng, Stream};
-use crate::runtime::{Cpu, CpuTarget, CudaTarget, Device, bytes_of};
+use crate::runtime::{Cpu, CpuTarget, CudaTarget, Device};
 use crate::types::{DType, Shape};
 
 const WIDTH: usize = 8;
@@ -81,7 +81,7 @@ fn run(
     let id = cpu.load(Plan::compile(program, options).unwrap()).unwrap();
     for (name, data) in given {
         let floats: Vec<f32> = data.data.iter().map(|v| *v as f32).collect();
-        cpu.upload(id, name, bytes_of(&floats)).unwrap();
+        cpu.upload(id, name, bytemuck::cast_slice(&floats)).unwrap();
     }
     cpu.poison().unwrap();
     let outputs = cpu.run(id).unwrap().outputs;
@@ -146,7 +146,7 @@ fn steps_alone_compute_what_the_plan_does() {
         let id = cpu.load(single).unwrap();
         for (name, data) in &given {
             let floats: Vec<f32> = data.data.iter().map(|v| *v as f32).collect();
-            cpu.upload(id, name, bytes_of(&floats)).unwrap();
+            cpu.upload(id, name, bytemuck::cast_slice(&floats)).unwrap();
         }
         ids.push(id);
     }

@@ -82,7 +82,7 @@ impl Choices {
     /// several processes write.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// Fails if the file cannot be written.
     pub fn merge_into(&self, path: &Path) -> io::Result<()> {
         let mut all = self.clone();
         all.add_from(path);

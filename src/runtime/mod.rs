@@ -60,32 +60,32 @@ pub trait Device {
     /// Makes a plan ready.
     ///
     /// # Errors
-    /// If the plan names a state that does not exist or has another size, or memory cannot be had.
+    /// Fails if the plan names a state that does not exist or has another size, or memory cannot be had.
     fn load(&mut self, plan: Plan) -> Result<PlanId>;
 
     /// Fills input slot `name` with raw little-endian elements; a slot that the plan does not have is ignored.
     ///
     /// # Errors
-    /// If the number of bytes is not the slot's.
+    /// Fails if the number of bytes is not the slot's.
     fn upload(&mut self, plan: PlanId, name: &str, bytes: &[u8]) -> Result<()>;
 
     /// Starts a run of a plan on what was uploaded. Runs are done in the order of their starts. On a GPU the call does
     /// not wait for the run: the next one may be uploaded and started before it is collected. The CPU computes it here.
     ///
     /// # Errors
-    /// Those of the driver; the CPU has none.
+    /// Fails if the GPU reports an error; never on the CPU.
     fn start(&mut self, plan: PlanId) -> Result<Run>;
 
     /// Waits for a run and takes what it gave back.
     ///
     /// # Errors
-    /// Those of the driver, the run's own included; the CPU has none.
+    /// Fails if the GPU reports an error, also one of the run itself; never on the CPU.
     fn collect(&mut self, run: Run) -> Result<Outcome>;
 
     /// Runs a plan once and waits for it.
     ///
     /// # Errors
-    /// Those of [`Device::start`] and [`Device::collect`].
+    /// Fails if the GPU reports an error; never on the CPU.
     fn run(&mut self, plan: PlanId) -> Result<Outcome> {
         let run = self.start(plan)?;
         self.collect(run)
@@ -94,13 +94,13 @@ pub trait Device {
     /// Creates a state or replaces its values.
     ///
     /// # Errors
-    /// If memory cannot be had, or the state exists with another number of elements.
+    /// Fails if memory cannot be had, or the state exists with another number of elements.
     fn set_state(&mut self, name: &str, shape: Shape, data: &[f32]) -> Result<()>;
 
     /// A copy of a state.
     ///
     /// # Errors
-    /// If there is none of that name.
+    /// Fails if there is none of that name.
     fn state(&self, name: &str) -> Result<Vec<f32>>;
 
     /// The algorithms that loaded plans use, where the device had a choice; `None` where it never has one.
@@ -120,13 +120,13 @@ pub trait Device {
     /// Bytes of memory that states and plans can still take; `None` where nobody says.
     ///
     /// # Errors
-    /// Those of the driver.
+    /// Fails if the GPU reports an error.
     fn available_memory(&self) -> Result<Option<usize>>;
 
     /// Fills working memory with NaN, so that a step that reads what none wrote becomes visible.
     ///
     /// # Errors
-    /// Those of the driver.
+    /// Fails if the GPU reports an error.
     fn poison(&mut self) -> Result<()>;
 
     /// The plan behind an id.
@@ -147,7 +147,7 @@ pub trait Device {
     /// The ways in which the device can do a step of a loaded plan, this program's own, [`choices::OWN`], first.
     ///
     /// # Errors
-    /// Those of the driver.
+    /// Fails if the GPU reports an error.
     fn ways(&mut self, plan: PlanId, step: usize) -> Result<Vec<String>>;
 
     /// Does a step of a loaded plan alone, `runs` times in one of its ways, and says how long that took in all. It
@@ -155,18 +155,12 @@ pub trait Device {
     /// a buffer larger than the last of them, which does not count.
     ///
     /// # Errors
-    /// Those of the driver, and of a library that cannot do the step.
+    /// Fails if the GPU reports an error, or the library of this way cannot do the step.
     fn time_step(&mut self, plan: PlanId, step: usize, way: &str, runs: u64) -> Result<Duration>;
 
     /// Measures what the device can do at most; takes a fraction of a second and needs idle processors.
     ///
     /// # Errors
-    /// If the memory to copy cannot be had.
+    /// Fails if the memory to copy cannot be had.
     fn peaks(&self) -> Result<Peaks>;
-}
-
-/// The bytes of a slice of floats, for [`Device::upload`].
-pub fn bytes_of(data: &[f32]) -> &[u8] {
-    // SAFETY: every byte of an f32 is initialised and u8 has no alignment.
-    unsafe { std::slice::from_raw_parts(data.as_ptr().cast(), std::mem::size_of_val(data)) }
 }

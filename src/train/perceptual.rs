@@ -11,7 +11,7 @@ use crate::config::{Config, PerceptualMetric};
 use crate::device::cuda::libraries::search::Env;
 use crate::nn::PERCEPTUAL_BANDS;
 use crate::rng::{Rng, Stream};
-use crate::runtime::{PlanId, bytes_of};
+use crate::runtime::PlanId;
 use crate::{Error, Result, nn};
 
 /// Input slot of bands that are drawn, (3,1,1,B): a row for each of the network's bands, with a 1 for the image's.
@@ -65,7 +65,7 @@ impl Bands {
             return Ok(());
         }
         let bands = Bands::drawn(session.config(), stream, step, sample);
-        session.upload(plan, BANDS_SLOT, bytes_of(&bands))
+        session.upload(plan, BANDS_SLOT, bytemuck::cast_slice(&bands))
     }
 }
 

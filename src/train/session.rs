@@ -16,7 +16,7 @@ use crate::config::{self, Config};
 use crate::metrics::Metric;
 use crate::nn::Tensor;
 use crate::plan::{Plan, PlanOptions, Program};
-use crate::runtime::{Choices, Device, Outcome, PlanId, Run, bytes_of};
+use crate::runtime::{Choices, Device, Outcome, PlanId, Run};
 use crate::types::{Precision, Shape};
 use crate::{Error, Result};
 
@@ -312,7 +312,7 @@ impl Session {
     /// # Errors
     /// Those of the device.
     pub fn start(&mut self, plan: PlanId, step: [f32; scalars::COUNT]) -> Result<Run> {
-        self.device.upload(plan, scalars::SLOT, bytes_of(&step))?;
+        self.device.upload(plan, scalars::SLOT, bytemuck::cast_slice(&step))?;
         self.open_runs += 1;
         self.device.start(plan)
     }

@@ -15,7 +15,7 @@ use crate::data::Batch;
 use crate::loss::Adversarial;
 use crate::metrics::{Metric, Source, When};
 use crate::rng::{Rng, Stream};
-use crate::runtime::{PlanId, Run, bytes_of};
+use crate::runtime::{PlanId, Run};
 use crate::{Result, nn};
 
 /// Raw images of a batch as a program's slots take them.
@@ -250,7 +250,7 @@ fn upload_batch(session: &mut Session, plan: PlanId, batch: &RawBatch, (step, fi
             Some(given) => given.to_vec(),
             None => latent_noise(session.config(), Stream::Noise, step, samples),
         };
-        session.upload(plan, "noise", bytes_of(&noise))?;
+        session.upload(plan, "noise", bytemuck::cast_slice(&noise))?;
     }
     Bands::upload(session, plan, (Stream::PerceptualBands, step, first as u32))
 }

@@ -14,7 +14,6 @@ use crate::log::{PanelShape, Panels};
 use crate::loss::TERMS;
 use crate::metrics::Metric;
 use crate::rng::Stream;
-use crate::runtime::bytes_of;
 use crate::types::DType;
 use crate::{Error, Result, nn};
 
@@ -76,7 +75,7 @@ pub fn evaluate(session: &mut Session, batch: &Batch, options: EvaluateOptions) 
     }
     if nn::is_stochastic(session.config()) {
         let noise = latent_noise(session.config(), Stream::ValidationNoise, 0, batch.indices.iter().copied());
-        session.upload(plan, "noise", bytes_of(&noise))?;
+        session.upload(plan, "noise", bytemuck::cast_slice(&noise))?;
     }
     // One choice for all validations of a run, so that they can be compared whatever their batches are.
     Bands::upload(session, plan, (Stream::ValidationBands, 0, 0))?;

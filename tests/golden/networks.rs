@@ -8,7 +8,7 @@ use srgan::loss::Images;
 use srgan::nn::{Layout, Net, Vars};
 use srgan::ops::assign::Assign;
 use srgan::plan::{Commit, Plan, PlanOptions, Program};
-use srgan::runtime::{Device, bytes_of};
+use srgan::runtime::Device;
 use srgan::train::perceptual;
 use srgan::train::programs::Programs;
 use srgan::types::{DType, Precision, Shape};
@@ -40,7 +40,7 @@ impl Bench {
         let plan = Plan::compile(program, options)?;
         let id = self.device.load(plan)?;
         for (name, data) in uploads {
-            self.device.upload(id, name, bytes_of(data))?;
+            self.device.upload(id, name, bytemuck::cast_slice(data))?;
         }
         let outcome = self.device.run(id)?;
         Ok(program.outputs.iter().map(|o| o.0.clone()).zip(outcome.outputs).collect())

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use srgan::checkpoint::PlateauState;
-use srgan::runtime::bytes_of;
 use srgan::train::programs::BatchShape;
 use srgan::train::session::Session;
 use srgan::train::step::{RawBatch, StepNumbers, run_step};
@@ -40,7 +39,12 @@ pub fn training_case(case: &mut Case, findings: &mut Findings) -> Result<()> {
         let codes = vec![0; shape.n()];
         let noise = format!("batch.{step}.noise");
         let noise = if case.shapes.contains_key(&noise) { Some(case.file.read(&noise)?) } else { None };
-        let raw = RawBatch { hr: bytes_of(&hr), lr: Some(bytes_of(&lr)), codes: &codes, noise: noise.as_deref() };
+        let raw = RawBatch {
+            hr: bytemuck::cast_slice(&hr),
+            lr: Some(bytemuck::cast_slice(&lr)),
+            codes: &codes,
+            noise: noise.as_deref(),
+        };
         let numbers = StepNumbers::at(&cfg, step, &none, &none);
         let report = run_step(&mut session, batch, &[raw], (step, numbers))?;
         if !report.committed {

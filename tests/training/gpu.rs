@@ -11,7 +11,7 @@ use srgan::log::Messages;
 use srgan::ops::sum_to::{Expand, SumTo};
 use srgan::plan::{Plan, PlanOptions, Program};
 use srgan::runtime::choices::OWN;
-use srgan::runtime::{CudaTarget, Device, bytes_of};
+use srgan::runtime::{CudaTarget, Device};
 use srgan::train::{RunOptions, dry_run_on, run_on};
 use srgan::types::{DType, Shape};
 use srgan::{Error, Result};
@@ -258,7 +258,7 @@ fn sum_of_copies(count: usize) -> Plan {
 fn a_step_is_timed_as_often_as_asked() {
     let (mut device, seen) = late_device(Faults::default());
     let plan = device.load(sum_of_copies(64)).unwrap();
-    device.upload(plan, "x", bytes_of(&[2.0])).unwrap();
+    device.upload(plan, "x", bytemuck::cast_slice(&[2.0f32])).unwrap();
     device.run(plan).unwrap();
     for runs in [1, 16, 40] {
         for step in 0..device.plan(plan).steps.len() {
@@ -276,7 +276,7 @@ fn a_step_is_timed_as_often_as_asked() {
 fn a_plan_does_not_run_on_memory_that_another_one_failed_to_get() {
     let (mut device, _) = late_device(Faults { free: Some(1 << 20), ..Faults::default() });
     let small = device.load(sum_of_copies(64)).unwrap();
-    device.upload(small, "x", bytes_of(&[2.0])).unwrap();
+    device.upload(small, "x", bytemuck::cast_slice(&[2.0f32])).unwrap();
     assert_eq!(device.run(small).unwrap().outputs, [[256.0]]);
     let text = device.load(sum_of_copies(1 << 20)).unwrap_err().to_string();
     assert!(text.contains("bytes of memory left"), "{text}");

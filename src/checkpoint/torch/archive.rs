@@ -1,5 +1,9 @@
 //! Where the members of a zip archive lie: its central directory, with the 64-bit fields that torch writes beyond
 //! 4 GiB. Members are not unpacked, as torch stores them as they are.
+//!
+//! The reader is our own because that of the `zip` crate reserves memory for as many entries as the end record claims,
+//! up to one for each byte of the file, and reads a directory of any length. A hostile file must cost neither: here the
+//! directory is refused beyond [`MAX_DESCRIPTION`] bytes before any of it is read.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -157,13 +161,17 @@ fn extra_field(mut extra: &[u8], id: u16) -> Option<&[u8]> {
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+    u16::from_le_bytes(array_at(bytes, at))
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from(u16_at(bytes, at)) | u32::from(u16_at(bytes, at + 2)) << 16
+    u32::from_le_bytes(array_at(bytes, at))
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+    u64::from_le_bytes(array_at(bytes, at))
+}
+
+fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    std::array::from_fn(|i| bytes[at + i])
 }

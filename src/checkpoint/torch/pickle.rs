@@ -1,6 +1,9 @@
 //! A reader of pickles that runs nothing: the stack machine of Python's `pickle`, protocols 2 to 5, whose objects
 //! are those of [`value`](super::value). Every opcode takes at least one byte and adds at most what it was given, and
 //! there are not more than [`MAX_OPCODES`], so that time and memory are bounded.
+//!
+//! Our own because readers of pickles in general (`serde-pickle`) know neither the persistent ids by which torch names
+//! storages nor its classes, and bound no memory.
 
 use std::collections::HashMap;
 

@@ -22,7 +22,7 @@ impl Buffer {
     /// `len` zeros.
     ///
     /// # Errors
-    /// [`Error::Memory`] if the system has no such block of memory.
+    /// Fails ([`Error::Memory`]) if the system has no such block of memory.
     pub fn zeroed(len: usize) -> Result<Self> {
         let bytes = len.max(1).saturating_mul(4);
         let mut map = MmapMut::map_anon(bytes).map_err(|_| Error::Memory { bytes })?;

@@ -42,7 +42,7 @@ simd_kernel! {
 /// The most that `ctx` can do: the fastest of some runs each.
 ///
 /// # Errors
-/// If the memory to copy cannot be had.
+/// Fails if the memory to copy cannot be had.
 pub(crate) fn measure(ctx: &Ctx) -> Result<Peaks> {
     Ok(Peaks { flops: flops(ctx), tf32_flops: None, bf16_flops: None, bandwidth: bandwidth(ctx)? })
 }

@@ -1,4 +1,7 @@
 //! The compute threads: persistent workers that share the items of one run at a time.
+//!
+//! It is our own and not rayon's because a kernel hands each worker its part of one scratch buffer, by a number below
+//! the thread count, and because a step of microseconds is over before threads that sleep between jobs have woken.
 
 use std::any::Any;
 use std::cell::UnsafeCell;

@@ -87,7 +87,8 @@ pub trait Driver: fmt::Debug {
     /// that it does not.
     ///
     /// # Errors
-    /// The compiler's log with the lines of the kernel's file, or what is missing and how to install it.
+    /// Fails if a module does not compile, with the compiler's log in lines of the kernel's file, or if the compiler is
+    /// missing, with how to install it.
     fn compile(
         &mut self,
         modules: &[ModuleSource],
@@ -97,7 +98,7 @@ pub trait Driver: fmt::Debug {
     /// Memory of `bytes` bytes, aligned to 256; what it holds is undefined (the host fills it with NaN).
     ///
     /// # Errors
-    /// If there is not that much: how much was asked for and how much is free.
+    /// Fails if there is not that much; says how much was asked for and how much is free.
     fn alloc(&mut self, bytes: usize) -> Result<DevicePtr>;
 
     /// Gives back memory of [`Driver::alloc`].
@@ -109,7 +110,7 @@ pub trait Driver: fmt::Debug {
     /// Copies `bytes` to the device. The slice may be reused when the call returns.
     ///
     /// # Errors
-    /// Those of the driver.
+    /// Fails if the GPU reports an error.
     ///
     /// # Safety
     /// `to` has as many bytes.
@@ -118,7 +119,7 @@ pub trait Driver: fmt::Debug {
     /// Copies from the device, after all work before it is done.
     ///
     /// # Errors
-    /// Those of the driver, those of earlier work included.
+    /// Fails if the GPU reports an error, also one of earlier work.
     ///
     /// # Safety
     /// `from` has as many bytes.
@@ -128,7 +129,7 @@ pub trait Driver: fmt::Debug {
     /// for nothing.
     ///
     /// # Errors
-    /// Those of the driver.
+    /// Fails if the GPU reports an error.
     ///
     /// # Safety
     /// `from` has as many bytes.
@@ -137,13 +138,13 @@ pub trait Driver: fmt::Debug {
     /// Waits for a copy and takes what it has brought, as many bytes as were asked for.
     ///
     /// # Errors
-    /// Those of the driver, those of the work before the copy included.
+    /// Fails if the GPU reports an error, also one of the work before the copy.
     fn finish_read(&mut self, read: ReadId, bytes: &mut [u8]) -> Result<()>;
 
     /// Starts a kernel.
     ///
     /// # Errors
-    /// Those of the driver, with the kernel's name and the node's path.
+    /// Fails if the GPU reports an error; names the kernel and the node's path.
     ///
     /// # Safety
     /// The arguments are those of the kernel, and what it reads and writes is allocated.
@@ -178,7 +179,7 @@ pub trait Driver: fmt::Debug {
     /// Makes an algorithm ready to be called.
     ///
     /// # Errors
-    /// It does not exist or does not compute `op`.
+    /// Fails if it does not exist or does not compute `op`.
     fn prepare(&mut self, op: &LibraryOp, algorithm: &str) -> Result<()> {
         Err(Error::device(format!("there is no library for {op}, algorithm {algorithm}")))
     }
@@ -186,7 +187,7 @@ pub trait Driver: fmt::Debug {
     /// Starts a library's call.
     ///
     /// # Errors
-    /// Those of the library and the driver, with the node's path.
+    /// Fails if the library cannot compute the call or the GPU reports an error; names the node's path.
     ///
     /// # Safety
     /// The operands are allocated, with the extents and layouts that the call says.
@@ -197,7 +198,7 @@ pub trait Driver: fmt::Debug {
     /// Starts a kernel or a library's call.
     ///
     /// # Errors
-    /// As for [`Driver::launch`] and [`Driver::call`].
+    /// Fails if a library cannot compute its call or the GPU reports an error; names the node's path.
     ///
     /// # Safety
     /// As for [`Driver::launch`] and [`Driver::call`].
@@ -214,7 +215,7 @@ pub trait Driver: fmt::Debug {
     /// How long the work takes: the best of a fixed number of runs after others that warm up.
     ///
     /// # Errors
-    /// As for [`Driver::record`].
+    /// Fails if a library cannot compute its call or the GPU reports an error, also one of the work.
     ///
     /// # Safety
     /// As for [`Driver::record`].
@@ -227,7 +228,7 @@ pub trait Driver: fmt::Debug {
     /// does not count.
     ///
     /// # Errors
-    /// As for [`Driver::record`].
+    /// Fails if a library cannot compute its call or the GPU reports an error, also one of the work.
     ///
     /// # Safety
     /// As for [`Driver::record`].
@@ -239,7 +240,7 @@ pub trait Driver: fmt::Debug {
     /// Records work as one graph that can be replayed. Calls of libraries may be made once for it, kernels are not run.
     ///
     /// # Errors
-    /// Those of the driver.
+    /// Fails if a library cannot compute its call or the graph cannot be made.
     ///
     /// # Safety
     /// As for [`Driver::start`], until the graph's last replay.
@@ -248,7 +249,7 @@ pub trait Driver: fmt::Debug {
     /// Starts the work of a graph.
     ///
     /// # Errors
-    /// Those of the driver.
+    /// Fails if the GPU reports an error.
     ///
     /// # Safety
     /// As for [`Driver::record`].
@@ -260,13 +261,13 @@ pub trait Driver: fmt::Debug {
     /// Waits until all work is done.
     ///
     /// # Errors
-    /// Those of the driver, those of earlier work included.
+    /// Fails if the GPU reports an error, also one of earlier work.
     fn synchronize(&mut self) -> Result<()>;
 
     /// Free and total memory in bytes.
     ///
     /// # Errors
-    /// Those of the driver.
+    /// Fails if the GPU reports an error.
     fn memory(&self) -> Result<(usize, usize)>;
 
     /// Bytes of memory that [`Driver::alloc`] has given and that were not given back.
@@ -281,7 +282,7 @@ pub trait Driver: fmt::Debug {
 /// Starts parts of work and waits after each; what it takes to launch them counts.
 ///
 /// # Errors
-/// As for [`Driver::start`].
+/// Fails if a library cannot compute its call or the GPU reports an error, also one of the work.
 ///
 /// # Safety
 /// As for [`Driver::start`].

@@ -3,7 +3,7 @@
 use super::*;
 use crate::ops::tests::devices;
 use crate::plan::{Commit, Plan, PlanOptions, Program};
-use crate::runtime::{Cpu, Device, Outcome, PlanId, bytes_of};
+use crate::runtime::{Cpu, Device, Outcome, PlanId};
 use crate::types::DType;
 use std::sync::Arc;
 
@@ -37,9 +37,9 @@ fn load(device: &mut dyn Device, adam: &Adam, weights: &[f32]) -> PlanId {
 }
 
 fn step(device: &mut dyn Device, id: PlanId, grad: &[f32], lr: f32, clip: f32) -> Outcome {
-    device.upload(id, "grad", bytes_of(grad)).unwrap();
-    device.upload(id, "lr", bytes_of(&[lr])).unwrap();
-    device.upload(id, "clip", bytes_of(&[clip])).unwrap();
+    device.upload(id, "grad", bytemuck::cast_slice(grad)).unwrap();
+    device.upload(id, "lr", bytemuck::cast_slice(&[lr])).unwrap();
+    device.upload(id, "clip", bytemuck::cast_slice(&[clip])).unwrap();
     device.run(id).unwrap()
 }
 

@@ -4,7 +4,6 @@ use super::*;
 use crate::ops::Case;
 use crate::ops::tests::{devices, random};
 use crate::plan::{Plan, PlanOptions, Program};
-use crate::runtime::bytes_of;
 use crate::types::DType;
 
 /// The distance and its gradient for features of this extent.
@@ -65,8 +64,8 @@ fn run(a: &[f32], b: &[f32], d_output: [f32; 2]) -> Vec<[Vec<f32>; 3]> {
         let outputs = values.into_iter().enumerate().map(|(i, v)| (i.to_string(), v)).collect();
         let program = Program { name: "lpips", tape, outputs, checks: vec![], commits: vec![] };
         let id = device.load(Plan::compile(&program, PlanOptions::new(device.target())).unwrap()).unwrap();
-        device.upload(id, "a", bytes_of(a)).unwrap();
-        device.upload(id, "b", bytes_of(b)).unwrap();
+        device.upload(id, "a", bytemuck::cast_slice(a)).unwrap();
+        device.upload(id, "b", bytemuck::cast_slice(b)).unwrap();
         device.poison().unwrap();
         device.run(id).unwrap().outputs.try_into().unwrap()
     };

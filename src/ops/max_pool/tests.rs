@@ -2,7 +2,6 @@ use super::*;
 use crate::ops::Case;
 use crate::ops::tests::devices;
 use crate::plan::{Plan, PlanOptions, Program};
-use crate::runtime::bytes_of;
 use crate::types::DType;
 
 pub fn cases() -> Vec<Case> {
@@ -53,7 +52,7 @@ fn maxima_and_gradients(pool: MaxPool, shape: Shape, x: &[f32]) -> Vec<[Vec<f32>
         let outputs = vec![("maxima".into(), maxima), ("grad".into(), grad)];
         let program = Program { name: "max_pool", tape, outputs, checks: vec![], commits: vec![] };
         let id = device.load(Plan::compile(&program, PlanOptions::new(device.target())).unwrap()).unwrap();
-        device.upload(id, "x", bytes_of(x)).unwrap();
+        device.upload(id, "x", bytemuck::cast_slice(x)).unwrap();
         device.poison().unwrap();
         device.run(id).unwrap().outputs.try_into().unwrap()
     };

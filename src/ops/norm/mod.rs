@@ -52,7 +52,7 @@ const MOMENTUM: f64 = 0.1;
 /// unbiased; in evaluation the running ones are used.
 ///
 /// # Errors
-/// A shape error, also if a training batch has only one value per channel.
+/// Fails if the extents do not fit, or if a training batch has only one value per channel.
 pub fn batch_norm(
     tape: &mut Tape,
     x: Value,
@@ -84,7 +84,7 @@ pub fn batch_norm(
 /// Instance normalisation of x (N,H,W,C) without parameters, the same in training and evaluation.
 ///
 /// # Errors
-/// A shape error if images have only one pixel.
+/// Fails if images have only one pixel.
 pub fn instance_norm(tape: &mut Tape, x: Value) -> Result<Value> {
     let stats = tape.push(Statistics { over: Over::Image }, &[x])?;
     tape.push(Apply, &[x, stats])

@@ -8,7 +8,7 @@ use crate::ops::Case;
 use crate::ops::sum_to::{sum_product_to, sum_to};
 use crate::ops::tests::{assert_close, random};
 use crate::plan::{Plan, PlanOptions, Program};
-use crate::runtime::{Cpu, CpuTarget, Device, bytes_of};
+use crate::runtime::{Cpu, CpuTarget, Device};
 use crate::types::DType;
 
 /// For the CPU check alone: statistics and sums are operands here, though they are functions of the others.
@@ -184,7 +184,7 @@ fn run_on_cpu(tape: Tape, given: &[(&str, Vec<f32>)], outputs: &[Value]) -> Vec<
     let mut cpu = Cpu::new(2).unwrap();
     let id = cpu.load(plan).unwrap();
     for (name, data) in given {
-        cpu.upload(id, name, bytes_of(data)).unwrap();
+        cpu.upload(id, name, bytemuck::cast_slice(data)).unwrap();
     }
     cpu.poison().unwrap();
     cpu.run(id).unwrap().outputs

@@ -6,7 +6,7 @@ use crate::ops::image_metrics::ImageMetrics;
 use crate::ops::ssim::Ssim;
 use crate::ops::tests::random;
 use crate::plan::{Plan, PlanOptions, Program};
-use crate::runtime::{Cpu, CpuTarget, Device, bytes_of};
+use crate::runtime::{Cpu, CpuTarget, Device};
 use crate::types::DType;
 
 pub fn cases() -> Vec<Case> {
@@ -68,8 +68,8 @@ fn run(tape: Tape, outputs: &[Value], sr: &[f32], hr: &[f32]) -> Vec<Vec<f32>> {
     let plan = Plan::compile(&program, PlanOptions::new(&CpuTarget { threads: 2 })).unwrap();
     let mut cpu = Cpu::new(2).unwrap();
     let id = cpu.load(plan).unwrap();
-    cpu.upload(id, "sr", bytes_of(sr)).unwrap();
-    cpu.upload(id, "hr", bytes_of(hr)).unwrap();
+    cpu.upload(id, "sr", bytemuck::cast_slice(sr)).unwrap();
+    cpu.upload(id, "hr", bytemuck::cast_slice(hr)).unwrap();
     cpu.poison().unwrap();
     cpu.run(id).unwrap().outputs
 }

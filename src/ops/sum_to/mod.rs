@@ -15,7 +15,7 @@ pub(super) mod cuda;
 /// Σ of `v` over what `target` repeats; `v` itself if nothing is repeated.
 ///
 /// # Errors
-/// A shape error if `target` does not repeat to the extent of `v`.
+/// Fails if `target` does not repeat to the extent of `v`.
 pub fn sum_to(tape: &mut Tape, v: Value, target: Shape) -> Result<Value> {
     if tape.shape(v) == target { Ok(v) } else { tape.push(SumTo { target }, &[v]) }
 }
@@ -23,7 +23,7 @@ pub fn sum_to(tape: &mut Tape, v: Value, target: Shape) -> Result<Value> {
 /// Σ of `a·b` over what `target` repeats; `a·b` itself if nothing is repeated.
 ///
 /// # Errors
-/// A shape error if the extents do not fit.
+/// Fails if the extents do not fit.
 pub fn sum_product_to(tape: &mut Tape, a: Value, b: Value, target: Shape) -> Result<Value> {
     if tape.shape(a) == target { tape.push(Mul, &[a, b]) } else { tape.push(SumTo { target }, &[a, b]) }
 }
@@ -31,7 +31,7 @@ pub fn sum_product_to(tape: &mut Tape, a: Value, b: Value, target: Shape) -> Res
 /// Mean of all elements of `v`, a scalar.
 ///
 /// # Errors
-/// None for a value that exists.
+/// Never fails for a value of this tape.
 pub fn mean(tape: &mut Tape, v: Value) -> Result<Value> {
     let count = tape.shape(v).len();
     let sum = sum_to(tape, v, Shape::SCALAR)?;

@@ -14,7 +14,7 @@ use crate::device::cuda::host::{HostOptions, ThreadOrder};
 use crate::graph::{CommitOp, Tape, Tensor64, Value};
 use crate::plan::{Commit, Plan, PlanOptions, Program};
 use crate::rng::{Rng, Stream};
-use crate::runtime::{Cpu, Device, Outcome, bytes_of};
+use crate::runtime::{Cpu, Device, Outcome};
 use crate::types::{DType, Shape};
 
 /// Away from zero, where most kinks are: magnitude 0.2 to 1.2, rounded to f32.
@@ -105,7 +105,7 @@ fn run_on(device: &mut dyn Device, case: &Case, strided: bool) -> (Vec<f64>, Vec
     let id = device.load(Plan::compile(&program, options).unwrap()).unwrap();
     for (name, data) in &uploads {
         let floats: Vec<f32> = data.data.iter().map(|v| *v as f32).collect();
-        device.upload(id, name, bytes_of(&floats)).unwrap();
+        device.upload(id, name, bytemuck::cast_slice(&floats)).unwrap();
     }
     device.poison().unwrap();
     let got = device.run(id).unwrap().outputs.remove(0).into_iter().map(f64::from).collect();
@@ -162,7 +162,7 @@ pub(super) fn commit(
     let options = PlanOptions::new(device.target());
     let id = device.load(Plan::compile(&program, options).unwrap()).unwrap();
     for (name, data) in data {
-        device.upload(id, name, bytes_of(data)).unwrap();
+        device.upload(id, name, bytemuck::cast_slice(data)).unwrap();
     }
     device.run(id).unwrap()
 }

@@ -1,6 +1,8 @@
 //! Kernels in low precision: every op that allows it on tensors that are stored in bf16, and products of tf32, against
 //! the reference on operands that are rounded already, so that products round nothing.
 
+use half::bf16;
+
 use super::{Case, all_cases, assert_close, cuda, inputs_of};
 use crate::Result;
 use crate::device::cpu::{Isa, Tile, View};
@@ -9,7 +11,7 @@ use crate::device::cuda::host::{HostOptions, ThreadOrder};
 use crate::graph::{Application, CpuPointwise, CudaPointwise, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value};
 use crate::ops::slice::SliceChannels;
 use crate::plan::{Plan, PlanOptions, Program};
-use crate::runtime::{CudaTarget, Device, bytes_of};
+use crate::runtime::{CudaTarget, Device};
 use crate::types::{Element, Precision, Shape};
 
 /// Half a unit in the last place, relative to the smallest number with that unit: 7 bits follow the first.
@@ -52,13 +54,12 @@ impl CudaPointwise for Store {
 
 /// The nearest number that products of `precision` take as it is.
 fn rounded(x: f64, precision: Precision) -> f64 {
-    let bits = (x as f32).to_bits();
-    let bits = match precision {
-        Precision::F32 => bits,
-        Precision::Tf32 => (bits + 0x1000) & 0xffff_e000,
-        Precision::Bf16 => (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000,
-    };
-    f64::from(f32::from_bits(bits))
+    let x = x as f32;
+    match precision {
+        Precision::F32 => x.into(),
+        Precision::Tf32 => f32::from_bits((x.to_bits() + 0x1000) & 0xffff_e000).into(),
+        Precision::Bf16 => bf16::from_f32(x).into(),
+    }
 }
 
 /// The case's op between two stores, so that operands and result lie in memory as the program stores them; operands
@@ -98,7 +99,7 @@ pub(super) fn check(case: &Case, precision: Precision, options: HostOptions, str
     let id = device.load(plan).unwrap();
     for (k, values) in data.iter().enumerate() {
         let floats: Vec<f32> = values.data.iter().map(|v| *v as f32).collect();
-        device.upload(id, &format!("x{k}"), bytes_of(&floats)).unwrap();
+        device.upload(id, &format!("x{k}"), bytemuck::cast_slice(&floats)).unwrap();
     }
     device.poison().unwrap();
     let got: Vec<f64> = device.run(id).unwrap().outputs[0].iter().map(|v| f64::from(*v)).collect();
@@ -113,7 +114,7 @@ pub(super) fn check(case: &Case, precision: Precision, options: HostOptions, str
 const ORDERS: [ThreadOrder; 3] = [ThreadOrder::Forward, ThreadOrder::Reverse, ThreadOrder::Random(3)];
 
 /// Whether operands or results may be stored in bf16.
-fn allowed(case: &Case) -> bool {
+pub(super) fn allowed(case: &Case) -> bool {
     !matches!(case.op.rounding(), Rounding::Never | Rounding::Weights)
 }
 

@@ -47,7 +47,7 @@ impl Cpu {
     /// A CPU device with `threads` compute threads.
     ///
     /// # Errors
-    /// If memory cannot be had.
+    /// Fails if memory cannot be had.
     pub fn new(threads: usize) -> Result<Self> {
         let pool = Pool::new(threads);
         Ok(Cpu {
@@ -139,8 +139,7 @@ impl Device for Cpu {
         if bytes.len() != needed {
             return Err(Error::Internal(format!("input {name}: {} bytes given, {needed} needed", bytes.len())));
         }
-        // SAFETY: the slot has at least `needed` bytes and does not overlap the caller's.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), loaded.slots[i].ptr().cast::<u8>(), needed) };
+        bytemuck::cast_slice_mut(loaded.slots[i].as_mut_slice())[..needed].copy_from_slice(bytes);
         Ok(())
     }
 

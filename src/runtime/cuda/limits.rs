@@ -14,7 +14,7 @@ const MAX_BLOCKS: [usize; 3] = [i32::MAX as usize, 65535, 65535];
 /// Refuses a plan with tensors that kernels cannot number.
 ///
 /// # Errors
-/// Which node has the tensor.
+/// Fails if there is one; names the node that has it.
 pub(super) fn check(plan: &Plan) -> Result<()> {
     let check = |path: &str, loc: &Loc| match loc.shape.len() {
         len if len <= MAX_ELEMENTS => Ok(()),
@@ -32,7 +32,7 @@ pub(super) fn check(plan: &Plan) -> Result<()> {
 /// The geometry of a launch for the node at `path`.
 ///
 /// # Errors
-/// If there are more blocks than a grid can have.
+/// Fails if there are more blocks than a grid can have.
 pub(super) fn geometry(kernel: &KernelLaunch, path: &str) -> Result<Geometry> {
     let [x, y, z] = kernel.grid;
     if kernel.grid.iter().zip(MAX_BLOCKS).any(|(blocks, most)| *blocks > most) {

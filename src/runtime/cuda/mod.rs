@@ -132,7 +132,7 @@ impl Cuda {
         for data in &plan.constants {
             let ptr = driver.alloc(data.len() * 4)?;
             // SAFETY: allocated with this size.
-            unsafe { driver.upload(ptr, crate::runtime::bytes_of(data))? };
+            unsafe { driver.upload(ptr, bytemuck::cast_slice(data))? };
             constants.push(ptr);
         }
         let outbox_floats = OK_FLOATS + plan.outputs.iter().map(|(_, l)| l.shape.len()).sum::<usize>();
@@ -197,7 +197,7 @@ fn variants(at: &Addresses, step: &Step) -> Result<Variants> {
 /// One kernel, compiled. `path` is for messages.
 ///
 /// # Errors
-/// The compiler's log; a grid that is too large.
+/// Fails if the kernel does not compile or its grid is larger than a GPU runs.
 pub(crate) fn prepare(driver: &mut dyn Driver, kernel: &KernelLaunch, path: &str) -> Result<Launch> {
     let (source, args) = module(kernel, driver.specialises());
     let function = driver.compile(&[source], &mut |_| ())?[0][0];
@@ -273,7 +273,7 @@ impl Device for Cuda {
     fn collect(&mut self, run: Run) -> Result<Outcome> {
         let loaded = &self.plans[run.plan.0];
         let mut floats = vec![0f32; loaded.outbox_floats];
-        self.driver.get_mut().finish_read(ReadId(run.ticket), bytes_of_mut(&mut floats))?;
+        self.driver.get_mut().finish_read(ReadId(run.ticket), bytemuck::cast_slice_mut(&mut floats))?;
         let mut outputs = Vec::new();
         let mut rest = &floats[OK_FLOATS..];
         for (_, loc) in &loaded.plan.outputs {
@@ -305,14 +305,14 @@ impl Device for Cuda {
             }
         };
         // SAFETY: allocated with this size.
-        unsafe { driver.upload(ptr, crate::runtime::bytes_of(data)) }
+        unsafe { driver.upload(ptr, bytemuck::cast_slice(data)) }
     }
 
     fn state(&self, name: &str) -> Result<Vec<f32>> {
         let (shape, ptr) = self.states.get(name).ok_or_else(|| Error::Internal(format!("there is no state {name}")))?;
         let mut data = vec![0f32; shape.len()];
         // SAFETY: of the state's size.
-        unsafe { self.driver.borrow_mut().download(bytes_of_mut(&mut data), *ptr)? };
+        unsafe { self.driver.borrow_mut().download(bytemuck::cast_slice_mut(&mut data), *ptr)? };
         Ok(data)
     }
 
@@ -339,7 +339,7 @@ impl Device for Cuda {
     fn poison(&mut self) -> Result<()> {
         let nan = vec![f32::NAN; self.arena.1];
         // SAFETY: the arena has as many floats.
-        unsafe { self.driver.get_mut().upload(self.arena.0, crate::runtime::bytes_of(&nan)) }
+        unsafe { self.driver.get_mut().upload(self.arena.0, bytemuck::cast_slice(&nan)) }
     }
 
     fn plan(&self, plan: PlanId) -> &Plan {
@@ -369,10 +369,4 @@ impl Device for Cuda {
     fn peaks(&self) -> Result<Peaks> {
         peak::measure(&mut **self.driver.borrow_mut(), Size::GPU)
     }
-}
-
-/// The bytes of floats that a copy fills.
-fn bytes_of_mut(data: &mut [f32]) -> &mut [u8] {
-    // SAFETY: plain data; any bytes are floats, and u8 has no alignment.
-    unsafe { std::slice::from_raw_parts_mut(data.as_mut_ptr().cast(), std::mem::size_of_val(data)) }
 }

@@ -203,7 +203,7 @@ impl Addresses<'_> {
 /// kernel. With `warpgroups` also those for GPUs that have them.
 ///
 /// # Errors
-/// As for loading the plan.
+/// Fails if a tensor or a grid of the plan is larger than kernels can number.
 pub fn modules(plan: &Plan, warpgroups: bool) -> Result<Vec<ModuleSource>> {
     let mut kernels =
         anywhere(plan, warpgroups, |at| at.end())?.into_iter().map(|(_, kernel)| kernel).collect::<Vec<_>>();

@@ -7,7 +7,6 @@ use crate::graph::Tape;
 use crate::ops::linear::Linear;
 use crate::ops::mul::Scale;
 use crate::plan::{PlanOptions, Program};
-use crate::runtime::bytes_of;
 use crate::types::DType;
 
 fn on_host() -> Cuda {
@@ -32,7 +31,7 @@ fn a_graph_that_is_replaced_is_freed() {
     let driver = format!("{:?}", device.driver.borrow());
     assert!(driver.contains("3 graphs"), "the arena grew twice: {driver}");
     for (plan, count) in plans.into_iter().zip([3, 100, 2000]) {
-        device.upload(plan, "x", bytes_of(&vec![3.0; count])).unwrap();
+        device.upload(plan, "x", bytemuck::cast_slice(&vec![3.0f32; count])).unwrap();
         assert_eq!(device.run(plan).unwrap().outputs, [vec![7.0; count]]);
     }
 }

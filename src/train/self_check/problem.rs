@@ -6,7 +6,7 @@ use std::fmt;
 use crate::config::Config;
 use crate::rng::{Rng, Stream};
 use crate::runtime::choices::is_of_library;
-use crate::runtime::{Choice, Choices, Device, bytes_of};
+use crate::runtime::{Choice, Choices, Device};
 use crate::train::programs::{BatchShape, Phase};
 use crate::train::scalars;
 use crate::train::session::{Key, Session};
@@ -107,7 +107,7 @@ pub fn trace(device: Box<dyn Device>, precision: config::Precision) -> Result<Tr
         for (slot, side, sample) in [("hr", HR, 0), ("lr", LR, 1)] {
             let mut rng = Rng::new(1, Stream::Noise, 0, sample);
             let pixels: Vec<f32> = (0..BATCH * side * side * BANDS).map(|_| rng.uniform()).collect();
-            session.upload(plan, slot, bytes_of(&pixels))?;
+            session.upload(plan, slot, bytemuck::cast_slice(&pixels))?;
         }
         session.upload(plan, "codes", &[0; BATCH])?;
         let outcome = session.run(plan, numbers)?;

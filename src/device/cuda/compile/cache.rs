@@ -62,7 +62,7 @@ impl Cache {
     /// Stores machine code. Readers see a whole entry or none, also when several processes write.
     ///
     /// # Errors
-    /// Those of the file system; the run goes on without.
+    /// Fails if the entry cannot be written; callers go on without it.
     pub fn put(&self, key: &str, cubin: &[u8]) -> io::Result<()> {
         let (Some(folder), Some(path)) = (self.folder(), self.path(key)) else { return Ok(()) };
         fs::create_dir_all(folder)?;
@@ -95,7 +95,7 @@ impl Cache {
     /// Tries to write to the folder.
     ///
     /// # Errors
-    /// Why that failed.
+    /// Fails if the folder cannot be made or written to.
     pub fn check_writable(&self) -> io::Result<()> {
         let Some(folder) = self.folder() else { return Ok(()) };
         fs::create_dir_all(folder)?;

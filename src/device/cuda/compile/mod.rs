@@ -24,7 +24,7 @@ const STACK_BYTES: usize = 16 << 20;
 /// that was compiled.
 ///
 /// # Errors
-/// That of the first module that does not compile, in the order of the list.
+/// Fails if a module does not compile; the error is that of the first in the list.
 pub fn machine_code(
     nvrtc: &Nvrtc,
     cache: &Cache,

@@ -29,7 +29,7 @@ impl Arch {
     /// The kind of a GPU of compute capability `major.minor`. Hopper's has its own instructions (`wgmma`).
     ///
     /// # Errors
-    /// GPUs before Ampere, which lack bf16 and asynchronous copies.
+    /// Fails for GPUs before Ampere, which lack bf16 and asynchronous copies.
     pub fn of(major: u32, minor: u32) -> Result<Arch> {
         if major < 8 {
             return Err(Error::device(format!("compute capability {major}.{minor} is too old"))
@@ -110,7 +110,7 @@ impl Nvrtc {
     /// Loads the compiler; `driver` is the CUDA version of the driver that will run the code, if there is one.
     ///
     /// # Errors
-    /// It is not there: where it was looked for, and the command that installs it.
+    /// Fails if it is not installed; says where it was looked for, and which command installs it.
     pub fn load(search: &SearchPath, driver: Option<Version>) -> Result<Nvrtc> {
         let library = Library::Nvrtc.load(search, driver)?;
         // The compiler opens its second half by name, at the first compilation.
@@ -155,7 +155,7 @@ impl Nvrtc {
     /// Whether code for `arch` can be made.
     ///
     /// # Errors
-    /// This version does not know that GPU, and which to install.
+    /// Fails if this version does not know that GPU; says which one to install.
     pub fn supports(&self, arch: &Arch) -> Result<()> {
         if arch.number().is_some_and(|n| self.supported.contains(&n)) {
             return Ok(());
@@ -174,7 +174,7 @@ impl Nvrtc {
     /// Compiles a module.
     ///
     /// # Errors
-    /// The compiler's log, in lines of the files in `kernels/`.
+    /// Fails if the module does not compile; holds the compiler's log, in lines of the files in `kernels/`.
     pub fn compile(&self, module: &ModuleSource, arch: &Arch) -> Result<Compiled> {
         self.supports(arch)?;
         let nul = |_| Error::Internal(format!("the text of module {} holds a zero byte", module.name));

@@ -34,7 +34,7 @@ impl FoundGpu {
     /// Finds a GPU, its driver and the compiler of its kernels.
     ///
     /// # Errors
-    /// There is no driver, no compiler or no such GPU: what is missing, and what to do.
+    /// Fails if there is no driver, no compiler or no such GPU; says what is missing, and what to do.
     pub fn new(options: GpuOptions) -> Result<FoundGpu> {
         let library = Library::Driver.load(&options.search, None)?;
         let driver = library.version;
@@ -86,7 +86,7 @@ impl FoundGpu {
     /// Opens it.
     ///
     /// # Errors
-    /// Those of the driver.
+    /// Fails if the GPU cannot be opened or its kernels' compiler is missing.
     pub fn open(self) -> Result<GpuDriver> {
         GpuDriver::open(self)
     }

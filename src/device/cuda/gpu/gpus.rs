@@ -24,7 +24,7 @@ pub struct Gpu {
 /// loaded.
 ///
 /// # Errors
-/// Those of the driver.
+/// Fails if the driver does not start.
 pub fn gpus() -> Result<Vec<Result<Gpu>>> {
     let count = result::init().and_then(|()| device::get_count());
     let count = match count {

@@ -108,7 +108,7 @@ impl GpuDriver {
     /// Opens a GPU.
     ///
     /// # Errors
-    /// There is no driver, no compiler or no such GPU: what is missing, and what to do.
+    /// Fails if there is no driver, no compiler or no such GPU; says what is missing, and what to do.
     pub fn new(options: GpuOptions) -> Result<GpuDriver> {
         FoundGpu::new(options)?.open()
     }

@@ -40,7 +40,7 @@ impl Encoder {
     /// That of the driver's library.
     ///
     /// # Errors
-    /// The library lacks it.
+    /// Fails if the driver's library lacks it.
     pub fn new(driver: &Loaded) -> Result<Encoder> {
         // SAFETY: the type is that of cuda.h since CUDA 12.0.
         Ok(Encoder { encode: unsafe { driver.function("cuTensorMapEncodeTiled")? } })
@@ -49,7 +49,7 @@ impl Encoder {
     /// The bytes of an argument struct, its tensor maps encoded.
     ///
     /// # Errors
-    /// Extents that the copy engine does not know.
+    /// Fails if the copy engine cannot copy boxes of these extents.
     pub fn encoded(&self, args: &ArgsContent) -> Result<Vec<u8>, DriverError> {
         let mut bytes = args.bytes.clone();
         for at in &args.tensor_maps {

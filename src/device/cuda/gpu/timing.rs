@@ -35,7 +35,7 @@ impl Timer {
     /// A clock by the driver's library.
     ///
     /// # Errors
-    /// The library lacks it.
+    /// Fails if the driver's library lacks it.
     pub fn new(driver: &Loaded) -> Result<Timer> {
         // SAFETY: the types are those of cuda.h.
         unsafe {
@@ -49,7 +49,7 @@ impl Timer {
     /// Events that can be recorded.
     ///
     /// # Errors
-    /// Those of the driver.
+    /// Fails if the GPU reports an error.
     pub fn marks(&self, context: &Arc<CudaContext>, count: usize) -> Result<Vec<CudaEvent>, DriverError> {
         (0..count).map(|_| context.new_event(Some(CU_EVENT_DEFAULT))).collect()
     }
@@ -57,7 +57,7 @@ impl Timer {
     /// Makes recording `event` an entry of the graph that `stream` is captured for.
     ///
     /// # Errors
-    /// Those of the driver.
+    /// Fails if the GPU reports an error.
     pub fn mark(&self, event: &CudaEvent, stream: &CudaStream) -> Result<(), DriverError> {
         // SAFETY: both live.
         unsafe { (self.record)(event.cu_event(), stream.cu_stream(), EXTERNAL) }.result()
@@ -66,7 +66,7 @@ impl Timer {
     /// The times from each event to the next, all of which are recorded.
     ///
     /// # Errors
-    /// Those of the driver.
+    /// Fails if the GPU reports an error.
     pub fn between(&self, events: &[CudaEvent]) -> Result<Vec<Duration>, DriverError> {
         let seconds = |pair: &[CudaEvent]| Ok(f64::from(self.milliseconds(&pair[0], &pair[1])?) / 1e3);
         events.windows(2).map(|pair| seconds(pair).map(Duration::from_secs_f64)).collect()
@@ -83,7 +83,7 @@ impl Timer {
     /// The time of one repeat in the best run of `graph`.
     ///
     /// # Errors
-    /// Those of the driver, those of the graph's work included.
+    /// Fails if the GPU reports an error, also one of the graph's work.
     pub fn best(
         &self,
         context: &Arc<CudaContext>,

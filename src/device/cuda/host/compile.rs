@@ -117,7 +117,7 @@ impl Compiler {
 /// `LD_PRELOAD`.
 ///
 /// # Errors
-/// If there is no compiler, or it has no such library.
+/// Fails if there is no compiler, or it has no such library.
 pub fn sanitizer_library() -> Result<PathBuf> {
     Compiler::find()?.sanitizer_library()
 }
@@ -192,7 +192,7 @@ impl Toolchain {
     /// Builds the library of a module.
     ///
     /// # Errors
-    /// The compiler's log.
+    /// Fails if the module does not compile; holds the compiler's log.
     fn module(&self, module: &ModuleSource) -> Result<PathBuf> {
         let library = self.library(module);
         let source = library.with_extension("cpp");

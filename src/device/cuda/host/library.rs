@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use half::bf16;
+
 use super::Libraries;
 use crate::device::cuda::driver::DevicePtr;
 use crate::device::cuda::launch::library::{Convolution, Layout, LibraryLaunch, LibraryOp, Product, Work};
@@ -77,23 +79,19 @@ impl Operand {
         unsafe {
             match self.layout.element {
                 Element::F32 => f64::from((self.ptr.0 as *const f32).add(at).read()),
-                Element::Bf16 => {
-                    let half = (self.ptr.0 as *const u16).add(at).read();
-                    f64::from(f32::from_bits(u32::from(half) << 16))
-                }
+                Element::Bf16 => (self.ptr.0 as *const bf16).add(at).read().to_f64(),
             }
         }
     }
 
     /// The same element becomes `value`, rounded to nearest, of equals to even.
     unsafe fn set(&self, row: usize, column: usize, value: f64) {
-        let (at, bits) = (row * self.layout.stride + column, (value as f32).to_bits());
-        let half = if value.is_nan() { 0x7fff } else { (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 };
+        let at = row * self.layout.stride + column;
         // SAFETY: the caller's.
         unsafe {
             match self.layout.element {
                 Element::F32 => (self.ptr.0 as *mut f32).add(at).write(value as f32),
-                Element::Bf16 => (self.ptr.0 as *mut u16).add(at).write(half as u16),
+                Element::Bf16 => (self.ptr.0 as *mut bf16).add(at).write(bf16::from_f32(value as f32)),
             }
         }
     }

@@ -135,7 +135,7 @@ impl HostDriver {
     /// A driver that keeps what it builds in the folder `cache`.
     ///
     /// # Errors
-    /// If there is no C++ compiler, the folder cannot be written, or a sanitized process was not started as one.
+    /// Fails if there is no C++ compiler, the folder cannot be written, or a sanitized process was not started as one.
     pub fn new(cache: &Path, options: HostOptions) -> Result<HostDriver> {
         if options.sanitize {
             check_sanitizer()?;

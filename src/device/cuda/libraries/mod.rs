@@ -139,7 +139,7 @@ impl Library {
     /// that come with a version of CUDA, none newer than the `driver`'s major version is taken.
     ///
     /// # Errors
-    /// What was tried, and the command that installs the library.
+    /// Fails if none of these files can be loaded; says what was tried, and which command installs the library.
     pub fn load(self, search: &SearchPath, driver: Option<Version>) -> Result<Loaded> {
         let names = self.files_for(driver);
         // The driver belongs to the system; toolkits hold stubs of it.
@@ -224,7 +224,7 @@ impl Loaded {
     /// The function `name`, as a function pointer of type `F`.
     ///
     /// # Errors
-    /// The library has no such function.
+    /// Fails if the library has no such function.
     ///
     /// # Safety
     /// `F` is the function's type.

@@ -4,9 +4,10 @@
 mod libraries;
 mod shuffle;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-use super::{all_cases, assert_close, random, run_on};
+use super::{all_cases, assert_close, precision, random, run_on};
 use crate::device::cuda::host::{HostDriver, HostOptions, ThreadOrder, sanitizer_library};
 use crate::graph::{Op, Tensor64};
 use crate::ops::add::Add;
@@ -25,7 +26,7 @@ use crate::ops::sum_to::{Expand, SumTo};
 use crate::ops::{Case, lpips_distance, norm};
 use crate::rng::{Rng, Stream};
 use crate::runtime::Cuda;
-use crate::types::Shape;
+use crate::types::{Precision, Shape};
 
 /// The CUDA device on the host driver.
 pub(super) fn on_host(options: HostOptions) -> Cuda {
@@ -54,6 +55,34 @@ fn kernels_compute_the_references() {
 #[test]
 fn kernels_compute_the_references_at_random_extents() {
     check_in_every_order(&random_cases(24));
+}
+
+/// As a GPU compiles them: sizes are constants of the source, so each case costs a build. Of each op the first case runs
+/// on contiguous operands and the last on channel slices.
+#[test]
+fn specialised_kernels_compute_the_references() {
+    let cases = all_cases();
+    let mut ends: BTreeMap<&str, [&Case; 2]> = BTreeMap::new();
+    for case in &cases {
+        ends.entry(case.op.name()).or_insert([case; 2])[1] = case;
+    }
+    let mut device = on_host(HostOptions { specialise: true, ..HostOptions::default() });
+    for (case, strided) in ends.values().flat_map(|[first, last]| [(*first, false), (*last, true)]) {
+        let (got, want) = run_on(&mut device, case, strided);
+        assert_close(&got, &want, 3e-6, &format!("{:?} of {:?} strided {strided}", case.op, case.inputs));
+    }
+}
+
+/// The same in bf16, where an op allows it.
+#[test]
+fn specialised_kernels_compute_on_bf16() {
+    let options = HostOptions { specialise: true, ..HostOptions::default() };
+    let (mut seen, mut low) = (BTreeSet::new(), 0);
+    for case in all_cases().iter().filter(|case| precision::allowed(case) && seen.insert(case.op.name())) {
+        let (read, written) = precision::check(case, Precision::Bf16, options, true);
+        low += usize::from(read || written);
+    }
+    assert!(low > 20, "{low} ops read or wrote bf16");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::ops::concat::ConcatChannels;
 use crate::ops::mul::Scale;
 use crate::ops::prelu::Prelu;
 use crate::plan::{Plan, PlanOptions, Program};
-use crate::runtime::{CudaTarget, Device, bytes_of};
+use crate::runtime::{CudaTarget, Device};
 use crate::types::{DType, Precision};
 
 /// What computes the values: an op on an operand and, perhaps, a weight, for an output of so many channels.
@@ -137,7 +137,7 @@ fn check_chain(chain: Chain, precision: Precision, options: HostOptions) -> Vec<
     let id = device.load(plan).unwrap();
     for (name, data) in &given {
         let floats: Vec<f32> = data.data.iter().map(|v| *v as f32).collect();
-        device.upload(id, name, bytes_of(&floats)).unwrap();
+        device.upload(id, name, bytemuck::cast_slice(&floats)).unwrap();
     }
     device.poison().unwrap();
     let got = device.run(id).unwrap().outputs;

@@ -42,7 +42,7 @@ impl Touched {
     /// What the step's work leaves in its stores, from the same memory each time.
     ///
     /// # Errors
-    /// Those of the work.
+    /// Fails if the work does, or the GPU reports an error.
     ///
     /// # Safety
     /// As for [`Driver::start`]; `fill` is that of [`Touched::fill`].

@@ -124,7 +124,7 @@ struct Candidate<'v> {
 /// cannot be written costs their time.
 ///
 /// # Errors
-/// Those of this program's own kernels; another candidate that fails has lost, unless it takes the GPU with it.
+/// Fails if one of our own kernels does, or if the GPU is lost; any other candidate that fails has merely lost.
 pub(super) fn choose(
     compiler: &mut Compiler,
     variants: &[Variants],

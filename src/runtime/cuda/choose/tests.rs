@@ -15,7 +15,7 @@ use crate::plan::{Plan, PlanOptions, Program, Target};
 use crate::rng::{Rng, Stream};
 use crate::runtime::choices::{Choice, Choices, OWN};
 use crate::runtime::cuda::resolve::macs_with_choice;
-use crate::runtime::{Cuda, CudaTarget, Device, bytes_of};
+use crate::runtime::{Cuda, CudaTarget, Device};
 use crate::train::programs::{BatchShape, Phase, Programs};
 use crate::types::{DType, Precision, Shape};
 
@@ -58,7 +58,7 @@ fn run_in(precision: Precision, device: &mut Cuda, program: &Program) -> Vec<f32
     let id = device.load(Plan::compile(program, options).unwrap()).unwrap();
     for (name, shape, seed) in [("x", X, 1), ("w", W, 2), ("bias", BIAS, 3)] {
         let values: Vec<f32> = random(shape, seed).data.iter().map(|v| *v as f32).collect();
-        device.upload(id, name, bytes_of(&values)).unwrap();
+        device.upload(id, name, bytemuck::cast_slice(&values)).unwrap();
     }
     device.poison().unwrap();
     device.run(id).unwrap().outputs.remove(0)

@@ -8,7 +8,7 @@ use crate::ops::conv2d::{Conv2d, Geometry};
 use crate::ops::leaky_relu::LeakyRelu;
 use crate::plan::{Commit, Plan, PlanOptions, Program};
 use crate::runtime::choices::OWN;
-use crate::runtime::{Cuda, CudaTarget, Device, PlanId, bytes_of};
+use crate::runtime::{Cuda, CudaTarget, Device, PlanId};
 use crate::types::{DType, Shape};
 
 const X: Shape = Shape([2, 5, 6, 4]);
@@ -35,7 +35,7 @@ fn load(device: &mut Cuda) -> PlanId {
     let id = device.load(Plan::compile(&program, PlanOptions::new(&CudaTarget)).unwrap()).unwrap();
     for (name, shape) in [("x", X), ("w", W)] {
         let values: Vec<f32> = (0..shape.len()).map(|i| (i * 7 % 11) as f32 - 5.0).collect();
-        device.upload(id, name, bytes_of(&values)).unwrap();
+        device.upload(id, name, bytemuck::cast_slice(&values)).unwrap();
     }
     id
 }

@@ -62,7 +62,7 @@ impl Size {
 /// Measures multiply-adds, products of matrices and a copy, in less memory where there is not enough for `size`.
 ///
 /// # Errors
-/// Those of the driver.
+/// Fails if there is no memory for the smallest size, or the GPU reports an error.
 pub(super) fn measure(driver: &mut dyn Driver, size: Size) -> Result<Peaks> {
     let least = size.least_floats(driver.cache_bytes());
     let (buffers, size) = allocate(size, least, |floats| two_buffers(driver, floats))?;
@@ -155,7 +155,7 @@ fn sweep_threads(bytes: usize) -> usize {
 /// A launch after which the device's cache holds nothing of what lay there, with memory of its own.
 ///
 /// # Errors
-/// Those of the driver.
+/// Fails if there is no memory for it, or its kernel does not compile.
 pub(super) fn sweep(driver: &mut dyn Driver) -> Result<Launch> {
     // Twice the cache: it does not always drop what is oldest.
     let bytes = (2 * driver.cache_bytes()).next_multiple_of(16);

@@ -1,5 +1,7 @@
 //! The kernels of the measurements on the host: what they compute is what plain arithmetic says.
 
+use half::bf16;
+
 use super::*;
 use crate::device::cuda::host::{HostDriver, HostOptions, Libraries};
 
@@ -48,7 +50,7 @@ fn every_operation_that_counts_is_done() {
     }
     let copied = run(&mut driver, &copy, to, SMALL.floats);
     assert_eq!(copied, run(&mut driver, &copy, from, SMALL.floats));
-    let halves = copied.iter().flat_map(|v| [v.to_bits() & 0xffff_0000, v.to_bits() << 16]).map(f32::from_bits);
+    let halves = bytemuck::cast_slice(&copied).iter().map(|bits| bf16::from_bits(*bits).to_f32());
     let sizes = halves.chain(copied.iter().copied()).map(f32::abs);
     assert!(sizes.into_iter().all(|v| (0.5..=2.0).contains(&v)) && copied[0] != copied[1]);
 }
@@ -62,7 +64,7 @@ fn a_sweep_reads_all_of_its_buffer() {
         let [from, to] = [floats, threads].map(|count| driver.alloc(count * 4).unwrap());
         let values: Vec<f32> = (0..floats).map(|i| (i % 13) as f32).collect();
         // SAFETY: as many floats.
-        unsafe { driver.upload(from, crate::runtime::bytes_of(&values)).unwrap() };
+        unsafe { driver.upload(from, bytemuck::cast_slice(&values)).unwrap() };
         let got = run(&mut driver, &sweep_kernel(from, floats * 4, to), to, threads);
         for (thread, got) in got.iter().enumerate() {
             let items = values.chunks_exact(4).skip(thread).step_by(threads);

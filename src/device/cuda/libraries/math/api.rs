@@ -80,7 +80,7 @@ pub(super) struct Heuristic {
 
 impl CublasLtApi {
     /// # Errors
-    /// A function is missing.
+    /// Fails if the library lacks a function.
     pub fn of(library: &Loaded) -> Result<CublasLtApi> {
         // SAFETY: types as in cublasLt.h, the same in versions 12 and 13.
         unsafe {
@@ -121,7 +121,7 @@ pub(super) struct CudnnApi {
 
 impl CudnnApi {
     /// # Errors
-    /// A function is missing.
+    /// Fails if the library lacks a function.
     pub fn of(library: &Loaded) -> Result<CudnnApi> {
         // SAFETY: types as in cudnn_graph.h of version 9.
         unsafe {

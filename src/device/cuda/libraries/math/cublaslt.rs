@@ -30,7 +30,7 @@ pub(super) struct CublasLt {
 
 impl CublasLt {
     /// # Errors
-    /// The library is not there, lacks a function, or does not start.
+    /// Fails if the library is not there, lacks a function, or does not start.
     pub fn open(search: &SearchPath, driver: Version) -> Result<CublasLt> {
         let library = Library::CublasLt.load(search, Some(driver))?;
         let api = Arc::new(CublasLtApi::of(&library)?);
@@ -75,7 +75,7 @@ impl CublasLt {
     }
 
     /// # Errors
-    /// The algorithm is none of this library's, or does not compute the product.
+    /// Fails if the algorithm is none of this library's or does not compute the product.
     pub fn prepare(&mut self, product: &Product, algorithm: &str) -> Result<()> {
         let key = (*product, algorithm.to_owned());
         if self.ready.contains_key(&key) {
@@ -97,7 +97,7 @@ impl CublasLt {
     }
 
     /// # Errors
-    /// It was not made ready; the library's errors.
+    /// Fails if it was not made ready, or the library reports an error.
     ///
     /// # Safety
     /// The operands lie in the GPU's memory as the product says, and the place has its workspace.

@@ -50,7 +50,7 @@ struct Plan {
 
 impl Cudnn {
     /// # Errors
-    /// The library is not there, lacks a function, or does not start.
+    /// Fails if the library is not there, lacks a function, or does not start.
     ///
     /// # Safety
     /// A context is current, and `stream` is a stream of it that outlives the value.
@@ -97,8 +97,8 @@ impl Cudnn {
     }
 
     /// # Errors
-    /// The algorithm is none of this library's, does not compute the convolution, may give other bits each time or
-    /// fewer digits than asked for, or takes too much memory.
+    /// Fails if the algorithm is none of this library's, does not compute the convolution, may give other bits each
+    /// time or fewer digits than asked for, or takes too much memory.
     pub fn prepare(&mut self, convolution: &Convolution, algorithm: &str) -> Result<()> {
         let key = (*convolution, algorithm.to_owned());
         if !self.ready.contains_key(&key) {
@@ -109,7 +109,7 @@ impl Cudnn {
     }
 
     /// # Errors
-    /// It was not made ready; the library's errors.
+    /// Fails if it was not made ready, or the library reports an error.
     ///
     /// # Safety
     /// The operands lie in the GPU's memory as the convolution says, and the place has its workspace.

@@ -21,7 +21,7 @@ impl Descriptor {
     /// An object without attributes.
     ///
     /// # Errors
-    /// The library's.
+    /// Fails if the library reports an error.
     pub fn new(api: &Arc<CudnnApi>, kind: Kind) -> Result<Descriptor> {
         let mut object = null_mut();
         // SAFETY: destroyed on drop.
@@ -38,7 +38,7 @@ impl Descriptor {
     /// Sets an attribute to elements of a type.
     ///
     /// # Errors
-    /// The library's: the attribute is none of the object's, or it refuses the value.
+    /// Fails if the object has no such attribute or the library refuses the value.
     fn set<T>(&self, name: Name, kind: Type, values: &[T]) -> Result<()> {
         let (count, elements) = (values.len() as i64, values.as_ptr().cast::<c_void>());
         // SAFETY: as many elements of the type that `kind` says, which the callers below see to.
@@ -49,7 +49,7 @@ impl Descriptor {
     /// Sets numbers.
     ///
     /// # Errors
-    /// The library's.
+    /// Fails if the library reports an error.
     pub fn set_numbers(&self, name: Name, values: &[i64]) -> Result<()> {
         self.set(name, Type::CUDNN_TYPE_INT64, values)
     }
@@ -57,7 +57,7 @@ impl Descriptor {
     /// Sets a factor.
     ///
     /// # Errors
-    /// The library's.
+    /// Fails if the library reports an error.
     pub fn set_float(&self, name: Name, value: f32) -> Result<()> {
         self.set(name, Type::CUDNN_TYPE_FLOAT, &[value])
     }
@@ -65,7 +65,7 @@ impl Descriptor {
     /// Sets a value of one of the library's enumerations.
     ///
     /// # Errors
-    /// The library's.
+    /// Fails if the library reports an error.
     pub fn set_enum(&self, name: Name, kind: Type, value: u32) -> Result<()> {
         self.set(name, kind, &[value])
     }
@@ -73,7 +73,7 @@ impl Descriptor {
     /// Sets other objects.
     ///
     /// # Errors
-    /// The library's.
+    /// Fails if the library reports an error.
     pub fn set_objects(&self, name: Name, others: &[&Descriptor]) -> Result<()> {
         let objects: Vec<Object> = others.iter().map(|d| d.object).collect();
         self.set(name, Type::CUDNN_TYPE_BACKEND_DESCRIPTOR, &objects)
@@ -82,7 +82,7 @@ impl Descriptor {
     /// Sets the library's handle.
     ///
     /// # Errors
-    /// The library's.
+    /// Fails if the library reports an error.
     pub fn set_handle(&self, name: Name, handle: Object) -> Result<()> {
         self.set(name, Type::CUDNN_TYPE_HANDLE, &[handle])
     }
@@ -90,7 +90,7 @@ impl Descriptor {
     /// Sets addresses.
     ///
     /// # Errors
-    /// The library's.
+    /// Fails if the library reports an error.
     pub fn set_pointers(&self, name: Name, addresses: &[*mut c_void]) -> Result<()> {
         self.set(name, Type::CUDNN_TYPE_VOID_PTR, addresses)
     }
@@ -98,7 +98,7 @@ impl Descriptor {
     /// Ends the setting of attributes.
     ///
     /// # Errors
-    /// The library's: it cannot do what the object says.
+    /// Fails if the library cannot do what the object says.
     pub fn finalize(self) -> Result<Descriptor> {
         // SAFETY: the object lives.
         check("cudnnBackendFinalize", unsafe { (self.api.descriptor_finalize)(self.object) })?;
@@ -120,7 +120,7 @@ impl Descriptor {
     /// A number.
     ///
     /// # Errors
-    /// The library's.
+    /// Fails if the library reports an error.
     pub fn number(&self, name: Name) -> Result<i64> {
         Ok(self.get(name, Type::CUDNN_TYPE_INT64, vec![0i64])?.first().copied().unwrap_or(0))
     }
@@ -128,7 +128,7 @@ impl Descriptor {
     /// Values of one of the library's enumerations, `most` at most.
     ///
     /// # Errors
-    /// The library's.
+    /// Fails if the library reports an error.
     pub fn enums(&self, name: Name, kind: Type, most: usize) -> Result<Vec<u32>> {
         self.get(name, kind, vec![0u32; most])
     }
@@ -136,7 +136,7 @@ impl Descriptor {
     /// Objects of a kind, `most` at most. The library fills objects that the caller makes.
     ///
     /// # Errors
-    /// The library's.
+    /// Fails if the library reports an error.
     pub fn objects(&self, name: Name, kind: Kind, most: usize) -> Result<Vec<Descriptor>> {
         let mut made = (0..most).map(|_| Descriptor::new(&self.api, kind)).collect::<Result<Vec<_>>>()?;
         let objects = made.iter().map(|d| d.object).collect();

@@ -76,7 +76,7 @@ impl Math {
     /// See [`crate::device::cuda::driver::Driver::prepare`].
     ///
     /// # Errors
-    /// The library is missing, or refuses.
+    /// Fails if the library is missing or cannot compute `op` by this algorithm.
     pub fn prepare(&mut self, op: &LibraryOp, algorithm: &str) -> Result<()> {
         match op {
             LibraryOp::Convolution(c) => self.cudnn.as_mut().ok_or_else(|| missing("cuDNN"))?.prepare(c, algorithm),
@@ -87,7 +87,7 @@ impl Math {
     /// Puts a call that is ready into the stream.
     ///
     /// # Errors
-    /// The library's, with the node's path.
+    /// Fails if the library reports an error; names the node's path.
     ///
     /// # Safety
     /// As for [`crate::device::cuda::driver::Driver::call`].
