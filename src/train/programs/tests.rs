@@ -89,7 +89,7 @@ fn segments_apart_sum_buckets_in_the_state_that_the_update_reads() {
         let (_, summed) = plan(gradients);
         let sums: Vec<_> = summed.program.commits.iter().filter(|c| c.op.name() == "add_to").collect();
         assert_eq!(sums.len(), 1);
-        assert_eq!(sums[0].states, [state.clone()]);
+        assert_eq!(sums[0].states, std::slice::from_ref(&state));
         let (plan, recorded) = plan(update);
         let segment = &plan.segments[0];
         let Root::State(i) = segment.bucket.unwrap().root else { panic!("a bucket in planned memory") };
