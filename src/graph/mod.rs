@@ -2,14 +2,18 @@
 //!
 //! A training step is written once (network code calls [`Tape::push`]), differentiated by [`Tape::gradients`], which
 //! appends ordinary nodes, and compiled by [`crate::plan`]. Nothing here knows an op by name: shape rules, derivatives
-//! and kernels live with the ops (`src/ops/<op>`), behind the traits [`Op`], [`Pointwise`], [`Kernel`] and [`CommitOp`].
+//! and kernels live with the ops (`src/ops/<op>`), behind the traits [`Op`] and [`CommitOp`]; what runs is one trait for
+//! each kind of device ([`CpuKernel`], [`CudaKernel`], [`LibraryKernel`], and likewise for pointwise ops and commits).
 
 mod kernel;
 mod op;
 mod reference;
 mod tape;
 
-pub use kernel::{Kernel, KernelCall, Pointwise};
+pub use kernel::{
+    CpuCommit, CpuKernel, CpuPointwise, CudaCommit, CudaKernel, CudaPointwise, Kernel, KernelCall, LibraryKernel,
+    Pointwise,
+};
 pub(crate) use op::same_shape;
 pub use op::{Application, Axis, CommitOp, Exec, Op, Rounding, ViewOf};
 pub use reference::Tensor64;

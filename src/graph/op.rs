@@ -2,10 +2,8 @@
 
 use std::fmt::Debug;
 
-use super::{Kernel, Pointwise, Tape, Tensor64, Value};
+use super::{CpuCommit, CudaCommit, Kernel, Pointwise, Tape, Tensor64, Value};
 use crate::Result;
-use crate::device::cpu::{Ctx, View, ViewMut};
-use crate::device::cuda::{CudaCommit, KernelLaunch};
 use crate::types::Shape;
 
 /// Where an op stands on a tape while its derivative is written.
@@ -83,9 +81,9 @@ pub enum Exec<'a> {
     /// The operands stand side by side; where possible they are computed in place and nothing is copied.
     Concat(Axis<'a>),
     /// Each output element depends on operand elements at its own position; runs on tiles, fused.
-    Pointwise(&'a dyn Pointwise),
+    Pointwise(Pointwise<'a>),
     /// A kernel of its own.
-    Kernel(&'a dyn Kernel),
+    Kernel(Kernel<'a>),
 }
 
 /// Which part of an operand's memory a view shows.
@@ -113,13 +111,9 @@ pub enum Axis<'a> {
 }
 
 /// Changes state at the end of a program, only if every checked value of the run was finite.
-pub trait CommitOp: Debug + Send + Sync + 'static {
+pub trait CommitOp: CpuCommit + CudaCommit + Debug + 'static {
     /// The op's name.
     fn name(&self) -> &'static str;
-    /// Updates `states` from the run's values. States are updated in the order of the program's commits.
-    fn run(&self, ctx: &Ctx, inputs: &[View], states: &[ViewMut]);
-    /// The launches that do the same on a CUDA device, where `call.ok` is not 0.
-    fn cuda(&self, call: &CudaCommit) -> Vec<KernelLaunch>;
 }
 
 /// Two operands of equal extent, or an error that names both.

@@ -6,7 +6,7 @@ use super::pointwise::{broadcast_shape, map2, reference};
 use super::sum_to::sum_to;
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::PointwiseCode;
-use crate::graph::{Application, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value};
+use crate::graph::{Application, CpuPointwise, CudaPointwise, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value};
 use crate::types::Shape;
 use crate::{Result, simd_fn};
 
@@ -47,17 +47,14 @@ impl Op for Add {
         reference(inputs, output, |v| f64::from(self.alpha) * v[0] + f64::from(self.beta) * v[1])
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Pointwise(self)
+        Exec::Pointwise(Pointwise::of(self).with_any_carrier())
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
     }
 }
 
-impl Pointwise for Add {
-    fn carrier(&self, _input: usize) -> bool {
-        true
-    }
+impl CpuPointwise for Add {
     fn apply(&self, isa: Isa, tile: &mut Tile, carrier: usize, operands: &[View]) {
         let (x, y) = if carrier == 0 { (self.alpha, self.beta) } else { (self.beta, self.alpha) };
         let other = &operands[1 - carrier];
@@ -66,7 +63,10 @@ impl Pointwise for Add {
             _ => axpby(isa, tile, other, x, y),
         }
     }
-    fn cuda(&self, _operands: &[Shape]) -> PointwiseCode {
+}
+
+impl CudaPointwise for Add {
+    fn code(&self, _operands: &[Shape]) -> PointwiseCode {
         PointwiseCode::new("add", 2).with_factors(&[self.alpha, self.beta])
     }
 }

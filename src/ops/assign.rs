@@ -2,8 +2,8 @@
 
 use super::flat::{for_blocks, rows};
 use crate::device::cpu::{Ctx, View, ViewMut};
-use crate::device::cuda::{Args, CudaCommit, KernelLaunch};
-use crate::graph::CommitOp;
+use crate::device::cuda::{Args, CudaCommitCall, KernelLaunch};
+use crate::graph::{CommitOp, CpuCommit, CudaCommit};
 
 /// `states[0] = inputs[0]`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -21,10 +21,16 @@ impl CommitOp for Assign {
     fn name(&self) -> &'static str {
         "assign"
     }
+}
+
+impl CpuCommit for Assign {
     fn run(&self, ctx: &Ctx, inputs: &[View], states: &[ViewMut]) {
         combine(ctx, &inputs[0], &states[0], |to, from| to.copy_from_slice(from));
     }
-    fn cuda(&self, call: &CudaCommit) -> Vec<KernelLaunch> {
+}
+
+impl CudaCommit for Assign {
+    fn launches(&self, call: &CudaCommitCall) -> Vec<KernelLaunch> {
         vec![combination("assign", call)]
     }
 }
@@ -33,10 +39,16 @@ impl CommitOp for AddTo {
     fn name(&self) -> &'static str {
         "add_to"
     }
+}
+
+impl CpuCommit for AddTo {
     fn run(&self, ctx: &Ctx, inputs: &[View], states: &[ViewMut]) {
         combine(ctx, &inputs[0], &states[0], |to, from| to.iter_mut().zip(from).for_each(|(t, f)| *t += f));
     }
-    fn cuda(&self, call: &CudaCommit) -> Vec<KernelLaunch> {
+}
+
+impl CudaCommit for AddTo {
+    fn launches(&self, call: &CudaCommitCall) -> Vec<KernelLaunch> {
         vec![combination("add_to", call)]
     }
 }
@@ -45,6 +57,9 @@ impl CommitOp for Clear {
     fn name(&self) -> &'static str {
         "clear"
     }
+}
+
+impl CpuCommit for Clear {
     fn run(&self, ctx: &Ctx, _inputs: &[View], states: &[ViewMut]) {
         let state = states[0];
         for_blocks(ctx, state.shape().len(), &|block, _| {
@@ -52,7 +67,10 @@ impl CommitOp for Clear {
             unsafe { std::slice::from_raw_parts_mut(state.at(0, 0, 0).add(block.start), block.len()) }.fill(0.0);
         });
     }
-    fn cuda(&self, call: &CudaCommit) -> Vec<KernelLaunch> {
+}
+
+impl CudaCommit for Clear {
+    fn launches(&self, call: &CudaCommitCall) -> Vec<KernelLaunch> {
         let ([state], vector) = rows([call.states[0]]);
         let args = Args::new().output("state", state).fixed("V", vector).pointer("ok", "const int", call.ok);
         vec![KernelLaunch::over("assign", "clear_state", state.shape.len() / vector, args)]
@@ -60,7 +78,7 @@ impl CommitOp for Clear {
 }
 
 /// A launch of `kernel` over the state and the value, which may be a channel slice.
-fn combination(kernel: &'static str, call: &CudaCommit) -> KernelLaunch {
+fn combination(kernel: &'static str, call: &CudaCommitCall) -> KernelLaunch {
     let ([state], vector) = rows([call.states[0]]);
     let value = call.inputs[0].flat().unwrap_or(call.inputs[0]);
     let aligned = value.shape.c().is_multiple_of(4) && value.has_vectors();

@@ -7,7 +7,7 @@ use std::ops::Range;
 use crate::Result;
 use crate::device::cpu::Ctx;
 use crate::device::cuda::{Args, CudaCall, KernelLaunch};
-use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value};
+use crate::graph::{Application, CpuKernel, CudaKernel, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value};
 use crate::ops::sum_to::cuda::{Columns, lanes, sum_pixels, vector_of};
 use crate::types::Shape;
 
@@ -60,7 +60,7 @@ impl Op for AvgPool {
         })
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
@@ -76,7 +76,7 @@ impl AvgPool {
 /// Channels that one item of work sums.
 const CHANNELS: usize = 64;
 
-impl Kernel for AvgPool {
+impl CpuKernel for AvgPool {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let (input, output) = (call.inputs[0], call.output);
         let parts = output.c.div_ceil(CHANNELS);
@@ -102,12 +102,13 @@ impl Kernel for AvgPool {
             target[c0..c0 + count].iter_mut().zip(sums).for_each(|(t, s)| *t = (s / area) as f32);
         });
     }
+}
 
-    fn cuda_scratch(&self, inputs: &[Shape], output: Shape) -> usize {
+impl CudaKernel for AvgPool {
+    fn scratch(&self, inputs: &[Shape], output: Shape) -> usize {
         if self.is_global() { Columns::new(inputs[0], output.n()).scratch(1) } else { 0 }
     }
-
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let (x, to) = (call.inputs[0], call.output);
         if self.is_global() {
             return sum_pixels(call, x.shape.h() * x.shape.w());
@@ -155,14 +156,14 @@ impl Op for AvgPoolGrad {
         out
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
     }
 }
 
-impl Kernel for AvgPoolGrad {
+impl CpuKernel for AvgPoolGrad {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let (input, output) = (call.inputs[0], call.output);
         ctx.pool.run(output.n * output.h, &|row, _| {
@@ -183,8 +184,10 @@ impl Kernel for AvgPoolGrad {
             }
         });
     }
+}
 
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+impl CudaKernel for AvgPoolGrad {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let (d, to) = (call.inputs[0], call.output);
         let vector = vector_of(&[d, to]);
         let args = Args::new().input("d", d).output("to", to).fixed("V", vector);

@@ -8,7 +8,10 @@ use super::pointwise::{map2, reference};
 use crate::Result;
 use crate::device::cpu::{Ctx, Isa, Tile, View};
 use crate::device::cuda::{Args, CudaCall, KernelLaunch, PointwiseCode};
-use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Pointwise, Tape, Tensor64, Value};
+use crate::graph::{
+    Application, CpuKernel, CpuPointwise, CudaKernel, CudaPointwise, Exec, Kernel, KernelCall, Op, Pointwise, Tape,
+    Tensor64, Value,
+};
 use crate::ops::sum_to::cuda::{Columns, vector_of};
 use crate::types::Shape;
 
@@ -79,18 +82,21 @@ impl Op for BceLogits {
         reference_mean(inputs[0], |x| cross_entropy(x, f64::from(self.target)))
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
 }
 
-impl Kernel for BceLogits {
+impl CpuKernel for BceLogits {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         run_mean(ctx, call, |x| cross_entropy(x, f64::from(self.target)));
     }
-    fn cuda_scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
+}
+
+impl CudaKernel for BceLogits {
+    fn scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
         Columns::new(inputs[0], 1).scratch(1)
     }
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         cuda_mean(call, "bce_logits", |args| args.factor("target", self.target))
     }
 }
@@ -123,17 +129,20 @@ impl Op for BceLogitsGrad {
         reference(inputs, output, |v| self.value(v[0], v[1], output.len()))
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Pointwise(self)
+        Exec::Pointwise(Pointwise::of(self))
     }
 }
 
-impl Pointwise for BceLogitsGrad {
+impl CpuPointwise for BceLogitsGrad {
     fn apply(&self, _isa: Isa, tile: &mut Tile, _carrier: usize, operands: &[View]) {
         // Logits are few: the exact functions are fast enough. The carrier's view is read for its extent only.
         let count = operands[0].shape().len();
         map2(tile, &operands[1], |x, d| self.value(f64::from(x), f64::from(d), count) as f32);
     }
-    fn cuda(&self, operands: &[Shape]) -> PointwiseCode {
+}
+
+impl CudaPointwise for BceLogitsGrad {
+    fn code(&self, operands: &[Shape]) -> PointwiseCode {
         PointwiseCode::new("bce_grad", 2).with_factors(&[self.target, 1.0 / operands[0].len() as f32])
     }
 }
@@ -157,18 +166,21 @@ impl Op for MeanSigmoid {
         reference_mean(inputs[0], sigmoid)
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
 }
 
-impl Kernel for MeanSigmoid {
+impl CpuKernel for MeanSigmoid {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         run_mean(ctx, call, sigmoid);
     }
-    fn cuda_scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
+}
+
+impl CudaKernel for MeanSigmoid {
+    fn scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
         Columns::new(inputs[0], 1).scratch(1)
     }
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         cuda_mean(call, "mean_sigmoid", |args| args)
     }
 }

@@ -3,8 +3,11 @@
 
 use super::flat::{cuda_blocks, for_blocks, no_derivative, rows, scalar};
 use crate::device::cpu::{Ctx, View, ViewMut};
-use crate::device::cuda::{Args, CudaCall, CudaCommit, KernelLaunch};
-use crate::graph::{Application, CommitOp, Exec, Kernel, KernelCall, Op, Tape, Tensor64, Value};
+use crate::device::cuda::{Args, CudaCall, CudaCommitCall, KernelLaunch};
+use crate::graph::{
+    Application, CommitOp, CpuCommit, CpuKernel, CudaCommit, CudaKernel, Exec, Kernel, KernelCall, Op, Tape, Tensor64,
+    Value,
+};
 use crate::types::Shape;
 use crate::{Result, simd_fn};
 
@@ -51,17 +54,20 @@ impl Op for EmaDecay {
         Tensor64::new(output, vec![self.value(inputs[0].data[0], inputs[1].data[0])])
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
 }
 
-impl Kernel for EmaDecay {
+impl CpuKernel for EmaDecay {
     fn run(&self, _ctx: &Ctx, call: KernelCall) {
         let [enabled, num_updates] = [0, 1].map(|i| f64::from(scalar(&call.inputs[i])));
         // SAFETY: the output is a scalar.
         unsafe { call.output.pixel(0)[0] = self.value(enabled, num_updates) as f32 };
     }
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+}
+
+impl CudaKernel for EmaDecay {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let args = decay_args(self.decay, self.use_num_updates).input("enabled", call.inputs[0]);
         let args = args.input("num_updates", call.inputs[1]).output("output", call.output);
         vec![KernelLaunch::new("ema", "ema_decay", 1, args).with_threads(32)]
@@ -82,6 +88,9 @@ impl CommitOp for EmaCommit {
     fn name(&self) -> &'static str {
         "ema_commit"
     }
+}
+
+impl CpuCommit for EmaCommit {
     fn run(&self, ctx: &Ctx, inputs: &[View], states: &[ViewMut]) {
         let ([enabled], [ema, live, num_updates]) = (inputs, states) else {
             unreachable!("one input and three states")
@@ -102,7 +111,10 @@ impl CommitOp for EmaCommit {
         // SAFETY: a scalar state has one element, and only this commit touches it now.
         unsafe { num_updates.pixel(0)[0] = k };
     }
-    fn cuda(&self, call: &CudaCommit) -> Vec<KernelLaunch> {
+}
+
+impl CudaCommit for EmaCommit {
+    fn launches(&self, call: &CudaCommitCall) -> Vec<KernelLaunch> {
         let ([ema, live], vector) = rows([call.states[0], call.states[1]]);
         let counted = |args: Args| args.output("num_updates", call.states[2]);
         let update = decay_args(self.decay, self.use_num_updates).output("ema", ema).input("live", live);
@@ -116,7 +128,7 @@ impl CommitOp for EmaCommit {
 }
 
 /// What decides whether the average changes.
-fn guarded(args: Args, call: &CudaCommit) -> Args {
+fn guarded(args: Args, call: &CudaCommitCall) -> Args {
     args.input("enabled", call.inputs[0]).pointer("ok", "const int", call.ok)
 }
 
@@ -140,6 +152,9 @@ impl CommitOp for EmaBuffers {
     fn name(&self) -> &'static str {
         "ema_buffers"
     }
+}
+
+impl CpuCommit for EmaBuffers {
     fn run(&self, _ctx: &Ctx, inputs: &[View], states: &[ViewMut]) {
         let ([enabled], [ema, live]) = (inputs, states) else { unreachable!("one input and two states") };
         if scalar(enabled) != 0.0 {
@@ -147,7 +162,10 @@ impl CommitOp for EmaBuffers {
             unsafe { ema.dense().copy_from_slice(live.as_view().dense()) };
         }
     }
-    fn cuda(&self, call: &CudaCommit) -> Vec<KernelLaunch> {
+}
+
+impl CudaCommit for EmaBuffers {
+    fn launches(&self, call: &CudaCommitCall) -> Vec<KernelLaunch> {
         let ([ema, live], vector) = rows([call.states[0], call.states[1]]);
         let args = guarded(Args::new().output("ema", ema).input("live", live).fixed("V", vector), call);
         vec![KernelLaunch::over("ema", "ema_buffers", ema.shape.len() / vector, args)]

@@ -4,7 +4,7 @@
 use super::flat::{Partials, block_count, cuda_blocks, for_blocks, no_derivative, rows, scalar};
 use crate::device::cpu::Ctx;
 use crate::device::cuda::{Args, CudaCall, KernelLaunch};
-use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Tape, Tensor64, Value};
+use crate::graph::{Application, CpuKernel, CudaKernel, Exec, Kernel, KernelCall, Op, Tape, Tensor64, Value};
 use crate::types::Shape;
 use crate::{Result, simd_fn};
 
@@ -28,11 +28,11 @@ impl Op for GradNorm {
         Tensor64::new(output, vec![inputs[0].data.iter().map(|g| g * g).sum::<f64>().sqrt()])
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
 }
 
-impl Kernel for GradNorm {
+impl CpuKernel for GradNorm {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let grad = call.inputs[0];
         let sums = Partials::new(block_count(grad.c));
@@ -43,11 +43,14 @@ impl Kernel for GradNorm {
         // SAFETY: the output is a scalar.
         unsafe { call.output.pixel(0)[0] = sums.sum().sqrt() as f32 };
     }
+}
+
+impl CudaKernel for GradNorm {
     /// One double for each block.
-    fn cuda_scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
+    fn scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
         2 * cuda_blocks(inputs[0].len())
     }
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let ([grad], vector) = rows([call.inputs[0]]);
         let blocks = cuda_blocks(grad.shape.len());
         let partials = |args: Args| args.pointer("partials", "double", call.scratch);
@@ -105,17 +108,20 @@ impl Op for ClipScale {
         Tensor64::new(output, vec![self.value(inputs[0].data[0])])
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
 }
 
-impl Kernel for ClipScale {
+impl CpuKernel for ClipScale {
     fn run(&self, _ctx: &Ctx, call: KernelCall) {
         let norm = f64::from(scalar(&call.inputs[0]));
         // SAFETY: the output is a scalar.
         unsafe { call.output.pixel(0)[0] = self.value(norm) as f32 };
     }
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+}
+
+impl CudaKernel for ClipScale {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let args = Args::new().input("norm", call.inputs[0]).output("output", call.output);
         vec![KernelLaunch::new("grad_norm", "clip_scale", 1, args.factor("max_norm", self.max_norm)).with_threads(32)]
     }

@@ -8,7 +8,7 @@ use super::{pixel_losses, ssim};
 use crate::Result;
 use crate::device::cpu::Ctx;
 use crate::device::cuda::{CudaCall, DeviceView, KernelLaunch};
-use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Tape, Tensor64, Value};
+use crate::graph::{Application, CpuKernel, CudaKernel, Exec, Kernel, KernelCall, Op, Tape, Tensor64, Value};
 use crate::types::Shape;
 
 /// Metrics of one image, in the order of the output's channels.
@@ -48,11 +48,11 @@ impl Op for ImageMetrics {
         Tensor64::new(output, data.collect())
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
 }
 
-impl Kernel for ImageMetrics {
+impl CpuKernel for ImageMetrics {
     fn scratch(&self, inputs: &[Shape], _output: Shape, threads: usize) -> usize {
         self.ssim().scratch(inputs[0], threads)
     }
@@ -67,10 +67,13 @@ impl Kernel for ImageMetrics {
             output[COMPONENTS] = similarity[n] as f32;
         }
     }
-    fn cuda_scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
+}
+
+impl CudaKernel for ImageMetrics {
+    fn scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
         pixel_losses::cuda::scratch(inputs[0]) + ssim::cuda::scratch(inputs[0])
     }
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let (images, to) = ([call.inputs[0], call.inputs[1]], call.output);
         let mut launches = pixel_losses::cuda::components(images, self.max_val, call.scratch, to);
         let sums = call.scratch.offset_by(4 * pixel_losses::cuda::scratch(images[0].shape));

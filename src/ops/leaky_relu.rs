@@ -4,7 +4,9 @@
 use super::pointwise::{map, map2, reference};
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::PointwiseCode;
-use crate::graph::{Application, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value, same_shape};
+use crate::graph::{
+    Application, CpuPointwise, CudaPointwise, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value, same_shape,
+};
 use crate::types::Shape;
 use crate::{Result, simd_fn};
 
@@ -29,18 +31,21 @@ impl Op for LeakyRelu {
         reference(inputs, output, |v| if v[0] > 0.0 { v[0] } else { f64::from(self.slope) * v[0] })
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Pointwise(self)
+        Exec::Pointwise(Pointwise::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
     }
 }
 
-impl Pointwise for LeakyRelu {
+impl CpuPointwise for LeakyRelu {
     fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, _operands: &[View]) {
         forward(isa, tile, self.slope);
     }
-    fn cuda(&self, _operands: &[Shape]) -> PointwiseCode {
+}
+
+impl CudaPointwise for LeakyRelu {
+    fn code(&self, _operands: &[Shape]) -> PointwiseCode {
         PointwiseCode::new("leaky_relu", 1).with_factors(&[self.slope])
     }
 }
@@ -66,18 +71,21 @@ impl Op for LeakyReluGrad {
         reference(inputs, output, |v| if v[1] > 0.0 { v[0] } else { f64::from(self.slope) * v[0] })
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Pointwise(self)
+        Exec::Pointwise(Pointwise::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
     }
 }
 
-impl Pointwise for LeakyReluGrad {
+impl CpuPointwise for LeakyReluGrad {
     fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, operands: &[View]) {
         input_grad(isa, tile, &operands[1], self.slope);
     }
-    fn cuda(&self, _operands: &[Shape]) -> PointwiseCode {
+}
+
+impl CudaPointwise for LeakyReluGrad {
+    fn code(&self, _operands: &[Shape]) -> PointwiseCode {
         PointwiseCode::new("leaky_relu_grad", 2).with_factors(&[self.slope])
     }
 }

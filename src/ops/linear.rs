@@ -6,7 +6,9 @@ use crate::device::cpu::{Ctx, GemmShape, Matrix, StoreTo, Tile, TileSink, View, 
 use crate::device::cuda::{
     Args, CudaCall, Factor, KernelLaunch, Layout, LibraryCall, LibraryOp, Product as CudaProduct,
 };
-use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value};
+use crate::graph::{
+    Application, CpuKernel, CudaKernel, Exec, Kernel, KernelCall, LibraryKernel, Op, Rounding, Tape, Tensor64, Value,
+};
 use crate::types::{Precision, Shape};
 
 /// A product of matrices with the extents of its operands' roles.
@@ -79,7 +81,7 @@ fn is_matrix(s: Shape) -> bool {
     s.h() == 1 && s.w() == 1
 }
 
-impl<P: Product> Kernel for P {
+impl<P: Product> CpuKernel for P {
     fn scratch(&self, inputs: &[Shape], _output: Shape, threads: usize) -> usize {
         gemm_scratch_len(&self.sizes(inputs), threads)
     }
@@ -87,22 +89,22 @@ impl<P: Product> Kernel for P {
         let sink = StoreTo(call.output);
         self.run_into(ctx, call, &sink);
     }
-    fn hosts_epilogue(&self) -> bool {
-        true
-    }
     fn run_into(&self, ctx: &Ctx, call: KernelCall, sink: &dyn TileSink) {
         let shapes: Vec<Shape> = call.inputs.iter().map(View::shape).collect();
         let (a, b) = self.factors(call.inputs);
         // SAFETY: the plan gives the operands this step's memory; the sizes are theirs.
         unsafe { gemm(ctx, &self.sizes(&shapes), a, b, &RowsAreImages(sink), call.scratch) };
     }
+}
+
+impl<P: Product> CudaKernel for P {
     /// The products of the chunks.
-    fn cuda_scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
+    fn scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
         let sizes = self.sizes(inputs);
         let chunks = Tiling::new(&sizes).grid[2];
         if chunks == 1 { 0 } else { chunks * sizes.m * sizes.n }
     }
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let shapes: Vec<Shape> = call.inputs.iter().map(|v| v.shape).collect();
         let sizes = self.sizes(&shapes);
         let tiling = Tiling::new(&sizes);
@@ -129,10 +131,10 @@ impl<P: Product> Kernel for P {
             KernelLaunch::over("linear", "matrix_product_sum", sizes.m * sizes.n / vector, sum),
         ]
     }
-    fn has_library(&self) -> bool {
-        true
-    }
-    fn cuda_library(&self, call: &CudaCall) -> Option<LibraryCall> {
+}
+
+impl<P: Product> LibraryKernel for P {
+    fn call(&self, call: &CudaCall) -> Option<LibraryCall> {
         let shapes: Vec<Shape> = call.inputs.iter().map(|v| v.shape).collect();
         let (sizes, [lhs, rhs]) = (self.sizes(&shapes), self.cuda_factors());
         let view = |factor: &CudaFactor| &call.inputs[factor.operand];
@@ -182,7 +184,7 @@ impl Op for Linear {
         })
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self).with_epilogue().with_library(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Operands
@@ -232,7 +234,7 @@ impl Op for LinearInputGrad {
         })
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self).with_epilogue().with_library(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Operands
@@ -282,7 +284,7 @@ impl Op for LinearWeightGrad {
         })
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self).with_epilogue().with_library(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Operands

@@ -5,7 +5,7 @@ use super::flat::no_derivative;
 use crate::Result;
 use crate::device::cpu::Ctx;
 use crate::device::cuda::{Args, CudaCall, KernelLaunch};
-use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Tape, Tensor64, Value};
+use crate::graph::{Application, CpuKernel, CudaKernel, Exec, Kernel, KernelCall, Op, Tape, Tensor64, Value};
 use crate::types::Shape;
 
 /// (N,H,W,C) and a matrix (K,1,1,C) to (N,H,W,K); `transposed`, (N,H,W,K) and the same matrix to (N,H,W,C). The matrix is
@@ -50,11 +50,11 @@ impl Op for MixChannels {
         })
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
 }
 
-impl Kernel for MixChannels {
+impl CpuKernel for MixChannels {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let (x, matrix, output) = (call.inputs[0], call.inputs[1], call.output);
         // SAFETY: the matrix is readable while the kernel runs.
@@ -74,8 +74,10 @@ impl Kernel for MixChannels {
             }
         });
     }
+}
 
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+impl CudaKernel for MixChannels {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let args = Args::new()
             .input("x", call.inputs[0])
             .input("matrix", call.inputs[1])

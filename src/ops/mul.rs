@@ -5,7 +5,7 @@ use super::pointwise::{broadcast_shape, map, map2, reference};
 use super::sum_to::sum_product_to;
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::PointwiseCode;
-use crate::graph::{Application, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value};
+use crate::graph::{Application, CpuPointwise, CudaPointwise, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value};
 use crate::types::Shape;
 use crate::{Result, simd_fn};
 
@@ -31,21 +31,21 @@ impl Op for Mul {
         reference(inputs, output, |v| v[0] * v[1])
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Pointwise(self)
+        Exec::Pointwise(Pointwise::of(self).with_any_carrier())
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
     }
 }
 
-impl Pointwise for Mul {
-    fn carrier(&self, _input: usize) -> bool {
-        true
-    }
+impl CpuPointwise for Mul {
     fn apply(&self, isa: Isa, tile: &mut Tile, carrier: usize, operands: &[View]) {
         product(isa, tile, &operands[1 - carrier]);
     }
-    fn cuda(&self, _operands: &[Shape]) -> PointwiseCode {
+}
+
+impl CudaPointwise for Mul {
+    fn code(&self, _operands: &[Shape]) -> PointwiseCode {
         PointwiseCode::new("mul", 2)
     }
 }
@@ -86,18 +86,21 @@ impl Op for Scale {
         reference(inputs, output, |v| f64::from(self.factor) * v[0] + f64::from(self.shift))
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Pointwise(self)
+        Exec::Pointwise(Pointwise::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
     }
 }
 
-impl Pointwise for Scale {
+impl CpuPointwise for Scale {
     fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, _operands: &[View]) {
         affine(isa, tile, self.factor, self.shift);
     }
-    fn cuda(&self, _operands: &[Shape]) -> PointwiseCode {
+}
+
+impl CudaPointwise for Scale {
+    fn code(&self, _operands: &[Shape]) -> PointwiseCode {
         PointwiseCode::new("scale", 1).with_factors(&[self.factor, self.shift])
     }
 }

@@ -5,7 +5,7 @@
 use crate::Result;
 use crate::device::cpu::Ctx;
 use crate::device::cuda::{Args, CudaCall, KernelLaunch};
-use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value};
+use crate::graph::{Application, CpuKernel, CudaKernel, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value};
 use crate::types::Shape;
 
 /// Segments of channels, and how wide each is with its padding.
@@ -119,7 +119,7 @@ impl Op for PadChannels {
         out
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
     fn rounding(&self) -> Rounding {
         match self.padding {
@@ -129,7 +129,7 @@ impl Op for PadChannels {
     }
 }
 
-impl Kernel for PadChannels {
+impl CpuKernel for PadChannels {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let (from, to, places) = (call.inputs[0], call.output, self.places());
         ctx.pool.run(to.n * to.h, &|row, _| {
@@ -146,7 +146,10 @@ impl Kernel for PadChannels {
             }
         });
     }
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+}
+
+impl CudaKernel for PadChannels {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let args = Args::new()
             .input("from", call.inputs[0])
             .output("to", call.output)

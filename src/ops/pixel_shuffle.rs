@@ -4,7 +4,7 @@
 
 use crate::device::cpu::{Ctx, StoreTo, Tile, TileSink};
 use crate::device::cuda::{Args, CudaCall, DeviceView, KernelLaunch};
-use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value};
+use crate::graph::{Application, CpuKernel, CudaKernel, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value};
 use crate::types::Shape;
 use crate::{Result, simd_fn};
 
@@ -52,7 +52,8 @@ impl Op for PixelShuffle {
         Tensor64::from_fn(output, |[n, y, x, c]| inputs[0].at([n, y / r, x / r, c * r * r + y % r * r + x % r]))
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        let shuffle_factor = (self.factor > 1).then_some(self.factor);
+        Exec::Kernel(Kernel { shuffle_factor, ..Kernel::of(self).with_epilogue() })
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
@@ -77,11 +78,10 @@ impl PixelShuffle {
     }
 }
 
-impl Kernel for PixelShuffle {
+impl CpuKernel for PixelShuffle {
     fn scratch(&self, inputs: &[Shape], _output: Shape, threads: usize) -> usize {
         threads * self.tile_pixels(inputs[0]) * inputs[0].c()
     }
-
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let (x, out, r) = (call.inputs[0], call.output, self.factor);
         if x.ptr == out.ptr.cast_const() {
@@ -98,9 +98,6 @@ impl Kernel for PixelShuffle {
     }
     fn works_in_place(&self, inputs: &[Shape], _output: Shape) -> bool {
         is_whole(inputs[0])
-    }
-    fn hosts_epilogue(&self) -> bool {
-        true
     }
     fn run_into(&self, ctx: &Ctx, call: KernelCall, sink: &dyn TileSink) {
         let (x, r) = (call.inputs[0], self.factor);
@@ -134,10 +131,10 @@ impl Kernel for PixelShuffle {
             }
         });
     }
-    fn shuffle_factor(&self) -> Option<usize> {
-        (self.factor > 1).then_some(self.factor)
-    }
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+}
+
+impl CudaKernel for PixelShuffle {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let x = call.inputs[0];
         let args = square_args(self.factor, x).input("x", x).finish(&call.finish);
         vec![KernelLaunch::over("pixel_shuffle", "pixel_shuffle", x.shape.len() / self.factor.pow(2), args)]
@@ -179,14 +176,14 @@ impl Op for PixelUnshuffle {
         })
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
     }
 }
 
-impl Kernel for PixelUnshuffle {
+impl CpuKernel for PixelUnshuffle {
     fn scratch(&self, _inputs: &[Shape], output: Shape, threads: usize) -> usize {
         if is_whole(output) { threads * output.w() * output.c() } else { 0 }
     }
@@ -214,7 +211,10 @@ impl Kernel for PixelUnshuffle {
             }
         });
     }
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+}
+
+impl CudaKernel for PixelUnshuffle {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let (x, output) = (call.inputs[0], call.output);
         let args = square_args(self.factor, output).input("x", x).output("output", output);
         vec![KernelLaunch::over("pixel_shuffle", "pixel_unshuffle", output.shape.len() / self.factor.pow(2), args)]
@@ -327,8 +327,8 @@ pub(super) fn cases() -> Vec<super::Case> {
 mod tests {
     use super::*;
     use crate::ops::mul::Scale;
-    use crate::plan::{Plan, PlanOptions, Program, Target};
-    use crate::runtime::{Cpu, Device, bytes_of};
+    use crate::plan::{Plan, PlanOptions, Program};
+    use crate::runtime::{Cpu, CpuTarget, Device, bytes_of};
     use crate::types::DType;
 
     #[test]
@@ -351,7 +351,7 @@ mod tests {
             let outputs = vec![("y".into(), y)];
             let program = Program { name: "case", tape, outputs, checks: vec![], commits: vec![] };
             let plan =
-                Plan::compile(&program, PlanOptions { fuse, ..PlanOptions::new(Target::Cpu { threads: 2 }) }).unwrap();
+                Plan::compile(&program, PlanOptions { fuse, ..PlanOptions::new(&CpuTarget { threads: 2 }) }).unwrap();
             assert_eq!(plan.steps.len(), if fuse { 1 } else { 2 });
             let mut cpu = Cpu::new(2).unwrap();
             let id = cpu.load(plan).unwrap();
@@ -376,7 +376,7 @@ mod tests {
         let back = tape.push(PixelShuffle { factor: 3 }, &[small]).unwrap();
         let (outputs, want) = (vec![("y".into(), back)], PixelShuffle { factor: 3 });
         let program = Program { name: "case", tape, outputs, checks: vec![], commits: vec![] };
-        let plan = Plan::compile(&program, PlanOptions::new(Target::Cpu { threads: 2 })).unwrap();
+        let plan = Plan::compile(&program, PlanOptions::new(&CpuTarget { threads: 2 })).unwrap();
         assert!(plan.arena_len - plan.scratch_len < shape.len() + 16, "one buffer");
         let mut cpu = Cpu::new(2).unwrap();
         let id = cpu.load(plan).unwrap();

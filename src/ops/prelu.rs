@@ -9,7 +9,10 @@ use super::pointwise::{map, map2, reference};
 use super::sum_to::sum_to;
 use crate::device::cpu::{Ctx, Isa, Tile, View};
 use crate::device::cuda::{CudaCall, KernelLaunch, PointwiseCode};
-use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Pointwise, Rounding, Tape, Tensor64, Value, same_shape};
+use crate::graph::{
+    Application, CpuKernel, CpuPointwise, CudaKernel, CudaPointwise, Exec, Kernel, KernelCall, Op, Pointwise, Rounding,
+    Tape, Tensor64, Value, same_shape,
+};
 use crate::ops::sum_to::cuda::{Columns, vector_of};
 use crate::types::Shape;
 use crate::{Result, simd_fn};
@@ -37,19 +40,22 @@ impl Op for Prelu {
         reference(inputs, output, |v| if v[0] > 0.0 { v[0] } else { v[1] * v[0] })
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Pointwise(self)
+        Exec::Pointwise(Pointwise::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
     }
 }
 
-impl Pointwise for Prelu {
+impl CpuPointwise for Prelu {
     fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, operands: &[View]) {
         // SAFETY: a scalar operand has one element.
         forward(isa, tile, unsafe { *operands[1].ptr });
     }
-    fn cuda(&self, _operands: &[Shape]) -> PointwiseCode {
+}
+
+impl CudaPointwise for Prelu {
+    fn code(&self, _operands: &[Shape]) -> PointwiseCode {
         PointwiseCode::new("prelu", 2)
     }
 }
@@ -81,19 +87,22 @@ impl Op for PreluGrad {
         reference(inputs, output, |v| if v[1] > 0.0 { v[0] } else { v[2] * v[0] })
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Pointwise(self)
+        Exec::Pointwise(Pointwise::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
     }
 }
 
-impl Pointwise for PreluGrad {
+impl CpuPointwise for PreluGrad {
     fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, operands: &[View]) {
         // SAFETY: a scalar operand has one element.
         input_grad(isa, tile, &operands[1], unsafe { *operands[2].ptr });
     }
-    fn cuda(&self, _operands: &[Shape]) -> PointwiseCode {
+}
+
+impl CudaPointwise for PreluGrad {
+    fn code(&self, _operands: &[Shape]) -> PointwiseCode {
         PointwiseCode::new("prelu_grad", 3)
     }
 }
@@ -126,7 +135,7 @@ impl Op for PreluSlopeGrad {
         Tensor64::new(Shape::SCALAR, vec![terms.sum()])
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Operands
@@ -140,7 +149,7 @@ fn block_pixels(channels: usize) -> usize {
     (BLOCK / channels).max(1)
 }
 
-impl Kernel for PreluSlopeGrad {
+impl CpuKernel for PreluSlopeGrad {
     fn scratch(&self, inputs: &[Shape], _output: Shape, _threads: usize) -> usize {
         inputs[0].pixels().div_ceil(block_pixels(inputs[0].c()))
     }
@@ -158,11 +167,13 @@ impl Kernel for PreluSlopeGrad {
         // SAFETY: the output has one element.
         unsafe { *call.output.ptr = sum as f32 };
     }
+}
 
-    fn cuda_scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
+impl CudaKernel for PreluSlopeGrad {
+    fn scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
         Columns::new(inputs[0], 1).scratch(1)
     }
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let columns = Columns::new(call.inputs[0].shape, 1);
         let vector = vector_of(call.inputs);
         let args = columns.args(vector).input("d", call.inputs[0]).input("x", call.inputs[1]);

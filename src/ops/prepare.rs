@@ -6,7 +6,7 @@
 
 use crate::device::cpu::{Ctx, View};
 use crate::device::cuda::{Args, CudaCall, KernelLaunch};
-use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Tape, Tensor64, Value};
+use crate::graph::{Application, CpuKernel, CudaKernel, Exec, Kernel, KernelCall, Op, Tape, Tensor64, Value};
 use crate::types::{DType, Shape};
 use crate::{Error, Result};
 
@@ -147,7 +147,7 @@ impl Op for Prepare {
         })
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
 }
 
@@ -168,7 +168,7 @@ macro_rules! raw {
 }
 raw!(u8, u16, i16, f32);
 
-impl Kernel for Prepare {
+impl CpuKernel for Prepare {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         match self.dtype {
             DType::U8 => self.run_as::<u8>(ctx, &call),
@@ -177,7 +177,10 @@ impl Kernel for Prepare {
             DType::F32 => self.run_as::<f32>(ctx, &call),
         }
     }
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+}
+
+impl CudaKernel for Prepare {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let element = match self.dtype {
             DType::U8 => "const unsigned char",
             DType::U16 => "const unsigned short",

@@ -5,7 +5,7 @@
 use super::resize_taps::{ResizeTaps, resize_taps};
 use crate::device::cpu::{Ctx, View};
 use crate::device::cuda::{Args, CudaCall, DeviceView, KernelLaunch};
-use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Tape, Tensor64, Value};
+use crate::graph::{Application, CpuKernel, CudaKernel, Exec, Kernel, KernelCall, Op, Tape, Tensor64, Value};
 use crate::types::Shape;
 use crate::{Error, Result, simd_fn};
 
@@ -48,7 +48,7 @@ impl Op for Resize {
         })
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
 }
 
@@ -63,12 +63,11 @@ fn window(taps: &ResizeTaps, i: usize) -> impl Iterator<Item = (usize, f32)> + '
     (taps.start[i]..).zip(taps.weights[i * taps.taps..(i + 1) * taps.taps].iter().copied())
 }
 
-impl Kernel for Resize {
+impl CpuKernel for Resize {
     /// A combined row of the input for each thread.
     fn scratch(&self, inputs: &[Shape], _output: Shape, threads: usize) -> usize {
         threads * inputs[0].w() * inputs[0].c()
     }
-
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let (input, output) = (call.inputs[0], call.output);
         let (rows, columns) = self.taps(input.h, input.w);
@@ -93,12 +92,15 @@ impl Kernel for Resize {
             }
         });
     }
+}
+
+impl CudaKernel for Resize {
     /// The input with the output's rows.
-    fn cuda_scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
+    fn scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
         let [n, _, w, c] = inputs[0].0;
         n * self.height * w * c
     }
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let (input, output) = (call.inputs[0], call.output);
         let [n, h, w, c] = input.shape.0;
         let between = DeviceView::floats(call.scratch, Shape([n, self.height, w, c]));

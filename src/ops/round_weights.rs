@@ -6,7 +6,7 @@ use super::slice::SliceFlat;
 use crate::Result;
 use crate::device::cpu::Ctx;
 use crate::device::cuda::{CudaCall, DeviceView, KernelLaunch};
-use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value};
+use crate::graph::{Application, CpuKernel, CudaKernel, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value};
 use crate::types::Shape;
 
 /// Elements between two parts that are copied with them: less work than another launch.
@@ -85,14 +85,14 @@ impl Op for RoundWeights {
         out
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Weights
     }
 }
 
-impl Kernel for RoundWeights {
+impl CpuKernel for RoundWeights {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let (from, to) = (call.inputs[0], call.output);
         // SAFETY: both are contiguous and of the extents that `shape` checked; one item writes.
@@ -104,7 +104,10 @@ impl Kernel for RoundWeights {
             }
         });
     }
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+}
+
+impl CudaKernel for RoundWeights {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let part = |view: DeviceView, first: usize, len: usize| {
             let shape = Shape::vector(len);
             DeviceView { ptr: view.ptr.offset_by(first * view.element.size()), shape, stride: len, ..view }

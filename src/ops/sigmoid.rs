@@ -5,7 +5,9 @@ use super::mul::{Mul, Scale};
 use super::pointwise::{map, map2, reference};
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::PointwiseCode;
-use crate::graph::{Application, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value, same_shape};
+use crate::graph::{
+    Application, CpuPointwise, CudaPointwise, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value, same_shape,
+};
 use crate::types::Shape;
 use crate::{Result, simd_fn};
 
@@ -27,18 +29,21 @@ impl Op for Sigmoid {
         reference(inputs, output, |v| 1.0 / (1.0 + (-v[0]).exp()))
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Pointwise(self)
+        Exec::Pointwise(Pointwise::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
     }
 }
 
-impl Pointwise for Sigmoid {
+impl CpuPointwise for Sigmoid {
     fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, _operands: &[View]) {
         forward(isa, tile);
     }
-    fn cuda(&self, _operands: &[Shape]) -> PointwiseCode {
+}
+
+impl CudaPointwise for Sigmoid {
+    fn code(&self, _operands: &[Shape]) -> PointwiseCode {
         PointwiseCode::new("sigmoid", 1)
     }
 }
@@ -69,18 +74,21 @@ impl Op for SigmoidGrad {
         reference(inputs, output, |v| v[0] * v[1] * (1.0 - v[1]))
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Pointwise(self)
+        Exec::Pointwise(Pointwise::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
     }
 }
 
-impl Pointwise for SigmoidGrad {
+impl CpuPointwise for SigmoidGrad {
     fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, operands: &[View]) {
         input_grad(isa, tile, &operands[1]);
     }
-    fn cuda(&self, _operands: &[Shape]) -> PointwiseCode {
+}
+
+impl CudaPointwise for SigmoidGrad {
+    fn code(&self, _operands: &[Shape]) -> PointwiseCode {
         PointwiseCode::new("sigmoid_grad", 2)
     }
 }

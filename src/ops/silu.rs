@@ -6,7 +6,9 @@ use super::pointwise::{map, map2, reference};
 use super::sigmoid::{Sigmoid, SigmoidGrad};
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::PointwiseCode;
-use crate::graph::{Application, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value, same_shape};
+use crate::graph::{
+    Application, CpuPointwise, CudaPointwise, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value, same_shape,
+};
 use crate::types::Shape;
 use crate::{Result, simd_fn};
 
@@ -28,18 +30,21 @@ impl Op for Silu {
         reference(inputs, output, |v| v[0] / (1.0 + (-v[0]).exp()))
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Pointwise(self)
+        Exec::Pointwise(Pointwise::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
     }
 }
 
-impl Pointwise for Silu {
+impl CpuPointwise for Silu {
     fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, _operands: &[View]) {
         forward(isa, tile);
     }
-    fn cuda(&self, _operands: &[Shape]) -> PointwiseCode {
+}
+
+impl CudaPointwise for Silu {
+    fn code(&self, _operands: &[Shape]) -> PointwiseCode {
         PointwiseCode::new("silu", 1)
     }
 }
@@ -78,18 +83,21 @@ impl Op for SiluGrad {
         })
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Pointwise(self)
+        Exec::Pointwise(Pointwise::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
     }
 }
 
-impl Pointwise for SiluGrad {
+impl CpuPointwise for SiluGrad {
     fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, operands: &[View]) {
         input_grad(isa, tile, &operands[1]);
     }
-    fn cuda(&self, _operands: &[Shape]) -> PointwiseCode {
+}
+
+impl CudaPointwise for SiluGrad {
+    fn code(&self, _operands: &[Shape]) -> PointwiseCode {
         PointwiseCode::new("silu_grad", 2)
     }
 }

@@ -4,7 +4,9 @@
 use crate::Result;
 use crate::device::cpu::Ctx;
 use crate::device::cuda::{Args, CudaCall, KernelLaunch};
-use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value, ViewOf};
+use crate::graph::{
+    Application, CpuKernel, CudaKernel, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value, ViewOf,
+};
 use crate::types::Shape;
 
 /// Channels `offset .. offset + channels` of every pixel.
@@ -70,14 +72,14 @@ impl Op for EmbedChannels {
         })
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
     }
 }
 
-impl Kernel for EmbedChannels {
+impl CpuKernel for EmbedChannels {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let (a, out) = (call.inputs[0], call.output);
         ctx.pool.run(out.n * out.h, &|row, _| {
@@ -91,7 +93,10 @@ impl Kernel for EmbedChannels {
             }
         });
     }
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+}
+
+impl CudaKernel for EmbedChannels {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let (x, output) = (call.inputs[0], call.output);
         let aligned = [x.shape.c(), output.shape.c(), self.offset].iter().all(|c| c.is_multiple_of(4));
         let vector = if aligned && x.has_vectors() && output.has_vectors() { 4 } else { 1 };

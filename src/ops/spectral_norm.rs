@@ -7,7 +7,10 @@ use super::mul::Mul;
 use super::slice::SliceFlat;
 use crate::device::cpu::{Ctx, Isa, Tile, View};
 use crate::device::cuda::{Args, CudaCall, KernelLaunch, PointwiseCode};
-use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Pointwise, Tape, Tensor64, Value};
+use crate::graph::{
+    Application, CpuKernel, CpuPointwise, CudaKernel, CudaPointwise, Exec, Kernel, KernelCall, Op, Pointwise, Tape,
+    Tensor64, Value,
+};
 use crate::types::Shape;
 use crate::{Result, simd_fn};
 
@@ -60,18 +63,21 @@ impl Op for Normalize {
         Tensor64::new(output, inputs[0].data.iter().map(|v| v / norm).collect())
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
 }
 
-impl Kernel for Normalize {
+impl CpuKernel for Normalize {
     fn run(&self, _ctx: &Ctx, call: KernelCall) {
         // SAFETY: vectors are contiguous and belong to this step.
         let (a, out) = unsafe { (call.inputs[0].dense(), call.output.dense()) };
         let norm = a.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt().max(EPS);
         out.iter_mut().zip(a).for_each(|(o, v)| *o = (f64::from(*v) / norm) as f32);
     }
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+}
+
+impl CudaKernel for Normalize {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let args = Args::new().input("x", call.inputs[0]).output("output", call.output).double("eps", EPS);
         vec![KernelLaunch::new("spectral_norm", "normalize", 1, args)]
     }
@@ -107,11 +113,11 @@ impl Op for Sigma {
         Tensor64::new(output, vec![bilinear(w, &inputs[1].data, &inputs[2].data)])
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
 }
 
-impl Kernel for Sigma {
+impl CpuKernel for Sigma {
     /// One number per row.
     fn scratch(&self, inputs: &[Shape], _output: Shape, _threads: usize) -> usize {
         inputs[0].n()
@@ -128,11 +134,14 @@ impl Kernel for Sigma {
         // SAFETY: the output is one number.
         unsafe { *call.output.ptr = sum as f32 };
     }
+}
+
+impl CudaKernel for Sigma {
     /// One double per row.
-    fn cuda_scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
+    fn scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
         2 * inputs[0].n()
     }
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let [w, u, v] = [0, 1, 2].map(|k| call.inputs[k]);
         let rows = w.shape.n();
         let partials = |args: Args| args.pointer("partials", "double", call.scratch);
@@ -182,11 +191,11 @@ impl Op for Outer {
         Tensor64::from_fn(output, |[i, _, _, j]| s * inputs[0].data[i] * inputs[1].data[j])
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
 }
 
-impl Kernel for Outer {
+impl CpuKernel for Outer {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let output = call.output;
         // SAFETY: vectors are contiguous and belong to this step.
@@ -197,7 +206,10 @@ impl Kernel for Outer {
             unsafe { output.pixel(i) }.iter_mut().zip(v).for_each(|(o, v)| *o = factor * v);
         });
     }
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+}
+
+impl CudaKernel for Outer {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let [u, v, s] = [0, 1, 2].map(|k| call.inputs[k]);
         let args = Args::new().input("u", u).input("v", v).input("s", s).output("output", call.output);
         vec![KernelLaunch::over("spectral_norm", "outer", call.output.shape.len(), args)]
@@ -224,15 +236,18 @@ impl Op for Reciprocal {
         Tensor64::new(output, inputs[0].data.iter().map(|v| 1.0 / v).collect())
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Pointwise(self)
+        Exec::Pointwise(Pointwise::of(self))
     }
 }
 
-impl Pointwise for Reciprocal {
+impl CpuPointwise for Reciprocal {
     fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, _operands: &[View]) {
         reciprocal(isa, tile);
     }
-    fn cuda(&self, _operands: &[Shape]) -> PointwiseCode {
+}
+
+impl CudaPointwise for Reciprocal {
+    fn code(&self, _operands: &[Shape]) -> PointwiseCode {
         PointwiseCode::new("reciprocal", 1)
     }
 }

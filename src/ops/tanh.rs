@@ -5,7 +5,9 @@ use super::mul::{Mul, Scale};
 use super::pointwise::{map, map2, reference};
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::PointwiseCode;
-use crate::graph::{Application, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value, same_shape};
+use crate::graph::{
+    Application, CpuPointwise, CudaPointwise, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value, same_shape,
+};
 use crate::types::Shape;
 use crate::{Result, simd_fn};
 
@@ -27,18 +29,21 @@ impl Op for Tanh {
         reference(inputs, output, |v| v[0].tanh())
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Pointwise(self)
+        Exec::Pointwise(Pointwise::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
     }
 }
 
-impl Pointwise for Tanh {
+impl CpuPointwise for Tanh {
     fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, _operands: &[View]) {
         forward(isa, tile);
     }
-    fn cuda(&self, _operands: &[Shape]) -> PointwiseCode {
+}
+
+impl CudaPointwise for Tanh {
+    fn code(&self, _operands: &[Shape]) -> PointwiseCode {
         PointwiseCode::new("tanh_of", 1)
     }
 }
@@ -69,18 +74,21 @@ impl Op for TanhGrad {
         reference(inputs, output, |v| v[0] * (1.0 - v[1] * v[1]))
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Pointwise(self)
+        Exec::Pointwise(Pointwise::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
     }
 }
 
-impl Pointwise for TanhGrad {
+impl CpuPointwise for TanhGrad {
     fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, operands: &[View]) {
         input_grad(isa, tile, &operands[1]);
     }
-    fn cuda(&self, _operands: &[Shape]) -> PointwiseCode {
+}
+
+impl CudaPointwise for TanhGrad {
+    fn code(&self, _operands: &[Shape]) -> PointwiseCode {
         PointwiseCode::new("tanh_grad", 2)
     }
 }

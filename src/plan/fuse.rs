@@ -1,8 +1,8 @@
 //! Decides which nodes run together: a kernel that hosts an epilogue, or a pointwise op, followed by a chain
-//! of pointwise ops on the same positions. On CUDA devices a pixel shuffle may stand in the chain: what follows it works
-//! on the positions behind it. A group runs where its last member stands on the tape.
+//! of pointwise ops on the same positions. Where the device can store shuffled values, a pixel shuffle may stand in the
+//! chain: what follows it works on the positions behind it. A group runs where its last member stands on the tape.
 
-use super::{PlanOptions, Program, Target, end_values, op_of};
+use super::{PlanOptions, Program, end_values, op_of};
 use crate::graph::{Exec, Value};
 
 /// A chain of nodes that run as one step.
@@ -35,8 +35,8 @@ pub fn groups(program: &Program, live: &[bool], options: PlanOptions) -> Vec<Gro
             continue;
         }
         let carries = |k: usize| match exec {
-            Exec::Pointwise(p) => p.carrier(k) && tape.shape(node.inputs[k]) == node.shape,
-            Exec::Kernel(kernel) => options.target == Target::Cuda && kernel.shuffle_factor().is_some(),
+            Exec::Pointwise(p) => p.may_carry(k) && tape.shape(node.inputs[k]) == node.shape,
+            Exec::Kernel(kernel) => options.target.fuses_shuffles() && kernel.shuffle_factor.is_some(),
             Exec::View(_) | Exec::Concat(_) => false,
         };
         let fits = |k: &usize| {
@@ -89,7 +89,7 @@ fn can_join(
         return false;
     }
     let hosts = match op_of(tape, group.members[0]).map(|op| op.exec()) {
-        Some(Exec::Kernel(kernel)) => kernel.hosts_epilogue(),
+        Some(Exec::Kernel(kernel)) => kernel.hosts_epilogue,
         Some(Exec::Pointwise(_)) => true,
         _ => false,
     };

@@ -1,8 +1,9 @@
 //! Compiles a tape into a static plan: a flat list of steps over planned memory.
 //!
-//! Passes, each reading only what ops declare, never their names:
+//! Passes, each reading only what ops declare, never their names, and asking what a device can do ([`Target`]), never
+//! which it is:
 //! 1. dead nodes are dropped;
-//! 2. [`fuse`]: chains of pointwise ops (for CUDA devices with pixel shuffles among them) join the kernel, or the
+//! 2. [`fuse`]: chains of pointwise ops (where the device can, with pixel shuffles among them) join the kernel, or the
 //!    first pointwise op, that feeds them;
 //! 3. [`place`]: views and concatenations become slices of one buffer, outputs take over operands that die;
 //! 4. [`memory`]: lifetimes over the step list give every buffer its offset in one arena.
@@ -14,6 +15,7 @@ mod place;
 mod precision;
 mod reuse;
 mod step;
+mod target;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +28,7 @@ use crate::graph::{CommitOp, Op, Source, Tape, Value};
 use crate::types::{DType, Element, Precision, Shape};
 
 pub use step::{Base, Stage, Step};
+pub use target::Target;
 
 /// A recorded computation and what to do with its results.
 #[derive(Debug)]
@@ -55,34 +58,22 @@ pub struct Commit {
 
 /// What a plan is for, and how far it is optimised: wholly, except in tests.
 #[derive(Clone, Copy, Debug)]
-pub struct PlanOptions {
+pub struct PlanOptions<'a> {
     /// Join pointwise ops and pixel shuffles to what feeds them.
     pub fuse: bool,
     /// Let buffers share memory and outputs take over operands.
     pub share: bool,
     /// What the plan is for.
-    pub target: Target,
+    pub target: &'a dyn Target,
     /// How products are computed and activations stored.
     pub precision: Precision,
 }
 
-impl PlanOptions {
+impl<'a> PlanOptions<'a> {
     /// An optimised plan in f32.
-    pub const fn new(target: Target) -> PlanOptions {
+    pub const fn new(target: &'a dyn Target) -> PlanOptions<'a> {
         PlanOptions { fuse: true, share: true, target, precision: Precision::F32 }
     }
-}
-
-/// The kind of device that a plan is for: it decides how much scratch memory kernels need.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// The CPU with as many compute threads.
-    Cpu {
-        /// Threads.
-        threads: usize,
-    },
-    /// A CUDA device.
-    Cuda,
 }
 
 /// Which memory a location lies in.

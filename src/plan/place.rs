@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::fuse::Group;
 use super::gather::{is_gather, part};
 use super::precision::Storage;
-use super::{Base, Loc, PlanOptions, PlannedCommit, PlannedSegment, Program, Root, Slot, Stage, Step, Target, op_of};
+use super::{Base, Loc, PlanOptions, PlannedCommit, PlannedSegment, Program, Root, Slot, Stage, Step, op_of};
 use crate::graph::{Axis, Exec, Segment, Source, Tape, Value, ViewOf};
 use crate::types::{Element, Shape};
 use crate::{Error, Result};
@@ -84,7 +84,7 @@ pub(super) struct Placer<'a> {
     program: &'a Program,
     live: &'a [bool],
     pub(super) storage: &'a Storage,
-    pub(super) options: PlanOptions,
+    pub(super) options: PlanOptions<'a>,
     pub(super) locs: Vec<Option<Loc>>,
     buffers: Vec<usize>,
     inputs: Vec<Slot>,
@@ -95,7 +95,7 @@ pub(super) struct Placer<'a> {
 }
 
 impl<'a> Placer<'a> {
-    fn new(program: &'a Program, live: &'a [bool], storage: &'a Storage, options: PlanOptions) -> Self {
+    fn new(program: &'a Program, live: &'a [bool], storage: &'a Storage, options: PlanOptions<'a>) -> Self {
         Placer {
             program,
             live,
@@ -254,15 +254,12 @@ impl<'a> Placer<'a> {
         let base = match op.exec() {
             Exec::Kernel(kernel) => {
                 let shapes: Vec<Shape> = first.inputs.iter().map(|v| tape.shape(*v)).collect();
-                scratch = match self.options.target {
-                    Target::Cpu { threads } => kernel.scratch(&shapes, first.shape, threads),
-                    Target::Cuda => kernel.cuda_scratch(&shapes, first.shape),
-                };
+                scratch = self.options.target.scratch(&kernel, &shapes, first.shape);
                 Base::Kernel(op.clone(), inputs)
             }
             Exec::Pointwise(p) => {
                 // Of the operands that can start the tile, one whose place the output may take over is best.
-                let starts = |k: &usize| p.carrier(*k) && inputs[*k].shape == first.shape;
+                let starts = |k: &usize| p.may_carry(*k) && inputs[*k].shape == first.shape;
                 let carrier = (0..inputs.len()).filter(starts).max_by_key(|k| first.inputs[*k]);
                 let carrier = carrier.ok_or_else(|| Error::Internal(format!("{}: no carrier", first.path)))?;
                 let base = Base::Carrier(inputs[carrier]);
@@ -293,8 +290,8 @@ impl<'a> Placer<'a> {
     /// Floats for a library's result where it cannot go to the step's output.
     fn library_scratch(&self, step: &Step, output: &Loc) -> usize {
         let Base::Kernel(op, _) = &step.base else { return 0 };
-        let has_library = matches!(op.exec(), Exec::Kernel(kernel) if kernel.has_library());
-        let needed = self.options.target == Target::Cuda && has_library && step.keeps_result_aside();
+        let has_library = matches!(op.exec(), Exec::Kernel(kernel) if kernel.library.is_some());
+        let needed = self.options.target.has_libraries() && has_library && step.keeps_result_aside();
         if needed { output.element.floats(output.shape.len()) } else { 0 }
     }
 

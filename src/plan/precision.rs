@@ -197,7 +197,8 @@ fn weights(tape: &Tape, exact: &[bool]) -> BTreeMap<Value, Vec<(Value, SliceFlat
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::plan::{Plan, PlanOptions, Step, Target};
+    use crate::plan::{Plan, PlanOptions, Step};
+    use crate::runtime::CudaTarget;
     use crate::train::programs::{BatchShape, Phase, Programs};
     use crate::types::DType;
 
@@ -215,7 +216,7 @@ mod tests {
         let (cfg, _) = Config::from_yaml(DENSE_AND_PATCHES, None, &overrides).unwrap();
         let shape = BatchShape { batch: 2, hr: (side, side), hr_type: DType::F32, lr_type: None };
         let program = Programs::new(cfg).unwrap().step(Phase::Adversarial, shape).unwrap().program;
-        Plan::compile(&program, PlanOptions { precision, ..PlanOptions::new(Target::Cuda) }).unwrap()
+        Plan::compile(&program, PlanOptions { precision, ..PlanOptions::new(&CudaTarget) }).unwrap()
     }
 
     fn elements(locs: &[super::super::Loc]) -> Vec<Element> {

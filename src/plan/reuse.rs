@@ -1,7 +1,7 @@
 //! Whose place a step's output may take: that of an operand which nothing needs any more.
 
 use super::place::{Placer, Reads};
-use super::{Base, Loc, Root, Step, Target};
+use super::{Base, Loc, Root, Step};
 use crate::graph::{Exec, Value};
 use crate::types::Shape;
 
@@ -32,12 +32,12 @@ impl Placer<'_> {
 
     /// The operand of a kernel that works in place, if nothing else needs its memory.
     pub(super) fn source_of_kernel(&self, step: &Step, output: Value, at: usize, reads: &Reads) -> Option<Loc> {
-        let (Base::Kernel(op, inputs), Target::Cpu { .. }) = (&step.base, self.options.target) else { return None };
+        let Base::Kernel(op, inputs) = &step.base else { return None };
         let Exec::Kernel(kernel) = op.exec() else { return None };
         let (shape, element, source) = (self.tape().shape(output), self.storage.element(output), inputs[0]);
         let shapes: Vec<Shape> = inputs.iter().map(|loc| loc.shape).collect();
         let fits = self.options.share
-            && kernel.works_in_place(&shapes, shape)
+            && self.options.target.works_in_place(&kernel, &shapes, shape)
             && (source.shape.len(), source.element) == (shape.len(), element)
             && source.contiguous()
             && step.reads()[1..].iter().all(|r| !r.overlaps(&source))

@@ -22,7 +22,7 @@ pub enum Base {
     },
 }
 
-/// A pointwise op applied to the tile that a step works on; on CUDA devices also an op that moves its values.
+/// A pointwise op applied to the tile that a step works on; where the device can, also an op that moves its values.
 #[derive(Clone, Debug)]
 pub struct Stage {
     /// The op: a pointwise one, or a kernel with a [`Kernel::shuffle_factor`](crate::graph::Kernel::shuffle_factor).
@@ -36,7 +36,7 @@ pub struct Stage {
 impl Stage {
     /// The factor of the pixel shuffle, of a stage that is one.
     pub fn shuffle_factor(&self) -> Option<usize> {
-        if let Exec::Kernel(kernel) = self.op.exec() { kernel.shuffle_factor() } else { None }
+        if let Exec::Kernel(kernel) = self.op.exec() { kernel.shuffle_factor } else { None }
     }
 }
 

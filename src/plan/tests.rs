@@ -13,7 +13,7 @@ use crate::ops::pixel_shuffle::PixelShuffle;
 use crate::ops::prelu::Prelu;
 use crate::ops::sum_to::{mean, sum_to};
 use crate::rng::{Rng, Stream};
-use crate::runtime::{Cpu, Device, bytes_of};
+use crate::runtime::{Cpu, CpuTarget, CudaTarget, Device, bytes_of};
 use crate::types::{DType, Shape};
 
 const WIDTH: usize = 8;
@@ -70,8 +70,13 @@ fn program() -> (Program, HashMap<String, Tensor64>) {
     (Program { name: "test", tape, outputs, checks: vec![], commits: vec![] }, given)
 }
 
-fn run(program: &Program, given: &HashMap<String, Tensor64>, options: PlanOptions) -> (Plan, Vec<Vec<f32>>) {
-    let Target::Cpu { threads } = options.target else { panic!("a plan for the CPU") };
+/// The plan, and what it gives on a CPU of `threads`, those of the options' target.
+fn run(
+    program: &Program,
+    given: &HashMap<String, Tensor64>,
+    options: PlanOptions,
+    threads: usize,
+) -> (Plan, Vec<Vec<f32>>) {
     let mut cpu = Cpu::new(threads).unwrap();
     let id = cpu.load(Plan::compile(program, options).unwrap()).unwrap();
     for (name, data) in given {
@@ -89,11 +94,12 @@ fn fusion_and_sharing_change_no_bit() {
     let (plain, want) = run(
         &program,
         &given,
-        PlanOptions { fuse: false, share: false, ..PlanOptions::new(Target::Cpu { threads: 1 }) },
+        PlanOptions { fuse: false, share: false, ..PlanOptions::new(&CpuTarget { threads: 1 }) },
+        1,
     );
     for (fuse, share, threads) in [(true, false, 1), (false, true, 1), (true, true, 1), (true, true, 3)] {
         let (plan, got) =
-            run(&program, &given, PlanOptions { fuse, share, ..PlanOptions::new(Target::Cpu { threads }) });
+            run(&program, &given, PlanOptions { fuse, share, ..PlanOptions::new(&CpuTarget { threads }) }, threads);
         for (a, b) in got.iter().zip(&want) {
             let bits = |v: &Vec<f32>| v.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
             assert_eq!(bits(a), bits(b), "fuse {fuse} share {share} threads {threads}");
@@ -113,7 +119,7 @@ fn fusion_and_sharing_change_no_bit() {
 #[test]
 fn a_dense_block_copies_nothing() {
     let (program, _) = program();
-    let plan = Plan::compile(&program, PlanOptions::new(Target::Cpu { threads: 1 })).unwrap();
+    let plan = Plan::compile(&program, PlanOptions::new(&CpuTarget { threads: 1 })).unwrap();
     for step in &plan.steps {
         if let Base::Copy { copies, .. } = &step.base {
             assert!(copies.is_empty(), "{} copies {copies:?}", step.path);
@@ -128,8 +134,8 @@ fn a_dense_block_copies_nothing() {
 #[test]
 fn steps_alone_compute_what_the_plan_does() {
     let (program, given) = program();
-    let options = PlanOptions::new(Target::Cpu { threads: 2 });
-    let (plan, want) = run(&program, &given, options);
+    let options = PlanOptions::new(&CpuTarget { threads: 2 });
+    let (plan, want) = run(&program, &given, options, 2);
     let mut cpu = Cpu::new(2).unwrap();
     let mut ids = Vec::new();
     for i in 0..plan.steps.len() {
@@ -159,7 +165,7 @@ fn bytes_count_each_location_once_with_its_element_type() {
         let product = tape.push(Mul, &[square, b]).unwrap();
         let outputs = vec![("square".into(), square), ("product".into(), product)];
         let program = Program { name: "test", tape, outputs, checks: vec![], commits: vec![] };
-        let plan = Plan::compile(&program, PlanOptions::new(Target::Cpu { threads: 1 })).unwrap();
+        let plan = Plan::compile(&program, PlanOptions::new(&CpuTarget { threads: 1 })).unwrap();
         assert_eq!(plan.steps.len(), 1);
         let step = &plan.steps[0];
         assert_eq!((plan.bytes(&step.reads()), plan.bytes(&step.writes())), (120 * bytes + 8 * 4, 2 * 120 * 4));
@@ -184,21 +190,21 @@ fn upsampler(read_elsewhere: bool) -> Program {
 #[test]
 fn pixels_are_shuffled_by_the_kernel_that_makes_them_on_cuda_devices() {
     for (read_elsewhere, stores) in [(false, vec![2, 3]), (true, vec![1, 2, 3])] {
-        let plan = |target| Plan::compile(&upsampler(read_elsewhere), PlanOptions::new(target)).unwrap();
+        let plan = |target: &dyn Target| Plan::compile(&upsampler(read_elsewhere), PlanOptions::new(target)).unwrap();
         let labels = |plan: &Plan| plan.steps.iter().map(super::Step::label).collect::<Vec<_>>();
-        let cuda = plan(Target::Cuda);
+        let cuda = plan(&CudaTarget);
         assert_eq!(labels(&cuda), ["conv2d+add+pixel_shuffle+prelu"]);
         let step = &cuda.steps[0];
         assert_eq!([0, 1, 2, 3].map(|i| step.shape_before(i).c()), [32, 32, 8, 8]);
         let after: Vec<usize> = step.stores.iter().map(|(after, _)| *after).collect();
         assert_eq!(after, stores, "{read_elsewhere}");
-        assert_eq!(labels(&plan(Target::Cpu { threads: 1 })), ["conv2d+add", "pixel_shuffle+prelu"]);
+        assert_eq!(labels(&plan(&CpuTarget { threads: 1 })), ["conv2d+add", "pixel_shuffle+prelu"]);
     }
 }
 
 #[test]
 fn a_library_computes_what_is_shuffled_aside() {
-    let plan = Plan::compile(&upsampler(false), PlanOptions::new(Target::Cuda)).unwrap();
+    let plan = Plan::compile(&upsampler(false), PlanOptions::new(&CudaTarget)).unwrap();
     assert!(plan.steps[0].keeps_result_aside());
     assert_eq!(plan.steps[0].scratch.1, 2 * 5 * 7 * 32);
 }

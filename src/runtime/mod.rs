@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use choices::{Choice, Choices};
-pub use cpu::Cpu;
-pub use cuda::Cuda;
+pub use cpu::{Cpu, CpuTarget};
+pub use cuda::{Cuda, CudaTarget};
 
 use crate::Result;
 use crate::device::{Peaks, Workload};
@@ -55,7 +55,7 @@ pub trait Device {
     fn describe(&self) -> String;
 
     /// What plans for this device are compiled for.
-    fn target(&self) -> Target;
+    fn target(&self) -> &dyn Target;
 
     /// Makes a plan ready.
     ///

@@ -15,7 +15,7 @@ use super::states::{self, COUNTERS, FlatState, Start};
 use crate::config::{self, Config};
 use crate::metrics::Metric;
 use crate::nn::Tensor;
-use crate::plan::{Plan, PlanOptions, Program, Target};
+use crate::plan::{Plan, PlanOptions, Program};
 use crate::runtime::{Choices, Device, Outcome, PlanId, Run, bytes_of};
 use crate::types::{Precision, Shape};
 use crate::{Error, Result};
@@ -88,12 +88,12 @@ pub struct StateBytes {
     pub optimiser: usize,
 }
 
-/// The precision that a config means on a device.
-fn precision_on(device: &dyn Device, cfg: &Config) -> Precision {
-    match (device.target(), cfg.training.precision) {
-        (Target::Cpu { .. }, _) | (Target::Cuda, config::Precision::F32) => Precision::F32,
-        (Target::Cuda, config::Precision::Tf32) => Precision::Tf32,
-        (Target::Cuda, config::Precision::Auto | config::Precision::Bf16) => Precision::Bf16,
+/// The precision that a config means where the device computes in it.
+fn precision_of(cfg: &Config) -> Precision {
+    match cfg.training.precision {
+        config::Precision::F32 => Precision::F32,
+        config::Precision::Tf32 => Precision::Tf32,
+        config::Precision::Auto | config::Precision::Bf16 => Precision::Bf16,
     }
 }
 
@@ -105,8 +105,10 @@ impl Session {
     /// If the networks cannot be built or do not fit into the device's memory.
     pub fn new(cfg: impl Into<Arc<Config>>, device: Box<dyn Device>) -> Result<Self> {
         let programs = Programs::new(cfg)?;
-        let precision = precision_on(&*device, programs.config());
-        let programs = programs.aligned_to(precision.vector());
+        let target = device.target();
+        let precision = precision_of(programs.config());
+        let precision = Some(precision).filter(|p| target.computes_in(*p)).unwrap_or_default();
+        let programs = programs.aligned_to(target.channel_alignment(precision));
         let (plans, metrics) = (HashMap::new(), HashMap::new());
         let mut session = Session { programs, device, precision, plans, metrics, open_runs: 0 };
         session.check_memory()?;
@@ -168,10 +170,11 @@ impl Session {
 
     /// A warning where the config asks for another precision than the device has.
     pub fn precision_note(&self) -> Option<String> {
-        let asked = self.config().training.precision;
-        let other = !matches!(asked, config::Precision::Auto | config::Precision::F32);
-        let cpu = matches!(self.device.target(), Target::Cpu { .. });
-        (cpu && other).then(|| format!("Training.precision is {}, but the cpu device computes in f32", asked.name()))
+        let (asked, device) = (self.config().training.precision, self.device.target().name());
+        let other = asked != config::Precision::Auto && precision_of(self.config()) != self.precision;
+        other.then(|| {
+            format!("Training.precision is {}, but the {device} device computes in {}", asked.name(), self.precision)
+        })
     }
 
     /// The device.

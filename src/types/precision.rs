@@ -14,17 +14,6 @@ pub enum Precision {
     Bf16,
 }
 
-impl Precision {
-    /// Channels of 16 bytes, the unit in which matrix units are fed; 1 where none are used.
-    pub const fn vector(self) -> usize {
-        match self {
-            Precision::F32 => 1,
-            Precision::Tf32 => 4,
-            Precision::Bf16 => 8,
-        }
-    }
-}
-
 impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -170,7 +170,9 @@ pub fn loss_case(case: &mut Case, findings: &mut Findings) -> Result<()> {
     let (_, hr) = case.image("hr")?;
     let mut tape = Tape::new();
     let (x, y) = (tape.input("sr", shape, DType::F32), tape.input("hr", shape, DType::F32));
-    let programs = Programs::new(case.cfg.clone())?.aligned_to(case.setting.precision.vector());
+    let mut device = case.setting.device()?;
+    let alignment = device.target().channel_alignment(case.setting.precision);
+    let programs = Programs::new(case.cfg.clone())?.aligned_to(alignment);
     let perceptual = programs.perceptual_distances(&mut tape, x, y)?;
     let terms = loss::content(&mut tape, &Images { sr: x, hr: y, perceptual }, &case.cfg.training.losses)?;
     let one = tape.scalar(1.0);
@@ -183,7 +185,6 @@ pub fn loss_case(case: &mut Case, findings: &mut Findings) -> Result<()> {
     }
     outputs.extend(grads[0].map(|g| ("grad.sr".to_owned(), g)));
     let program = Program { name: "golden", tape, outputs, checks: vec![], commits: vec![] };
-    let mut device = case.setting.device()?;
     if let Some(layout) = programs.perceptual() {
         let flat = layout.filled(|name| perceptual_weights(layout, name))?;
         device.set_state(&layout.params_state(), Shape::vector(flat.len()), &flat)?;

@@ -10,7 +10,7 @@ use srgan::graph::Tape;
 use srgan::ops::pixel_shuffle::PixelShuffle;
 use srgan::ops::sum_to::sum_to;
 use srgan::plan::{Plan, PlanOptions, Program, Target};
-use srgan::runtime::cuda::{fill_module, modules, peak_modules};
+use srgan::runtime::cuda::{CudaTarget, fill_module, modules, peak_modules};
 use srgan::train::programs::{BatchShape, EvaluateOptions, Phase, Programs};
 use srgan::types::{DType, Precision, Shape};
 
@@ -31,7 +31,7 @@ pub fn all_modules() -> Vec<ModuleSource> {
     configs.push(Config::load(&root.join("configs/perceptual.yaml"), &lpips).unwrap().0);
     for precision in [Precision::F32, Precision::Tf32, Precision::Bf16] {
         for program in configs.iter().flat_map(|cfg| programs(cfg, precision)).chain([uncommon()]) {
-            let options = PlanOptions { precision, ..PlanOptions::new(Target::Cuda) };
+            let options = PlanOptions { precision, ..PlanOptions::new(&CudaTarget) };
             let plan = Plan::compile(&program, options).unwrap();
             all.extend(modules(&plan, true).unwrap().into_iter().filter(|m| seen.insert(m.clone())));
         }
@@ -40,7 +40,7 @@ pub fn all_modules() -> Vec<ModuleSource> {
 }
 
 fn programs(config: &Config, precision: Precision) -> Vec<Program> {
-    let programs = Programs::new(config.clone()).unwrap().aligned_to(precision.vector());
+    let programs = Programs::new(config.clone()).unwrap().aligned_to(CudaTarget.channel_alignment(precision));
     let pairs = BatchShape { batch: 2, hr: (HR, HR), hr_type: DType::F32, lr_type: Some(DType::F32) };
     let scenes = BatchShape { hr_type: DType::U16, lr_type: None, ..pairs };
     let every = EvaluateOptions { ema: false, discriminator: true, images: true, bicubic: true, perceptual: true };

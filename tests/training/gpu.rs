@@ -9,9 +9,9 @@ use srgan::config::{Config, Resume};
 use srgan::graph::Tape;
 use srgan::log::Messages;
 use srgan::ops::sum_to::{Expand, SumTo};
-use srgan::plan::{Plan, PlanOptions, Program, Target};
+use srgan::plan::{Plan, PlanOptions, Program};
 use srgan::runtime::choices::OWN;
-use srgan::runtime::{Device, bytes_of};
+use srgan::runtime::{CudaTarget, Device, bytes_of};
 use srgan::train::{RunOptions, dry_run_on, run_on};
 use srgan::types::{DType, Shape};
 use srgan::{Error, Result};
@@ -250,7 +250,7 @@ fn sum_of_copies(count: usize) -> Plan {
     let sum = tape.push(SumTo { target: Shape::SCALAR }, &[copies, copies]).unwrap();
     let outputs = vec![("sum".to_owned(), sum)];
     let program = Program { name: "sum", tape, outputs, checks: vec![], commits: vec![] };
-    Plan::compile(&program, PlanOptions::new(Target::Cuda)).unwrap()
+    Plan::compile(&program, PlanOptions::new(&CudaTarget)).unwrap()
 }
 
 /// A step that is timed alone is launched as often as asked, each time behind a sweep of the cache.

@@ -13,6 +13,6 @@ pub mod libraries;
 pub use compile::{Usage, machine_code};
 pub use gpu::{FoundGpu, Gpu, GpuDriver, GpuOptions, gpus};
 pub use launch::{
-    Args, ArgsContent, Convolution, CudaCall, CudaCommit, DeviceView, Factor, Finish, KernelLaunch, Layout,
+    Args, ArgsContent, Convolution, CudaCall, CudaCommitCall, DeviceView, Factor, Finish, KernelLaunch, Layout,
     LibraryCall, LibraryOp, Part, PointwiseCode, Product, THREADS, TensorMap,
 };

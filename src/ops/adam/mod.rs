@@ -14,8 +14,11 @@ use std::ops::Range;
 
 use super::flat::{cuda_blocks, for_blocks, rows, scalar};
 use crate::device::cpu::{Ctx, View, ViewMut};
-use crate::device::cuda::{Args, CudaCall, CudaCommit, DeviceView, KernelLaunch};
-use crate::graph::{Application, CommitOp, Exec, Kernel, KernelCall, Op, Tape, Tensor64, Value};
+use crate::device::cuda::{Args, CudaCall, CudaCommitCall, DeviceView, KernelLaunch};
+use crate::graph::{
+    Application, CommitOp, CpuCommit, CpuKernel, CudaCommit, CudaKernel, Exec, Kernel, KernelCall, Op, Tape, Tensor64,
+    Value,
+};
 use crate::types::Shape;
 use crate::{Result, simd_fn};
 
@@ -184,11 +187,11 @@ impl Op for AdamWeights {
         Tensor64::new(output, (0..output.len()).map(weight).collect())
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
 }
 
-impl Kernel for AdamWeights {
+impl CpuKernel for AdamWeights {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let [weights, exp_avg, exp_avg_sq, grad, lr, clip_scale, t] = call.inputs else {
             unreachable!("checked by `shape`")
@@ -206,7 +209,10 @@ impl Kernel for AdamWeights {
             }
         });
     }
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+}
+
+impl CudaKernel for AdamWeights {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let i = call.inputs;
         let ([weights, exp_avg, exp_avg_sq, grad, output], vector) = rows([i[0], i[1], i[2], i[3], call.output]);
         let args = self.0.cuda_args([i[4], i[5], i[6]]).input("weights", weights).input("exp_avg", exp_avg);
@@ -225,6 +231,9 @@ impl CommitOp for AdamCommit {
     fn name(&self) -> &'static str {
         "adam_commit"
     }
+}
+
+impl CpuCommit for AdamCommit {
     fn run(&self, ctx: &Ctx, inputs: &[View], states: &[ViewMut]) {
         let ([grad, lr, clip_scale], [weights, exp_avg, exp_avg_sq, t]) = (inputs, states) else {
             unreachable!("three inputs and four states")
@@ -244,7 +253,10 @@ impl CommitOp for AdamCommit {
         // SAFETY: a scalar state has one element, and only this commit touches it now.
         unsafe { t.pixel(0)[0] = done + 1.0 };
     }
-    fn cuda(&self, call: &CudaCommit) -> Vec<KernelLaunch> {
+}
+
+impl CudaCommit for AdamCommit {
+    fn launches(&self, call: &CudaCommitCall) -> Vec<KernelLaunch> {
         let (i, s) = (call.inputs, call.states);
         let ([weights, exp_avg, exp_avg_sq, grad], vector) = rows([s[0], s[1], s[2], i[0]]);
         let args = self.0.cuda_args([i[1], i[2], s[3]]).output("weights", weights).output("exp_avg", exp_avg);

@@ -1,10 +1,11 @@
 //! The convolution's launches on CUDA devices: f32 products and depthwise convolutions, `kernels/conv2d.cu`; the
 //! others are in `mma`.
 
-use super::{mma, wgmma};
+use super::{Conv2d, Conv2dInputGrad, Conv2dWeightGrad, mma, wgmma};
 use crate::device::cuda::driver::DevicePtr;
 use crate::device::cuda::{Args, CudaCall, KernelLaunch, THREADS};
-use crate::types::{ConvShape, Pass, Precision};
+use crate::graph::CudaKernel;
+use crate::types::{ConvShape, Pass, Precision, Shape};
 
 /// Channels of a block, where few and where many are computed.
 const NARROW: usize = 16;
@@ -137,4 +138,40 @@ pub(super) fn sum_parts(call: &CudaCall, s: &ConvShape, parts: &Parts) -> Option
         .pointer("to", "float", call.output.ptr)
         .size("parts", parts.count);
     (parts.count > 1).then(|| KernelLaunch::over("conv2d", "conv2d_sum_parts", s.weight_len(), args))
+}
+
+impl CudaKernel for Conv2d {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let s = self.0.conv_shape(call.inputs[0].shape, call.inputs[1].shape, call.output.shape);
+        correlate(call, &s, Pass::Forward)
+    }
+    fn warpgroups(&self, call: &CudaCall) -> Vec<(String, Vec<KernelLaunch>)> {
+        let s = self.0.conv_shape(call.inputs[0].shape, call.inputs[1].shape, call.output.shape);
+        wgmma::correlate(call, &s, Pass::Forward)
+    }
+}
+
+impl CudaKernel for Conv2dInputGrad {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let s = self.geometry.conv_shape(self.input, call.inputs[1].shape, call.inputs[0].shape);
+        correlate(call, &s, Pass::InputGrad)
+    }
+    fn warpgroups(&self, call: &CudaCall) -> Vec<(String, Vec<KernelLaunch>)> {
+        let s = self.geometry.conv_shape(self.input, call.inputs[1].shape, call.inputs[0].shape);
+        wgmma::correlate(call, &s, Pass::InputGrad)
+    }
+}
+
+impl CudaKernel for Conv2dWeightGrad {
+    fn scratch(&self, inputs: &[Shape], output: Shape) -> usize {
+        weight_grad_scratch(&self.geometry.conv_shape(inputs[0], output, inputs[1]))
+    }
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        let s = self.geometry.conv_shape(call.inputs[0].shape, self.weight, call.inputs[1].shape);
+        weight_grad(call, &s)
+    }
+    fn warpgroups(&self, call: &CudaCall) -> Vec<(String, Vec<KernelLaunch>)> {
+        let s = self.geometry.conv_shape(call.inputs[0].shape, self.weight, call.inputs[1].shape);
+        wgmma::weight_grad(call, &s)
+    }
 }

@@ -5,7 +5,7 @@
 
 #[cfg(test)]
 mod cases;
-pub mod cpu;
+mod cpu;
 mod cuda;
 mod library;
 mod mma;
@@ -18,10 +18,8 @@ mod wgmma;
 pub(super) use cases::cases;
 
 use crate::Result;
-use crate::device::cpu::{Ctx, StoreTo, TileSink};
-use crate::device::cuda::{CudaCall, KernelLaunch, LibraryCall};
-use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value};
-use crate::types::{ConvShape, Pass, Shape};
+use crate::graph::{Application, Exec, Kernel, Op, Rounding, Tape, Tensor64, Value};
+use crate::types::{ConvShape, Shape};
 use reference::{reference_conv2d, reference_conv2d_input_grad, reference_conv2d_weight_grad};
 
 /// What a convolution and its gradients have in common.
@@ -110,7 +108,7 @@ impl Op for Conv2d {
         Tensor64::new(output, reference_conv2d(&s, &inputs[0].data, &inputs[1].data))
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self).with_epilogue().with_library(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Maps
@@ -120,40 +118,6 @@ impl Op for Conv2d {
     }
     fn macs(&self, inputs: &[Shape], output: Shape) -> u64 {
         macs(inputs[1], output)
-    }
-}
-
-impl Kernel for Conv2d {
-    fn scratch(&self, inputs: &[Shape], output: Shape, threads: usize) -> usize {
-        cpu::scratch_len(&self.0.conv_shape(inputs[0], inputs[1], output), Pass::Forward, threads)
-    }
-    fn run(&self, ctx: &Ctx, call: KernelCall) {
-        let sink = StoreTo(call.output);
-        self.run_into(ctx, call, &sink);
-    }
-    fn hosts_epilogue(&self) -> bool {
-        true
-    }
-    fn run_into(&self, ctx: &Ctx, call: KernelCall, sink: &dyn TileSink) {
-        let [input, weight] = [call.inputs[0], call.inputs[1]];
-        let s = self.0.conv_shape(input.shape(), weight.shape(), call.output.shape());
-        // SAFETY: the plan gives the operands this step's memory; weights are contiguous.
-        unsafe { cpu::conv2d(ctx, &s, input, weight.dense(), sink, call.scratch) };
-    }
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
-        let s = self.0.conv_shape(call.inputs[0].shape, call.inputs[1].shape, call.output.shape);
-        cuda::correlate(call, &s, Pass::Forward)
-    }
-    fn cuda_warpgroups(&self, call: &CudaCall) -> Vec<(String, Vec<KernelLaunch>)> {
-        let s = self.0.conv_shape(call.inputs[0].shape, call.inputs[1].shape, call.output.shape);
-        wgmma::correlate(call, &s, Pass::Forward)
-    }
-    fn has_library(&self) -> bool {
-        true
-    }
-    fn cuda_library(&self, call: &CudaCall) -> Option<LibraryCall> {
-        let s = self.0.conv_shape(call.inputs[0].shape, call.inputs[1].shape, call.output.shape);
-        library::forward(call, s)
     }
 }
 
@@ -190,7 +154,7 @@ impl Op for Conv2dInputGrad {
         Tensor64::new(output, reference_conv2d_input_grad(&s, &inputs[0].data, &inputs[1].data))
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self).with_epilogue().with_library(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Maps
@@ -200,40 +164,6 @@ impl Op for Conv2dInputGrad {
     }
     fn macs(&self, inputs: &[Shape], _output: Shape) -> u64 {
         macs(inputs[1], inputs[0])
-    }
-}
-
-impl Kernel for Conv2dInputGrad {
-    fn scratch(&self, inputs: &[Shape], output: Shape, threads: usize) -> usize {
-        cpu::scratch_len(&self.geometry.conv_shape(output, inputs[1], inputs[0]), Pass::InputGrad, threads)
-    }
-    fn run(&self, ctx: &Ctx, call: KernelCall) {
-        let sink = StoreTo(call.output);
-        self.run_into(ctx, call, &sink);
-    }
-    fn hosts_epilogue(&self) -> bool {
-        true
-    }
-    fn run_into(&self, ctx: &Ctx, call: KernelCall, sink: &dyn TileSink) {
-        let [d_output, weight] = [call.inputs[0], call.inputs[1]];
-        let s = self.geometry.conv_shape(self.input, weight.shape(), d_output.shape());
-        // SAFETY: the plan gives the operands this step's memory; weights are contiguous.
-        unsafe { cpu::conv2d_input_grad(ctx, &s, d_output, weight.dense(), sink, call.scratch) };
-    }
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
-        let s = self.geometry.conv_shape(self.input, call.inputs[1].shape, call.inputs[0].shape);
-        cuda::correlate(call, &s, Pass::InputGrad)
-    }
-    fn cuda_warpgroups(&self, call: &CudaCall) -> Vec<(String, Vec<KernelLaunch>)> {
-        let s = self.geometry.conv_shape(self.input, call.inputs[1].shape, call.inputs[0].shape);
-        wgmma::correlate(call, &s, Pass::InputGrad)
-    }
-    fn has_library(&self) -> bool {
-        true
-    }
-    fn cuda_library(&self, call: &CudaCall) -> Option<LibraryCall> {
-        let s = self.geometry.conv_shape(self.input, call.inputs[1].shape, call.inputs[0].shape);
-        library::input_grad(call, s)
     }
 }
 
@@ -270,42 +200,12 @@ impl Op for Conv2dWeightGrad {
         Tensor64::new(output, reference_conv2d_weight_grad(&s, &inputs[0].data, &inputs[1].data))
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self).with_library(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Operands
     }
     fn macs(&self, inputs: &[Shape], output: Shape) -> u64 {
         macs(output, inputs[1])
-    }
-}
-
-impl Kernel for Conv2dWeightGrad {
-    fn scratch(&self, inputs: &[Shape], output: Shape, threads: usize) -> usize {
-        cpu::scratch_len(&self.geometry.conv_shape(inputs[0], output, inputs[1]), Pass::WeightGrad, threads)
-    }
-    fn run(&self, ctx: &Ctx, call: KernelCall) {
-        let [input, d_output] = [call.inputs[0], call.inputs[1]];
-        let s = self.geometry.conv_shape(input.shape(), self.weight, d_output.shape());
-        // SAFETY: the plan gives operands and output this step's memory; weights are contiguous.
-        unsafe { cpu::conv2d_weight_grad(ctx, &s, input, d_output, call.output.dense(), call.scratch) };
-    }
-    fn cuda_scratch(&self, inputs: &[Shape], output: Shape) -> usize {
-        cuda::weight_grad_scratch(&self.geometry.conv_shape(inputs[0], output, inputs[1]))
-    }
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
-        let s = self.geometry.conv_shape(call.inputs[0].shape, self.weight, call.inputs[1].shape);
-        cuda::weight_grad(call, &s)
-    }
-    fn cuda_warpgroups(&self, call: &CudaCall) -> Vec<(String, Vec<KernelLaunch>)> {
-        let s = self.geometry.conv_shape(call.inputs[0].shape, self.weight, call.inputs[1].shape);
-        wgmma::weight_grad(call, &s)
-    }
-    fn has_library(&self) -> bool {
-        true
-    }
-    fn cuda_library(&self, call: &CudaCall) -> Option<LibraryCall> {
-        let s = self.geometry.conv_shape(call.inputs[0].shape, self.weight, call.inputs[1].shape);
-        library::weight_grad(call, s)
     }
 }

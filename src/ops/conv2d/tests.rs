@@ -5,14 +5,14 @@ use std::path::PathBuf;
 
 use super::mma::Fetch;
 use super::reference::{reference_conv2d, reference_conv2d_input_grad, reference_conv2d_weight_grad};
-use super::{Geometry, Pass, cuda, wgmma};
+use super::{Geometry, cuda, wgmma};
 use crate::device::cuda::driver::{DevicePtr, Driver};
 use crate::device::cuda::host::{HostDriver, HostOptions, ThreadOrder};
 use crate::device::cuda::{CudaCall, DeviceView, Finish};
 use crate::ops::tests::cuda::run_sanitized;
 use crate::ops::tests::{assert_close, random};
 use crate::runtime::cuda::prepare;
-use crate::types::{Element, Precision, Shape};
+use crate::types::{Element, Pass, Precision, Shape};
 
 /// How a tensor lies in memory: its elements, and the channels before and behind its own in each pixel.
 #[derive(Clone, Copy, Debug)]

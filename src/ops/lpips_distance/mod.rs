@@ -15,7 +15,9 @@ use super::flat::{Partials, no_derivative};
 use super::math::Lanes;
 use crate::device::cpu::{Ctx, View, ViewMut};
 use crate::device::cuda::{Args, CudaCall, DeviceView, KernelLaunch, THREADS};
-use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value, same_shape};
+use crate::graph::{
+    Application, CpuKernel, CudaKernel, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value, same_shape,
+};
 use crate::ops::sum_to::cuda::{sum_rows, vector_of};
 use crate::types::Shape;
 use crate::{Result, simd_fn};
@@ -78,7 +80,7 @@ impl Op for LpipsDistance {
         })
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Operands
@@ -95,7 +97,7 @@ fn cuda_blocks(shape: Shape) -> usize {
     (shape.h() * shape.w()).div_ceil(4 * THREADS / 32).min((528 / shape.n()).max(1))
 }
 
-impl Kernel for LpipsDistance {
+impl CpuKernel for LpipsDistance {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let [a, b, weight] = [call.inputs[0], call.inputs[1], call.inputs[2]];
         let (pixels, each) = (a.h * a.w, pixels_per_item(a.c));
@@ -112,12 +114,13 @@ impl Kernel for LpipsDistance {
             unsafe { call.output.pixel(n)[0] = (sum / pixels as f64) as f32 };
         }
     }
+}
 
-    fn cuda_scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
+impl CudaKernel for LpipsDistance {
+    fn scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
         inputs[0].n() * cuda_blocks(inputs[0])
     }
-
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let [a, b, weight] = [call.inputs[0], call.inputs[1], call.inputs[2]];
         let blocks = cuda_blocks(a.shape);
         let args = operands([a, b, weight], vector_of(&[a, b, weight])).pointer("sums", "float", call.scratch);
@@ -200,14 +203,14 @@ impl Op for LpipsDistanceGrad {
         out
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
     }
 }
 
-impl Kernel for LpipsDistanceGrad {
+impl CpuKernel for LpipsDistanceGrad {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let [a, b, weight] = [call.inputs[0], call.inputs[1], call.inputs[2]];
         let (d_output, output) = (call.inputs[3], call.output);
@@ -221,8 +224,10 @@ impl Kernel for LpipsDistanceGrad {
             }
         });
     }
+}
 
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+impl CudaKernel for LpipsDistanceGrad {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let [a, b, weight] = [call.inputs[0], call.inputs[1], call.inputs[2]];
         let pixels = a.shape.pixels();
         let args = operands([a, b, weight], vector_of(&[a, b, weight, call.output]))

@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::flat::no_derivative;
 use crate::device::cpu::{Ctx, View, ViewMut};
 use crate::device::cuda::{Args, CudaCall, KernelLaunch};
-use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value};
+use crate::graph::{Application, CpuKernel, CudaKernel, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value};
 use crate::ops::sum_to::cuda::vector_of;
 use crate::types::Shape;
 use crate::{Result, simd_fn};
@@ -78,14 +78,14 @@ impl Op for MaxPool {
         Tensor64::from_fn(output, |at| self.reference_maximum(inputs[0], at).0)
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
     }
 }
 
-impl Kernel for MaxPool {
+impl CpuKernel for MaxPool {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let (input, output) = (call.inputs[0], call.output);
         let rows = rows_per_item(output.w * output.c, 1);
@@ -98,8 +98,10 @@ impl Kernel for MaxPool {
             }
         });
     }
+}
 
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+impl CudaKernel for MaxPool {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let (x, to) = (call.inputs[0], call.output);
         let vector = vector_of(&[x, to]);
         let args = self.args().input("x", x).output("to", to).fixed("V", vector);
@@ -207,14 +209,14 @@ impl Op for MaxPoolGrad {
         out
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
     }
 }
 
-impl Kernel for MaxPoolGrad {
+impl CpuKernel for MaxPoolGrad {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let (d, input, output) = (call.inputs[0], call.inputs[1], call.output);
         // An item goes through all windows that cover its rows, in one order for every pixel. Few of them cover rows of
@@ -228,8 +230,10 @@ impl Kernel for MaxPoolGrad {
             unsafe { grad_rows(ctx.isa, self.pool, &d, &input, &output, n, &own) };
         });
     }
+}
 
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+impl CudaKernel for MaxPoolGrad {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let (d, x, to) = (call.inputs[0], call.inputs[1], call.output);
         let vector = vector_of(&[d, x, to]);
         let args = self.pool.args().input("d", d).input("x", x).output("to", to).fixed("V", vector);

@@ -3,7 +3,10 @@
 use super::{CHUNK, EPS, GradSums, InputGrad, check_parts, chunks, part, row};
 use crate::device::cpu::{Ctx, Isa, Tile, View};
 use crate::device::cuda::{Args, CudaCall, KernelLaunch, Part, PointwiseCode};
-use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Pointwise, Rounding, Tape, Tensor64, Value};
+use crate::graph::{
+    Application, CpuKernel, CpuPointwise, CudaKernel, CudaPointwise, Exec, Kernel, KernelCall, Op, Pointwise, Rounding,
+    Tape, Tensor64, Value,
+};
 use crate::ops::sum_to::sum_to;
 use crate::types::Shape;
 use crate::{Error, Result, simd_fn};
@@ -50,18 +53,21 @@ impl Op for Apply {
         })
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Pointwise(self)
+        Exec::Pointwise(Pointwise::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
     }
 }
 
-impl Pointwise for Apply {
+impl CpuPointwise for Apply {
     fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, operands: &[View]) {
         forward(isa, tile, &operands[1], operands.get(2), operands.get(3));
     }
-    fn cuda(&self, operands: &[Shape]) -> PointwiseCode {
+}
+
+impl CudaPointwise for Apply {
+    fn code(&self, operands: &[Shape]) -> PointwiseCode {
         let c = operands[0].c();
         let (mean, inv) = (Part { operand: 1, channel: 0 }, Part { operand: 1, channel: c });
         let affine = |k: usize| if k < operands.len() { Part { operand: k, channel: 0 } } else { inv };
@@ -118,11 +124,11 @@ impl Op for InvStd {
         Tensor64::new(output, inputs[0].data.iter().map(|v| 1.0 / (v + EPS).sqrt()).collect())
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
 }
 
-impl Kernel for InvStd {
+impl CpuKernel for InvStd {
     fn run(&self, _ctx: &Ctx, call: KernelCall) {
         // SAFETY: both vectors are one pixel of the plan's memory for this step.
         let (var, out) = unsafe { (call.inputs[0].pixel(0), call.output.pixel(0)) };
@@ -130,8 +136,10 @@ impl Kernel for InvStd {
             *o = (1.0 / (f64::from(*v) + EPS).sqrt()) as f32;
         }
     }
+}
 
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+impl CudaKernel for InvStd {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let args = Args::new().input("variance", call.inputs[0]).output("to", call.output).factor("eps", EPS as f32);
         vec![KernelLaunch::over("norm", "norm_inv_std", call.output.shape.c(), args)]
     }

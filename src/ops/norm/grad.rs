@@ -6,7 +6,10 @@ use super::reduce::{Blocks, LANES};
 use super::{Apply, CHUNK, SecondGrad, check_parts, chunks, group_pixels, part, row};
 use crate::device::cpu::{Ctx, Isa, Tile, View};
 use crate::device::cuda::{Args, CudaCall, KernelLaunch, Part, PointwiseCode};
-use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Pointwise, Rounding, Tape, Tensor64, Value, same_shape};
+use crate::graph::{
+    Application, CpuKernel, CpuPointwise, CudaKernel, CudaPointwise, Exec, Kernel, KernelCall, Op, Pointwise, Rounding,
+    Tape, Tensor64, Value, same_shape,
+};
 use crate::ops::add::Add;
 use crate::ops::mul::Mul;
 use crate::ops::sum_to::cuda::{Columns, vector_of};
@@ -52,18 +55,17 @@ impl Op for GradSums {
         sums
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Operands
     }
 }
 
-impl Kernel for GradSums {
+impl CpuKernel for GradSums {
     fn scratch(&self, inputs: &[Shape], output: Shape, _threads: usize) -> usize {
         Blocks::new(inputs[0], output.n()).scratch(2)
     }
-
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let [d, x, stats] = [call.inputs[0], call.inputs[1], call.inputs[2]];
         let (channels, out) = (x.c, call.output);
@@ -88,12 +90,13 @@ impl Kernel for GradSums {
         };
         blocks.run(ctx, call, 2, &block, &finish);
     }
+}
 
-    fn cuda_scratch(&self, inputs: &[Shape], output: Shape) -> usize {
+impl CudaKernel for GradSums {
+    fn scratch(&self, inputs: &[Shape], output: Shape) -> usize {
         Columns::new(inputs[0], output.n()).scratch(2)
     }
-
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let [d, x, stats] = [call.inputs[0], call.inputs[1], call.inputs[2]];
         let columns = Columns::new(x.shape, stats.shape.n());
         let vector = vector_of(&[d, x]);
@@ -191,7 +194,7 @@ impl Op for InputGrad {
         })
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Pointwise(self)
+        Exec::Pointwise(Pointwise::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
@@ -214,11 +217,14 @@ fn gamma_grad(tape: &mut Tape, [x, stats, sums, u_sums, product]: [Value; 5], ga
     sum_to(tape, whole, tape.shape(gamma))
 }
 
-impl Pointwise for InputGrad {
+impl CpuPointwise for InputGrad {
     fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, operands: &[View]) {
         input_grad(isa, tile, &operands[1], &operands[2], &operands[3], operands.get(4));
     }
-    fn cuda(&self, operands: &[Shape]) -> PointwiseCode {
+}
+
+impl CudaPointwise for InputGrad {
+    fn code(&self, operands: &[Shape]) -> PointwiseCode {
         let c = operands[0].c();
         let affine = operands.len() > 4;
         let at = |operand, channel| Part { operand, channel };

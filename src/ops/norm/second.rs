@@ -3,7 +3,9 @@
 use super::{CHUNK, check_parts, chunks, group_pixels, row};
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::{Part, PointwiseCode};
-use crate::graph::{Application, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value, same_shape};
+use crate::graph::{
+    Application, CpuPointwise, CudaPointwise, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value, same_shape,
+};
 use crate::types::Shape;
 use crate::{Error, Result, simd_fn};
 
@@ -46,18 +48,21 @@ impl Op for SecondGrad {
         })
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Pointwise(self)
+        Exec::Pointwise(Pointwise::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
     }
 }
 
-impl Pointwise for SecondGrad {
+impl CpuPointwise for SecondGrad {
     fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, operands: &[View]) {
         second_grad(isa, tile, operands);
     }
-    fn cuda(&self, operands: &[Shape]) -> PointwiseCode {
+}
+
+impl CudaPointwise for SecondGrad {
+    fn code(&self, operands: &[Shape]) -> PointwiseCode {
         let c = operands[0].c();
         let affine = operands.len() > 7;
         let at = |operand, channel| Part { operand, channel };

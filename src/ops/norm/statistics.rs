@@ -6,7 +6,7 @@ use super::EPS;
 use super::reduce::{Blocks, LANES};
 use crate::device::cpu::{Ctx, View};
 use crate::device::cuda::{Args, CudaCall, KernelLaunch};
-use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value};
+use crate::graph::{Application, CpuKernel, CudaKernel, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value};
 use crate::ops::sum_to::cuda::{Columns, vector_of};
 use crate::types::Shape;
 use crate::{Result, simd_fn};
@@ -76,18 +76,17 @@ impl Op for Statistics {
         out
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Operands
     }
 }
 
-impl Kernel for Statistics {
+impl CpuKernel for Statistics {
     fn scratch(&self, inputs: &[Shape], _output: Shape, _threads: usize) -> usize {
         Blocks::new(inputs[0], self.groups(inputs[0])).scratch(3)
     }
-
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let (x, out) = (call.inputs[0], call.output);
         let blocks = Blocks::new(x.shape(), self.groups(x.shape()));
@@ -105,12 +104,13 @@ impl Kernel for Statistics {
         };
         blocks.run(ctx, call, 3, &block, &finish);
     }
+}
 
-    fn cuda_scratch(&self, inputs: &[Shape], output: Shape) -> usize {
+impl CudaKernel for Statistics {
+    fn scratch(&self, inputs: &[Shape], output: Shape) -> usize {
         Columns::new(inputs[0], output.n()).scratch(3)
     }
-
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
         let x = call.inputs[0];
         let columns = Columns::new(x.shape, self.groups(x.shape));
         let vector = vector_of(&[x]);

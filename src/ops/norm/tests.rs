@@ -7,8 +7,8 @@ use crate::graph::Tensor64;
 use crate::ops::Case;
 use crate::ops::sum_to::{sum_product_to, sum_to};
 use crate::ops::tests::{assert_close, random};
-use crate::plan::{Plan, PlanOptions, Program, Target};
-use crate::runtime::{Cpu, Device, bytes_of};
+use crate::plan::{Plan, PlanOptions, Program};
+use crate::runtime::{Cpu, CpuTarget, Device, bytes_of};
 use crate::types::DType;
 
 /// For the CPU check alone: statistics and sums are operands here, though they are functions of the others.
@@ -180,7 +180,7 @@ fn third_derivatives_are_refused() {
 fn run_on_cpu(tape: Tape, given: &[(&str, Vec<f32>)], outputs: &[Value]) -> Vec<Vec<f32>> {
     let outputs = outputs.iter().enumerate().map(|(i, v)| (format!("y{i}"), *v)).collect();
     let program = Program { name: "case", tape, outputs, checks: vec![], commits: vec![] };
-    let plan = Plan::compile(&program, PlanOptions::new(Target::Cpu { threads: 2 })).unwrap();
+    let plan = Plan::compile(&program, PlanOptions::new(&CpuTarget { threads: 2 })).unwrap();
     let mut cpu = Cpu::new(2).unwrap();
     let id = cpu.load(plan).unwrap();
     for (name, data) in given {

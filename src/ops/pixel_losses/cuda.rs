@@ -1,8 +1,9 @@
 //! Launches of `kernels/pixel_losses.cu`.
 
-use super::per_pair;
+use super::{PixelLosses, PixelLossesGrad, per_pair};
 use crate::device::cuda::driver::DevicePtr;
 use crate::device::cuda::{Args, CudaCall, DeviceView, KernelLaunch, THREADS};
+use crate::graph::CudaKernel;
 use crate::ops::sum_to::cuda::vector_of;
 use crate::types::Shape;
 
@@ -53,7 +54,7 @@ pub(in crate::ops) fn components(
 }
 
 /// The gradient by sr.
-pub(super) fn grad(call: &CudaCall) -> Vec<KernelLaunch> {
+fn grad(call: &CudaCall) -> Vec<KernelLaunch> {
     let [sr, hr, d] = [call.inputs[0], call.inputs[1], call.inputs[2]];
     let [per_row_pair, per_column_pair] = per_pair(sr.shape.n(), sr.shape);
     let args = Args::new()
@@ -67,4 +68,19 @@ pub(super) fn grad(call: &CudaCall) -> Vec<KernelLaunch> {
         .factor("per_column_pair", per_column_pair as f32)
         .fixed("V", vector_of(&[sr, hr, call.output]));
     vec![KernelLaunch::over("pixel_losses", "pixel_losses_grad", sr.shape.pixels(), args)]
+}
+
+impl CudaKernel for PixelLosses {
+    fn scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
+        scratch(inputs[0])
+    }
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        components([call.inputs[0], call.inputs[1]], self.max_val, call.scratch, call.output)
+    }
+}
+
+impl CudaKernel for PixelLossesGrad {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        grad(call)
+    }
 }

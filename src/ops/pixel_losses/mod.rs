@@ -12,8 +12,7 @@
 use super::flat::{Partials, no_derivative};
 use super::spectral_angle::{add_angle_grads, angle, angle_grad, sum_angles};
 use crate::device::cpu::{Ctx, Isa, View, ViewMut};
-use crate::device::cuda::{CudaCall, KernelLaunch};
-use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Tape, Tensor64, Value, same_shape};
+use crate::graph::{Application, CpuKernel, Exec, Kernel, KernelCall, Op, Tape, Tensor64, Value, same_shape};
 use crate::types::Shape;
 use crate::{Result, simd_fn};
 
@@ -189,11 +188,11 @@ impl Op for PixelLosses {
         Tensor64::new(output, sums.components(shape.n(), shape, f64::from(self.max_val)).to_vec())
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
 }
 
-impl Kernel for PixelLosses {
+impl CpuKernel for PixelLosses {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let (sr, hr) = (call.inputs[0], call.inputs[1]);
         let total = image_sums(ctx, &sr, &hr, self.max_val).into_iter().fold(Sums::default(), |a, b| Sums {
@@ -207,12 +206,6 @@ impl Kernel for PixelLosses {
         // SAFETY: the output has one pixel of four channels.
         let output = unsafe { call.output.pixel(0) };
         output.iter_mut().zip(components).for_each(|(o, v)| *o = v as f32);
-    }
-    fn cuda_scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
-        cuda::scratch(inputs[0])
-    }
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
-        cuda::components([call.inputs[0], call.inputs[1]], self.max_val, call.scratch, call.output)
     }
 }
 
@@ -311,11 +304,11 @@ impl Op for PixelLossesGrad {
         })
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
 }
 
-impl Kernel for PixelLossesGrad {
+impl CpuKernel for PixelLossesGrad {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let (sr, hr, out) = (call.inputs[0], call.inputs[1], call.output);
         // SAFETY: `d_output` is one pixel of four channels.
@@ -331,9 +324,6 @@ impl Kernel for PixelLossesGrad {
                 store_row(&out, n, y, &d);
             }
         });
-    }
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
-        cuda::grad(call)
     }
 }
 

@@ -5,8 +5,8 @@ use crate::ops::Case;
 use crate::ops::image_metrics::ImageMetrics;
 use crate::ops::ssim::Ssim;
 use crate::ops::tests::random;
-use crate::plan::{Plan, PlanOptions, Program, Target};
-use crate::runtime::{Cpu, Device, bytes_of};
+use crate::plan::{Plan, PlanOptions, Program};
+use crate::runtime::{Cpu, CpuTarget, Device, bytes_of};
 use crate::types::DType;
 
 pub fn cases() -> Vec<Case> {
@@ -65,7 +65,7 @@ fn losses_and_gradient(shape: Shape, max_val: f32, d_output: [f32; 4]) -> (Tape,
 fn run(tape: Tape, outputs: &[Value], sr: &[f32], hr: &[f32]) -> Vec<Vec<f32>> {
     let outputs = outputs.iter().map(|v| (String::new(), *v)).collect();
     let program = Program { name: "losses", tape, outputs, checks: vec![], commits: vec![] };
-    let plan = Plan::compile(&program, PlanOptions::new(Target::Cpu { threads: 2 })).unwrap();
+    let plan = Plan::compile(&program, PlanOptions::new(&CpuTarget { threads: 2 })).unwrap();
     let mut cpu = Cpu::new(2).unwrap();
     let id = cpu.load(plan).unwrap();
     cpu.upload(id, "sr", bytes_of(sr)).unwrap();

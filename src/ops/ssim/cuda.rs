@@ -2,7 +2,8 @@
 
 use super::{EPS, SIGMA, Ssim};
 use crate::device::cuda::driver::DevicePtr;
-use crate::device::cuda::{Args, DeviceView, KernelLaunch};
+use crate::device::cuda::{Args, CudaCall, DeviceView, KernelLaunch};
+use crate::graph::CudaKernel;
 use crate::ops::sum_to::cuda::sum_rows;
 use crate::types::Shape;
 
@@ -59,4 +60,13 @@ pub(in crate::ops) fn means(
     let tile_sums = DeviceView::floats(sums, Shape([scratch(x.shape), 1, 1, 1]));
     let count = x.shape.len() / to.shape.n();
     vec![KernelLaunch { shared_bytes: floats * 4, ..launch }, sum_rows(tile_sums, count, to)]
+}
+
+impl CudaKernel for Ssim {
+    fn scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
+        scratch(inputs[0])
+    }
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        means(self, [call.inputs[0], call.inputs[1]], call.scratch, call.output)
+    }
 }

@@ -13,8 +13,7 @@
 use super::flat::{Partials, no_derivative};
 use super::pixel_losses::check_images;
 use crate::device::cpu::{Ctx, Isa, View};
-use crate::device::cuda::{CudaCall, KernelLaunch};
-use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Tape, Tensor64, Value};
+use crate::graph::{Application, CpuKernel, Exec, Kernel, KernelCall, Op, Tape, Tensor64, Value};
 use crate::types::Shape;
 use crate::{Result, simd_fn};
 
@@ -332,11 +331,11 @@ impl Op for Ssim {
         Tensor64::new(output, vec![means.iter().sum::<f64>() / means.len() as f64])
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
 }
 
-impl Kernel for Ssim {
+impl CpuKernel for Ssim {
     fn scratch(&self, inputs: &[Shape], _output: Shape, threads: usize) -> usize {
         Ssim::scratch(self, inputs[0], threads)
     }
@@ -344,12 +343,6 @@ impl Kernel for Ssim {
         let means = self.image_means(ctx, [&call.inputs[0], &call.inputs[1]], call.scratch);
         // SAFETY: the output is a scalar.
         unsafe { call.output.pixel(0)[0] = (means.iter().sum::<f64>() / means.len() as f64) as f32 };
-    }
-    fn cuda_scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
-        cuda::scratch(inputs[0])
-    }
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
-        cuda::means(self, [call.inputs[0], call.inputs[1]], call.scratch, call.output)
     }
 }
 

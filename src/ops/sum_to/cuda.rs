@@ -1,8 +1,10 @@
 //! Sums over pixels on CUDA devices: how they are cut into blocks (`kernels/include/columns.cuh`), and the launches
 //! of `kernels/sum_to.cu`.
 
+use super::{Expand, SumTo};
 use crate::device::cuda::driver::DevicePtr;
 use crate::device::cuda::{Args, CudaCall, DeviceView, KernelLaunch, THREADS};
+use crate::graph::CudaKernel;
 use crate::ops::norm::group_pixels;
 use crate::types::Shape;
 
@@ -154,7 +156,7 @@ pub(in crate::ops) fn sum_pixels(call: &CudaCall, count: usize) -> Vec<KernelLau
 }
 
 /// Sums that keep pixels.
-pub(super) fn sum_to_pixels(call: &CudaCall) -> Vec<KernelLaunch> {
+fn sum_to_pixels(call: &CudaCall) -> Vec<KernelLaunch> {
     let args = operands(call, Args::new()).output("to", call.output);
     vec![KernelLaunch::over("sum_to", "sum_to_pixels", call.output.shape.len(), args)]
 }
@@ -168,8 +170,23 @@ fn operands(call: &CudaCall, args: Args) -> Args {
 }
 
 /// The repetition of the operand to the output's extent.
-pub(super) fn expand(call: &CudaCall) -> Vec<KernelLaunch> {
+fn expand(call: &CudaCall) -> Vec<KernelLaunch> {
     let vector = if call.inputs[0].has_vectors() { vector_of(&[call.output]) } else { 1 };
     let args = Args::new().input("x", call.inputs[0]).output("to", call.output).fixed("V", vector);
     vec![KernelLaunch::over("sum_to", "expand", call.output.shape.len() / vector, args)]
+}
+
+impl CudaKernel for SumTo {
+    fn scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
+        if self.keeps_pixels(inputs[0]) { 0 } else { Columns::new(inputs[0], self.target.n()).scratch(1) }
+    }
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        if self.keeps_pixels(call.inputs[0].shape) { sum_to_pixels(call) } else { sum_pixels(call, 1) }
+    }
+}
+
+impl CudaKernel for Expand {
+    fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch> {
+        expand(call)
+    }
 }

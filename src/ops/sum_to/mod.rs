@@ -6,8 +6,7 @@
 
 use super::mul::{Mul, Scale};
 use crate::device::cpu::{Ctx, View};
-use crate::device::cuda::{CudaCall, KernelLaunch};
-use crate::graph::{Application, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value};
+use crate::graph::{Application, CpuKernel, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value};
 use crate::types::Shape;
 use crate::{Result, simd_fn};
 
@@ -76,7 +75,7 @@ impl Op for SumTo {
         sum
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Operands
@@ -118,11 +117,10 @@ impl Blocks {
     }
 }
 
-impl Kernel for SumTo {
+impl CpuKernel for SumTo {
     fn scratch(&self, inputs: &[Shape], _output: Shape, _threads: usize) -> usize {
         Blocks::new(inputs[0], self.target).partials()
     }
-
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let a = call.inputs[0];
         let b = call.inputs.get(1).copied();
@@ -153,14 +151,6 @@ impl Kernel for SumTo {
             // SAFETY: the output has `target.len()` elements, `stride` apart from image to image.
             unsafe { *out.ptr.add(i / out.c * out.stride + i % out.c) = v as f32 };
         }
-    }
-
-    fn cuda_scratch(&self, inputs: &[Shape], _output: Shape) -> usize {
-        if self.keeps_pixels(inputs[0]) { 0 } else { cuda::Columns::new(inputs[0], self.target.n()).scratch(1) }
-    }
-
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
-        if self.keeps_pixels(call.inputs[0].shape) { cuda::sum_to_pixels(call) } else { cuda::sum_pixels(call, 1) }
     }
 }
 
@@ -282,14 +272,14 @@ impl Op for Expand {
         Tensor64::from_fn(output, |at| inputs[0].at(at))
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Kernel(self)
+        Exec::Kernel(Kernel::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
     }
 }
 
-impl Kernel for Expand {
+impl CpuKernel for Expand {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let (a, out) = (call.inputs[0], call.output);
         ctx.pool.run(out.n * out.h, &|row, _| {
@@ -302,10 +292,6 @@ impl Kernel for Expand {
                 if a.c == 1 { to.fill(from[0]) } else { to.copy_from_slice(from) }
             }
         });
-    }
-
-    fn cuda(&self, call: &CudaCall) -> Vec<KernelLaunch> {
-        cuda::expand(call)
     }
 }
 

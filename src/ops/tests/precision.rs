@@ -6,10 +6,10 @@ use crate::Result;
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::PointwiseCode;
 use crate::device::cuda::host::{HostOptions, ThreadOrder};
-use crate::graph::{Application, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value};
+use crate::graph::{Application, CpuPointwise, CudaPointwise, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value};
 use crate::ops::slice::SliceChannels;
-use crate::plan::{Plan, PlanOptions, Program, Target};
-use crate::runtime::{Device, bytes_of};
+use crate::plan::{Plan, PlanOptions, Program};
+use crate::runtime::{CudaTarget, Device, bytes_of};
 use crate::types::{Element, Precision, Shape};
 
 /// Half a unit in the last place, relative to the smallest number with that unit: 7 bits follow the first.
@@ -33,16 +33,19 @@ impl Op for Store {
         inputs[0].clone()
     }
     fn exec(&self) -> Exec<'_> {
-        Exec::Pointwise(self)
+        Exec::Pointwise(Pointwise::of(self))
     }
     fn rounding(&self) -> Rounding {
         Rounding::Maps
     }
 }
 
-impl Pointwise for Store {
+impl CpuPointwise for Store {
     fn apply(&self, _isa: Isa, _tile: &mut Tile, _carrier: usize, _operands: &[View]) {}
-    fn cuda(&self, _operands: &[Shape]) -> PointwiseCode {
+}
+
+impl CudaPointwise for Store {
+    fn code(&self, _operands: &[Shape]) -> PointwiseCode {
         PointwiseCode::new("scale", 1).with_factors(&[1.0, 0.0])
     }
 }
@@ -86,7 +89,7 @@ fn program_of(case: &Case, precision: Precision, strided: bool) -> (Program, Vec
 /// Runs the case, and says whether an operand and the result were stored in bf16.
 pub(super) fn check(case: &Case, precision: Precision, options: HostOptions, strided: bool) -> (bool, bool) {
     let (program, data) = program_of(case, precision, strided);
-    let unfused = PlanOptions { fuse: false, precision, ..PlanOptions::new(Target::Cuda) };
+    let unfused = PlanOptions { fuse: false, precision, ..PlanOptions::new(&CudaTarget) };
     let plan = Plan::compile(&program, unfused).unwrap();
     let Some(step) = plan.steps.iter().find(|step| &*step.path == "case") else { return (false, false) };
     let low = |locs: Vec<crate::plan::Loc>| locs.iter().any(|loc| loc.element == Element::Bf16);

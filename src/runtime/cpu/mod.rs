@@ -2,6 +2,9 @@
 //! loaded or the arena grows (`ready.rs`); a run walks the step list and allocates only what it gives back.
 
 mod ready;
+mod target;
+
+pub use target::CpuTarget;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -18,6 +21,7 @@ use ready::{Addresses, Ready};
 /// The CPU as a device.
 pub struct Cpu {
     pool: Pool,
+    target: CpuTarget,
     isa: Isa,
     arena: Buffer,
     states: BTreeMap<String, (Shape, Buffer)>,
@@ -45,8 +49,10 @@ impl Cpu {
     /// # Errors
     /// If memory cannot be had.
     pub fn new(threads: usize) -> Result<Self> {
+        let pool = Pool::new(threads);
         Ok(Cpu {
-            pool: Pool::new(threads),
+            target: CpuTarget { threads: pool.threads() },
+            pool,
             isa: Isa::detect(),
             arena: Buffer::zeroed(0)?,
             states: BTreeMap::new(),
@@ -92,8 +98,8 @@ impl Device for Cpu {
         format!("cpu ({} threads, {})", self.pool.threads(), self.isa.kind().name())
     }
 
-    fn target(&self) -> Target {
-        Target::Cpu { threads: self.pool.threads() }
+    fn target(&self) -> &dyn Target {
+        &self.target
     }
 
     fn load(&mut self, plan: Plan) -> Result<PlanId> {

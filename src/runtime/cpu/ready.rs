@@ -129,9 +129,9 @@ impl Ready {
         let Some((_, output)) = self.stores.last() else { return };
         let call = KernelCall { inputs, output: *output, scratch };
         if self.stages.is_empty() {
-            kernel.run(ctx, call);
+            kernel.cpu.run(ctx, call);
         } else {
-            kernel.run_into(ctx, call, &Epilogue { step: self, isa: ctx.isa });
+            kernel.cpu.run_into(ctx, call, &Epilogue { step: self, isa: ctx.isa });
         }
     }
 
@@ -191,7 +191,7 @@ impl Ready {
             if let Some(stage) = self.stages.get(done)
                 && let Exec::Pointwise(p) = stage.op.exec()
             {
-                p.apply(isa, &mut tile, stage.carrier, &stage.operands);
+                p.cpu.apply(isa, &mut tile, stage.carrier, &stage.operands);
             }
         }
     }

@@ -7,6 +7,7 @@ mod limits;
 mod measure;
 mod peak;
 mod resolve;
+mod target;
 #[cfg(test)]
 mod tests;
 mod ways;
@@ -14,6 +15,7 @@ mod ways;
 pub use fill::fill_module;
 pub use peak::peak_modules;
 pub use resolve::modules;
+pub use target::CudaTarget;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -207,8 +209,8 @@ impl Device for Cuda {
         format!("cuda ({})", self.driver.borrow().describe())
     }
 
-    fn target(&self) -> Target {
-        Target::Cuda
+    fn target(&self) -> &dyn Target {
+        &CudaTarget
     }
 
     fn load(&mut self, plan: Plan) -> Result<PlanId> {

@@ -10,7 +10,7 @@ use crate::device::cuda::compile::module::{module, pointwise_index};
 use crate::device::cuda::driver::{DevicePtr, ModuleSource};
 use crate::device::cuda::launch::args::{Args, DeviceView};
 use crate::device::cuda::launch::finish::{Finish, FinishFunction, FinishStage, MAX_PARTS, PointwiseCode};
-use crate::device::cuda::launch::{CudaCall, CudaCommit, KernelLaunch};
+use crate::device::cuda::launch::{CudaCall, CudaCommitCall, KernelLaunch};
 use crate::graph::Exec;
 use crate::plan::{Base, Loc, Plan, Root, Stage, Step};
 use crate::types::{DType, Shape};
@@ -57,7 +57,7 @@ impl Addresses<'_> {
             Base::Kernel(op, inputs) => {
                 let Exec::Kernel(kernel) = op.exec() else { return Ok(vec![]) };
                 let Some((_, output)) = step.stores.last() else { return Ok(vec![]) };
-                Ok(kernel.cuda(&self.call(step, &self.views(inputs)?, output)?))
+                Ok(kernel.cuda.launches(&self.call(step, &self.views(inputs)?, output)?))
             }
             Base::Carrier(from) => Ok(vec![KernelLaunch::pointwise(self.view(from)?, &self.finish(step)?)]),
             Base::Copy { copies, zeros } => {
@@ -96,17 +96,15 @@ impl Addresses<'_> {
     pub fn alternative(&self, step: &Step) -> Result<Option<Alternative>> {
         let Base::Kernel(op, inputs) = &step.base else { return Ok(None) };
         let (Exec::Kernel(kernel), Some((_, to))) = (op.exec(), step.stores.last()) else { return Ok(None) };
-        if !kernel.has_library() {
-            return Ok(None);
-        }
+        let Some(library) = kernel.library else { return Ok(None) };
         let views = self.views(inputs)?;
         let mut call = self.call(step, &views, to)?;
-        let kernels = if self.warpgroups { kernel.cuda_warpgroups(&call) } else { Vec::new() };
+        let kernels = if self.warpgroups { kernel.cuda.warpgroups(&call) } else { Vec::new() };
         let aside = step.keeps_result_aside();
         if aside {
             call.output = DeviceView { ptr: call.scratch, stride: call.output.shape.c(), ..call.output };
         }
-        let Some(library) = kernel.cuda_library(&call) else { return Ok(None) };
+        let Some(library) = library.call(&call) else { return Ok(None) };
         let signature = format!("{}{}", library.op, call.finish.signature());
         let finish = &call.finish;
         let is_done = finish.stages.is_empty() && finish.stores.len() == 1 && !aside;
@@ -158,7 +156,7 @@ impl Addresses<'_> {
         };
         let mut shapes: Vec<Shape> = operands.iter().map(|l| l.shape).collect();
         shapes[*carrier] = shape;
-        let PointwiseCode { function, parts, factors } = p.cuda(&shapes);
+        let PointwiseCode { function, parts, factors } = p.cuda.code(&shapes);
         let index = pointwise_index(function).filter(|_| parts.len() <= MAX_PARTS);
         let index = index.ok_or_else(|| Error::Internal(format!("{path}: no kernel function {function}")))?;
         let mut inputs = Vec::new();
@@ -188,8 +186,8 @@ impl Addresses<'_> {
         for commit in &self.plan.commits {
             let path: Arc<str> = commit.op.name().into();
             let (inputs, states) = (self.views(&commit.inputs)?, self.views(&commit.states)?);
-            let call = CudaCommit { inputs: &inputs, states: &states, ok: self.outbox };
-            launches.extend(commit.op.cuda(&call).into_iter().map(|k| (path.clone(), k)));
+            let call = CudaCommitCall { inputs: &inputs, states: &states, ok: self.outbox };
+            launches.extend(commit.op.launches(&call).into_iter().map(|k| (path.clone(), k)));
         }
         let mut at = OK_FLOATS;
         for (name, loc) in &self.plan.outputs {

@@ -22,7 +22,7 @@ fn scaled(shape: Shape) -> Plan {
     let y = tape.scoped("scaled", |tape| tape.push(Scale { factor: 2.0, shift: 1.0 }, &[x])).unwrap();
     let outputs = vec![("y".into(), y)];
     let program = Program { name: "scaled", tape, outputs, checks: vec![], commits: vec![] };
-    Plan::compile(&program, PlanOptions::new(Target::Cuda)).unwrap()
+    Plan::compile(&program, PlanOptions::new(&CudaTarget)).unwrap()
 }
 
 #[test]
@@ -78,6 +78,6 @@ fn grids_that_a_gpu_does_not_have_are_refused() {
     let y = tape.scoped("net.linear", |tape| tape.push(Linear, &[rows, weight])).unwrap();
     let outputs = vec![("y".into(), y)];
     let program = Program { name: "rows", tape, outputs, checks: vec![], commits: vec![] };
-    let plan = Plan::compile(&program, PlanOptions::new(Target::Cuda)).unwrap();
+    let plan = Plan::compile(&program, PlanOptions::new(&CudaTarget)).unwrap();
     assert_too_large(&on_host().load(plan).unwrap_err(), "net.linear");
 }

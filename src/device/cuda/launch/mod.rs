@@ -81,7 +81,7 @@ pub struct CudaCall<'a> {
     pub inputs: &'a [DeviceView],
     /// Where the result goes; an op that hosts an epilogue uses `finish` instead.
     pub output: DeviceView,
-    /// As many floats as `cuda_scratch` asked for, with any content, 64-byte aligned.
+    /// As many floats as the op asked for, with any content, 64-byte aligned.
     pub scratch: DevicePtr,
     /// What becomes of finished values.
     pub finish: Finish,
@@ -91,7 +91,7 @@ pub struct CudaCall<'a> {
 
 /// Operands of one state change.
 #[derive(Debug)]
-pub struct CudaCommit<'a> {
+pub struct CudaCommitCall<'a> {
     /// Values that it reads.
     pub inputs: &'a [DeviceView],
     /// States that it changes.

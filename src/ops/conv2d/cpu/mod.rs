@@ -1,4 +1,4 @@
-//! The convolution's three passes: checks, and the choice of the algorithm.
+//! The convolution's three passes on a CPU: checks, the choice of the algorithm, and the ops' sides.
 
 mod band;
 mod direct;
@@ -13,8 +13,10 @@ mod winograd_conv;
 mod winograd_weight_grad;
 mod winograd_weights;
 
-use crate::device::cpu::{Ctx, TileSink, View};
-use crate::types::{ConvShape, Pass};
+use super::{Conv2d, Conv2dInputGrad, Conv2dWeightGrad};
+use crate::device::cpu::{Ctx, StoreTo, TileSink, View};
+use crate::graph::{CpuKernel, KernelCall};
+use crate::types::{ConvShape, Pass, Shape};
 use direct::Correlation;
 use stacked_weight_grad::StackedWeightGrad;
 use weight_grad::WeightGrad;
@@ -65,51 +67,15 @@ pub(super) fn scratch_len_with(algorithm: Algorithm, shape: &ConvShape, pass: Pa
     }
 }
 
-/// The convolution `output = input * weight` (weight O,kh,kw,I), handed to `sink` in tiles of the output.
+/// Forward pass or input gradient by the given algorithm: `output = input * weight` (weight O,kh,kw,I), or its gradient
+/// by the input, handed to `sink` in tiles.
 ///
 /// # Safety
 /// The view's elements must be readable and unchanged during the call.
 ///
 /// # Panics
 /// If the sizes of the view, the weight or the scratch memory ([`scratch_len`]) do not fit the shape.
-pub unsafe fn conv2d(
-    ctx: &Ctx,
-    shape: &ConvShape,
-    input: View,
-    weight: &[f32],
-    sink: &dyn TileSink,
-    scratch: &mut [f32],
-) {
-    let algorithm = algorithm(shape, Pass::Forward);
-    // SAFETY: the caller's promise.
-    unsafe { correlate(algorithm, ctx, shape, Pass::Forward, input, weight, sink, scratch) }
-}
-
-/// The gradient of [`conv2d`] by its input, handed to `sink` in tiles of the input's shape.
-///
-/// # Safety
-/// The view's elements must be readable and unchanged during the call.
-///
-/// # Panics
-/// If the sizes of the view, the weight or the scratch memory ([`scratch_len`]) do not fit the shape.
-pub unsafe fn conv2d_input_grad(
-    ctx: &Ctx,
-    shape: &ConvShape,
-    d_output: View,
-    weight: &[f32],
-    sink: &dyn TileSink,
-    scratch: &mut [f32],
-) {
-    let algorithm = algorithm(shape, Pass::InputGrad);
-    // SAFETY: the caller's promise.
-    unsafe { correlate(algorithm, ctx, shape, Pass::InputGrad, d_output, weight, sink, scratch) }
-}
-
-/// Forward or input gradient by the given algorithm.
-///
-/// # Safety
-/// The view's elements must be readable and unchanged during the call.
-#[expect(clippy::too_many_arguments, reason = "the public passes' arguments and the choice")]
+#[expect(clippy::too_many_arguments, reason = "a pass's operands and the choice of its algorithm")]
 pub(super) unsafe fn correlate(
     algorithm: Algorithm,
     ctx: &Ctx,
@@ -134,30 +100,13 @@ pub(super) unsafe fn correlate(
     }
 }
 
-/// The gradient of [`conv2d`] by its weight, written to `d_weight` (O,kh,kw,I).
+/// The gradient by the weight, written to `d_weight` (O,kh,kw,I), by the given algorithm.
 ///
 /// # Safety
 /// The views' elements must be readable and unchanged during the call.
 ///
 /// # Panics
 /// If the sizes of the views, the gradient or the scratch memory ([`scratch_len`]) do not fit the shape.
-pub unsafe fn conv2d_weight_grad(
-    ctx: &Ctx,
-    shape: &ConvShape,
-    input: View,
-    d_output: View,
-    d_weight: &mut [f32],
-    scratch: &mut [f32],
-) {
-    let algorithm = algorithm(shape, Pass::WeightGrad);
-    // SAFETY: the caller's promise.
-    unsafe { weight_grad(algorithm, ctx, shape, input, d_output, d_weight, scratch) }
-}
-
-/// The weight gradient by the given algorithm.
-///
-/// # Safety
-/// The views' elements must be readable and unchanged during the call.
 pub(super) unsafe fn weight_grad(
     algorithm: Algorithm,
     ctx: &Ctx,
@@ -192,4 +141,51 @@ fn check_view(v: &View, s: &ConvShape, input: bool) {
     let want = if input { [s.batch, s.in_h, s.in_w, s.in_ch] } else { [s.batch, s.out_h, s.out_w, s.out_ch] };
     assert_eq!([v.n, v.h, v.w, v.c], want, "a view for {s:?}");
     assert!(v.stride >= v.c, "a view whose pixels overlap");
+}
+
+impl CpuKernel for Conv2d {
+    fn scratch(&self, inputs: &[Shape], output: Shape, threads: usize) -> usize {
+        scratch_len(&self.0.conv_shape(inputs[0], inputs[1], output), Pass::Forward, threads)
+    }
+    fn run(&self, ctx: &Ctx, call: KernelCall) {
+        let sink = StoreTo(call.output);
+        self.run_into(ctx, call, &sink);
+    }
+    fn run_into(&self, ctx: &Ctx, call: KernelCall, sink: &dyn TileSink) {
+        let [input, weight] = [call.inputs[0], call.inputs[1]];
+        let s = self.0.conv_shape(input.shape(), weight.shape(), call.output.shape());
+        let pass = Pass::Forward;
+        // SAFETY: the plan gives the operands this step's memory; weights are contiguous.
+        unsafe { correlate(algorithm(&s, pass), ctx, &s, pass, input, weight.dense(), sink, call.scratch) };
+    }
+}
+
+impl CpuKernel for Conv2dInputGrad {
+    fn scratch(&self, inputs: &[Shape], output: Shape, threads: usize) -> usize {
+        scratch_len(&self.geometry.conv_shape(output, inputs[1], inputs[0]), Pass::InputGrad, threads)
+    }
+    fn run(&self, ctx: &Ctx, call: KernelCall) {
+        let sink = StoreTo(call.output);
+        self.run_into(ctx, call, &sink);
+    }
+    fn run_into(&self, ctx: &Ctx, call: KernelCall, sink: &dyn TileSink) {
+        let [d_output, weight] = [call.inputs[0], call.inputs[1]];
+        let s = self.geometry.conv_shape(self.input, weight.shape(), d_output.shape());
+        let pass = Pass::InputGrad;
+        // SAFETY: the plan gives the operands this step's memory; weights are contiguous.
+        unsafe { correlate(algorithm(&s, pass), ctx, &s, pass, d_output, weight.dense(), sink, call.scratch) };
+    }
+}
+
+impl CpuKernel for Conv2dWeightGrad {
+    fn scratch(&self, inputs: &[Shape], output: Shape, threads: usize) -> usize {
+        scratch_len(&self.geometry.conv_shape(inputs[0], output, inputs[1]), Pass::WeightGrad, threads)
+    }
+    fn run(&self, ctx: &Ctx, call: KernelCall) {
+        let [input, d_output] = [call.inputs[0], call.inputs[1]];
+        let s = self.geometry.conv_shape(input.shape(), self.weight, d_output.shape());
+        let algorithm = algorithm(&s, Pass::WeightGrad);
+        // SAFETY: the plan gives operands and output this step's memory; weights are contiguous.
+        unsafe { weight_grad(algorithm, ctx, &s, input, d_output, call.output.dense(), call.scratch) };
+    }
 }

@@ -214,6 +214,13 @@ fn stacked_weight_gradients_are_right() {
     }
 }
 
+/// # Safety
+/// As for [`correlate`].
+unsafe fn forward(ctx: &Ctx, s: &ConvShape, input: View, weight: &[f32], sink: &Collect, scratch: &mut [f32]) {
+    // SAFETY: the caller's promise.
+    unsafe { correlate(algorithm(s, Pass::Forward), ctx, s, Pass::Forward, input, weight, sink, scratch) };
+}
+
 #[test]
 #[should_panic(expected = "floats of scratch and needs")]
 fn too_little_scratch_is_refused() {
@@ -223,7 +230,7 @@ fn too_little_scratch_is_refused() {
     let ctx = Ctx { pool: &pool, isa: Isa::PORTABLE };
     let sink = Collect::new([1, 4, 4, 8]);
     // SAFETY: the view is of a live buffer.
-    unsafe { conv2d(&ctx, &shape, View::new(&input, [1, 4, 4, 8]), &weight, &sink, &mut scratch) };
+    unsafe { forward(&ctx, &shape, View::new(&input, [1, 4, 4, 8]), &weight, &sink, &mut scratch) };
 }
 
 #[test]
@@ -234,5 +241,5 @@ fn a_view_of_another_shape_is_refused() {
     let ctx = Ctx { pool: &pool, isa: Isa::PORTABLE };
     let sink = Collect::new([1, 4, 4, 8]);
     // SAFETY: the view is of a live buffer.
-    unsafe { conv2d(&ctx, &shape, View::new(&input, [1, 8, 4, 4]), &weight, &sink, &mut []) };
+    unsafe { forward(&ctx, &shape, View::new(&input, [1, 8, 4, 4]), &weight, &sink, &mut []) };
 }

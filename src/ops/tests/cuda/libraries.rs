@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::device::cuda::host::Libraries;
+use crate::graph::Exec;
 use crate::runtime::Device;
 use crate::types::Precision;
 
@@ -17,8 +18,7 @@ pub(super) const FASTER: HostOptions = HostOptions {
 };
 
 fn has_library(case: &Case) -> bool {
-    let name = case.op.name();
-    name.starts_with("conv2d") || name.starts_with("linear")
+    matches!(case.op.exec(), Exec::Kernel(kernel) if kernel.library.is_some())
 }
 
 #[test]

@@ -9,8 +9,8 @@ use crate::graph::{Op, Tape};
 use crate::ops::concat::ConcatChannels;
 use crate::ops::mul::Scale;
 use crate::ops::prelu::Prelu;
-use crate::plan::{Plan, PlanOptions, Program, Target};
-use crate::runtime::{Device, bytes_of};
+use crate::plan::{Plan, PlanOptions, Program};
+use crate::runtime::{CudaTarget, Device, bytes_of};
 use crate::types::{DType, Precision};
 
 /// What computes the values: an op on an operand and, perhaps, a weight, for an output of so many channels.
@@ -130,7 +130,7 @@ fn program(chain: Chain) -> (Program, HashMap<String, Tensor64>) {
 /// Compares with the reference; returns what was chosen for its steps.
 fn check_chain(chain: Chain, precision: Precision, options: HostOptions) -> Vec<String> {
     let (program, given) = program(chain);
-    let plan = Plan::compile(&program, PlanOptions { precision, ..PlanOptions::new(Target::Cuda) }).unwrap();
+    let plan = Plan::compile(&program, PlanOptions { precision, ..PlanOptions::new(&CudaTarget) }).unwrap();
     let what = format!("{chain:?} in {precision}, {options:?}");
     assert!(plan.steps.iter().any(|s| s.label().ends_with("add+pixel_shuffle+prelu+add")), "{what}: not fused");
     let mut device = on_host(options);

@@ -15,7 +15,7 @@ use crate::plan::{Plan, PlanOptions, Program, Target};
 use crate::rng::{Rng, Stream};
 use crate::runtime::choices::{Choice, Choices, OWN};
 use crate::runtime::cuda::resolve::macs_with_choice;
-use crate::runtime::{Cuda, Device, bytes_of};
+use crate::runtime::{Cuda, CudaTarget, Device, bytes_of};
 use crate::train::programs::{BatchShape, Phase, Programs};
 use crate::types::{DType, Precision, Shape};
 
@@ -54,7 +54,7 @@ fn run(device: &mut Cuda, program: &Program) -> Vec<f32> {
 }
 
 fn run_in(precision: Precision, device: &mut Cuda, program: &Program) -> Vec<f32> {
-    let options = PlanOptions { precision, ..PlanOptions::new(Target::Cuda) };
+    let options = PlanOptions { precision, ..PlanOptions::new(&CudaTarget) };
     let id = device.load(Plan::compile(program, options).unwrap()).unwrap();
     for (name, shape, seed) in [("x", X, 1), ("w", W, 2), ("bias", BIAS, 3)] {
         let values: Vec<f32> = random(shape, seed).data.iter().map(|v| *v as f32).collect();
@@ -116,7 +116,7 @@ fn the_fastest_way_is_taken_and_one_that_fails_is_none() {
 fn memory_that_is_still_read_is_not_written() {
     let dir = tempfile::tempdir().unwrap();
     let program = program(true);
-    let plan = Plan::compile(&program, PlanOptions::new(Target::Cuda)).unwrap();
+    let plan = Plan::compile(&program, PlanOptions::new(&CudaTarget)).unwrap();
     let in_place = |step: &&crate::plan::Step| step.reads().iter().any(|read| step.writes().contains(read));
     assert!(plan.steps.iter().filter(|s| s.label().starts_with("conv2d")).any(|s| in_place(&s)), "no step in place");
     let mut faster = device(dir.path(), Libraries::Faster);
@@ -194,7 +194,7 @@ fn wrong_candidates_lose_however_fast_they_are() {
 fn a_candidate_that_loses_the_device_is_tried_once() {
     let dir = tempfile::tempdir().unwrap();
     let program = program(false);
-    let plan = || Plan::compile(&program, PlanOptions::new(Target::Cuda)).unwrap();
+    let plan = || Plan::compile(&program, PlanOptions::new(&CudaTarget)).unwrap();
     let error = device(dir.path(), Libraries::Fatal).load(plan()).unwrap_err();
     let text = error.to_string();
     assert!(matches!(error, Error::DeviceLost { .. }), "{text}");
@@ -287,10 +287,10 @@ fn nearly_all_products_of_real_networks_have_a_choice() {
         for (precision, least, least_for_hopper) in
             [(Precision::F32, 1.0, 0.0), (Precision::Bf16, 0.85, least_for_hopper)]
         {
-            let programs = Programs::new(cfg.clone()).unwrap().aligned_to(precision.vector());
+            let programs = Programs::new(cfg.clone()).unwrap().aligned_to(CudaTarget.channel_alignment(precision));
             for phase in [Phase::Pretrain, Phase::Adversarial] {
                 let program = programs.step(phase, shape).unwrap().program;
-                let options = PlanOptions { precision, ..PlanOptions::new(Target::Cuda) };
+                let options = PlanOptions { precision, ..PlanOptions::new(&CudaTarget) };
                 let [all, library, hopper] = macs_with_choice(&Plan::compile(&program, options).unwrap()).unwrap();
                 let share = |part: u64| part as f64 / all as f64;
                 let what = format!("{name} {} {precision}: {}, {}", program.name, share(library), share(hopper));

@@ -6,9 +6,9 @@ use crate::ops::add::Add;
 use crate::ops::assign::Assign;
 use crate::ops::conv2d::{Conv2d, Geometry};
 use crate::ops::leaky_relu::LeakyRelu;
-use crate::plan::{Commit, Plan, PlanOptions, Program, Target};
+use crate::plan::{Commit, Plan, PlanOptions, Program};
 use crate::runtime::choices::OWN;
-use crate::runtime::{Cuda, Device, PlanId, bytes_of};
+use crate::runtime::{Cuda, CudaTarget, Device, PlanId, bytes_of};
 use crate::types::{DType, Shape};
 
 const X: Shape = Shape([2, 5, 6, 4]);
@@ -32,7 +32,7 @@ fn load(device: &mut Cuda) -> PlanId {
     let outputs = vec![("y".into(), sum)];
     let program = Program { name: "case", tape, outputs, checks: vec![sum], commits: vec![commit] };
     device.set_state("kept", X, &vec![0.0; X.len()]).unwrap();
-    let id = device.load(Plan::compile(&program, PlanOptions::new(Target::Cuda)).unwrap()).unwrap();
+    let id = device.load(Plan::compile(&program, PlanOptions::new(&CudaTarget)).unwrap()).unwrap();
     for (name, shape) in [("x", X), ("w", W)] {
         let values: Vec<f32> = (0..shape.len()).map(|i| (i * 7 % 11) as f32 - 5.0).collect();
         device.upload(id, name, bytes_of(&values)).unwrap();
