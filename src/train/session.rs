@@ -104,10 +104,9 @@ impl Session {
     /// # Errors
     /// If the networks cannot be built or do not fit into the device's memory.
     pub fn new(cfg: impl Into<Arc<Config>>, device: Box<dyn Device>) -> Result<Self> {
-        let programs = Programs::new(cfg)?;
-        let target = device.target();
-        let precision = precision_of(programs.config());
-        let precision = Some(precision).filter(|p| target.computes_in(*p)).unwrap_or_default();
+        let (programs, target) = (Programs::new(cfg)?, device.target());
+        let asked = precision_of(programs.config());
+        let precision = Some(asked).filter(|p| target.computes_in(*p)).unwrap_or_default();
         let programs = programs.aligned_to(target.channel_alignment(precision));
         let (plans, metrics) = (HashMap::new(), HashMap::new());
         let mut session = Session { programs, device, precision, plans, metrics, open_runs: 0 };

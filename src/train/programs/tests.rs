@@ -1,7 +1,7 @@
 //! Segments of a step and their borders, as plans have them.
 
 use super::*;
-use crate::plan::{Loc, Plan, PlanOptions, PlannedSegment, Root, Target};
+use crate::plan::{Plan, PlanOptions, PlannedSegment, Root, Target};
 use crate::runtime::{CpuTarget, CudaTarget};
 use crate::train::states;
 use crate::types::Precision;
@@ -17,10 +17,12 @@ const NETWORKS: [&str; 2] = [
 ];
 const SHAPE: BatchShape = BatchShape { batch: 2, hr: (32, 32), hr_type: DType::U16, lr_type: None };
 
-fn programs(networks: &str, micro_batches: usize, target: &dyn Target, precision: Precision) -> Programs {
+const CPU: CpuTarget = CpuTarget { threads: 2 };
+
+fn programs(networks: &str, micro_batches: usize, alignment: usize) -> Programs {
     let changes = [format!("Training.accumulate_grad_batches={micro_batches}")];
     let (cfg, _) = Config::from_yaml(&format!("Model: {{in_bands: 3}}\n{networks}"), None, &changes).unwrap();
-    Programs::new(cfg).unwrap().aligned_to(target.channel_alignment(precision))
+    Programs::new(cfg).unwrap().aligned_to(alignment)
 }
 
 fn compile(recorded: &Recorded, target: &dyn Target, precision: Precision) -> Plan {
@@ -32,7 +34,7 @@ fn check_border(plan: &Plan, segment: &PlannedSegment) {
     let bucket = segment.bucket.unwrap();
     assert!(bucket.contiguous());
     let border = segment.steps.start;
-    let touches = |locs: Vec<Loc>| locs.iter().any(|loc| loc.overlaps(&bucket));
+    let touches = |locs: Vec<crate::plan::Loc>| locs.iter().any(|loc| loc.overlaps(&bucket));
     let first_read =
         plan.steps.iter().position(|step| step.label().starts_with("grad_norm") && touches(step.reads())).unwrap();
     assert!(segment.steps.contains(&first_read), "{}: the norm is that of the changed gradients", segment.name);
@@ -43,14 +45,13 @@ fn check_border(plan: &Plan, segment: &PlannedSegment) {
 
 #[test]
 fn a_step_is_one_plan_of_segments_with_a_bucket_before_each_update() {
-    let (cpu, cuda): (&dyn Target, &dyn Target) = (&CpuTarget { threads: 2 }, &CudaTarget);
     for (networks, target, precision) in [
-        (NETWORKS[0], cpu, Precision::F32),
-        (NETWORKS[0], cuda, Precision::Bf16),
-        (NETWORKS[1], cpu, Precision::F32),
-        (NETWORKS[1], cuda, Precision::Bf16),
+        (NETWORKS[0], &CPU as &dyn Target, Precision::F32),
+        (NETWORKS[0], &CudaTarget, Precision::Bf16),
+        (NETWORKS[1], &CPU, Precision::F32),
+        (NETWORKS[1], &CudaTarget, Precision::Bf16),
     ] {
-        let programs = programs(networks, 1, target, precision);
+        let programs = programs(networks, 1, target.channel_alignment(precision));
         for phase in [Phase::Pretrain, Phase::Adversarial] {
             let plan = compile(&programs.step(phase, SHAPE).unwrap(), target, precision);
             let names: Vec<&str> = plan.segments.iter().map(|s| s.name).collect();
@@ -76,8 +77,7 @@ fn a_step_is_one_plan_of_segments_with_a_bucket_before_each_update() {
 
 #[test]
 fn segments_apart_sum_buckets_in_the_state_that_the_update_reads() {
-    let target = &CpuTarget { threads: 2 };
-    let programs = programs(NETWORKS[0], 3, target, Precision::F32);
+    let programs = programs(NETWORKS[0], 3, 1);
     for (gradients, update, network) in [
         (Segment::DiscriminatorGradients, Segment::DiscriminatorUpdate, Network::Discriminator),
         (Segment::GeneratorGradients, Segment::GeneratorUpdate, Network::Generator),
@@ -86,7 +86,7 @@ fn segments_apart_sum_buckets_in_the_state_that_the_update_reads() {
         let state = (states::bucket_state(layout), states::bucket_shape(layout));
         let plan = |segment| {
             let recorded = programs.segment(Phase::Adversarial, segment, SHAPE).unwrap();
-            (compile(&recorded, target, Precision::F32), recorded)
+            (compile(&recorded, &CPU, Precision::F32), recorded)
         };
         let (_, summed) = plan(gradients);
         let sums: Vec<_> = summed.program.commits.iter().filter(|c| c.op.name() == "add_to").collect();
