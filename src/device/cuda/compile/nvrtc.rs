@@ -11,16 +11,12 @@ use super::ptxas::{Usage, resource_usage};
 use crate::device::cuda::driver::ModuleSource;
 use crate::device::cuda::libraries::search::SearchPath;
 use crate::device::cuda::libraries::{Library, Loaded, Version, preload};
+use crate::device::cuda::sources::include;
 use crate::{Error, Result};
 
 /// What comes before every module.
-const PRELUDE: [(&str, &str); 5] = [
-    ("device.cuh", include_str!("../../../../kernels/include/device.cuh")),
-    ("mma.cuh", include_str!("../../../../kernels/include/mma.cuh")),
-    ("async.cuh", include_str!("../../../../kernels/include/async.cuh")),
-    ("bulk.cuh", include_str!("../../../../kernels/include/bulk.cuh")),
-    ("wgmma.cuh", include_str!("../../../../kernels/include/wgmma.cuh")),
-];
+const PRELUDE: [(&str, &str); 5] =
+    [include::DEVICE_CUH, include::MMA_CUH, include::ASYNC_CUH, include::BULK_CUH, include::WGMMA_CUH];
 
 /// A header of CUDA's that kernels include: bf16 arithmetic.
 const HEADER: &str = "cuda_bf16.h";

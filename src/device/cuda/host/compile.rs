@@ -16,27 +16,23 @@ use std::thread;
 use super::{HostOptions, cpus};
 use crate::device::Compiling;
 use crate::device::cuda::driver::ModuleSource;
+use crate::device::cuda::sources::{host, include};
 use crate::{Error, Result};
 
 /// What modules and the runtime are built from, by name.
 const HEADERS: [(&str, &str); 9] = [
-    ("cuda_host.h", include_str!("../../../../kernels/host/cuda_host.h")),
-    ("intrinsics.h", include_str!("../../../../kernels/host/intrinsics.h")),
-    ("runtime.h", include_str!("../../../../kernels/host/runtime.h")),
-    ("block.h", include_str!("../../../../kernels/host/block.h")),
-    ("fiber.h", include_str!("../../../../kernels/host/fiber.h")),
-    ("mma.cuh", include_str!("../../../../kernels/include/mma.cuh")),
-    ("async.cuh", include_str!("../../../../kernels/include/async.cuh")),
-    ("bulk.cuh", include_str!("../../../../kernels/include/bulk.cuh")),
-    ("wgmma.cuh", include_str!("../../../../kernels/include/wgmma.cuh")),
+    host::CUDA_HOST_H,
+    host::INTRINSICS_H,
+    host::RUNTIME_H,
+    host::BLOCK_H,
+    host::FIBER_H,
+    include::MMA_CUH,
+    include::ASYNC_CUH,
+    include::BULK_CUH,
+    include::WGMMA_CUH,
 ];
-const RUNTIME: [(&str, &str); 5] = [
-    ("runtime.cpp", include_str!("../../../../kernels/host/runtime.cpp")),
-    ("block.cpp", include_str!("../../../../kernels/host/block.cpp")),
-    ("collectives.cpp", include_str!("../../../../kernels/host/collectives.cpp")),
-    ("hopper.cpp", include_str!("../../../../kernels/host/hopper.cpp")),
-    ("fiber.cpp", include_str!("../../../../kernels/host/fiber.cpp")),
-];
+const RUNTIME: [(&str, &str); 5] =
+    [host::RUNTIME_CPP, host::BLOCK_CPP, host::COLLECTIVES_CPP, host::HOPPER_CPP, host::FIBER_CPP];
 const PRELUDE: &str = "#include \"cuda_host.h\"\n#include \"mma.cuh\"\n#include \"async.cuh\"\n#include \"bulk.cuh\"\n\
                        #include \"wgmma.cuh\"\n";
 

@@ -1,0 +1,15 @@
+//! The last lines of `cargo test`: which suites it left out, and how to run them.
+
+fn main() {
+    if cfg!(feature = "slow-tests") {
+        println!("the slow suites ran too");
+        return;
+    }
+    println!(
+        "\nleft out, because they take minutes (CI runs them all):
+  cargo test --features slow-tests   tensor-core kernels in every order of threads and under AddressSanitizer
+  just golden-host bf16              reference cases on the CUDA device run on the host; also f32, tf32
+  tests/memcheck.sh                  CPU kernels under valgrind
+or everything at once: bash .ci/run"
+    );
+}
