@@ -3,6 +3,7 @@ use std::collections::HashMap;
 use super::*;
 use crate::config::{Config, Losses};
 use crate::graph::{Tape, Tensor64, Value};
+use crate::metrics::Metric;
 use crate::ops::conv2d::{Conv2d, Geometry};
 use crate::ops::leaky_relu::LeakyRelu;
 use crate::types::{DType, Shape};
@@ -148,7 +149,7 @@ fn weights(l1: f64, sam: f64, tv: f64) -> Losses {
     Losses { l1_weight: l1, sam_weight: sam, perceptual_weight: 0.0, tv_weight: tv, max_val: 1.0, ssim_win: 5, ..cfg }
 }
 
-/// Content loss with `weights` and its gradient by SR; the images are equal if `equal`.
+/// Content loss, l1, sam, tv, psnr and ssim with `weights`, and the gradient by SR; the images are equal if `equal`.
 fn content_of(weights: &Losses, equal: bool) -> (Vec<Vec<f64>>, Option<Vec<f64>>) {
     let mut tape = Tape::new();
     let (sr, hr) = (tape.input("sr", SHAPE, DType::F32), tape.input("hr", SHAPE, DType::F32));
@@ -157,7 +158,8 @@ fn content_of(weights: &Losses, equal: bool) -> (Vec<Vec<f64>>, Option<Vec<f64>>
     let grad = tape.gradients(&[(terms.total, one)], &[sr]).unwrap()[0];
     let image = |k: f64| tensor(SHAPE, |i| 0.5 + 0.4 * (k * i).sin());
     let given = [("sr".to_owned(), image(1.7)), ("hr".to_owned(), image(if equal { 1.7 } else { 1.6 }))].into();
-    let wanted: Vec<Value> = [terms.total].into_iter().chain(terms.components.iter().map(|c| c.1)).collect();
+    let metrics = [Metric::TrainL1, Metric::TrainSam, Metric::TrainTv, Metric::TrainPsnr, Metric::TrainSsim];
+    let wanted: Vec<Value> = [terms.total].into_iter().chain(metrics.map(|m| terms.get(m).unwrap())).collect();
     let values = evaluate(&tape, &given, &wanted);
     (values, grad.map(|g| evaluate(&tape, &given, &[g]).remove(0)))
 }
