@@ -3,7 +3,7 @@
 use std::fs::{File, Permissions};
 use std::io::{self, BufWriter};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use tempfile::NamedTempFile;
@@ -14,14 +14,20 @@ const PREFIX: &str = ".building-";
 
 /// A new temporary file in `dir`. Its lock says that its process lives.
 pub(super) fn create(dir: &Path) -> Result<BufWriter<NamedTempFile>> {
+    let failed = |e| Error::io("create a file in", dir, e);
     // A data set may be shared: everybody may read its store (less what the user's umask forbids).
     let readable = Permissions::from_mode(0o644);
     let mut builder = tempfile::Builder::new();
     builder.prefix(PREFIX).permissions(readable);
-    let file = builder.tempfile_in(dir).map_err(|e| Error::io("create a file in", dir, e))?;
-    // Without locks (some network file systems) nobody removes it either.
-    let _ = file.as_file().try_lock();
-    Ok(BufWriter::new(file))
+    loop {
+        let file = builder.tempfile_in(dir).map_err(failed)?;
+        // Without locks (some network file systems) nobody removes it either.
+        let _ = file.as_file().lock();
+        // Another process may have taken it for a leftover before it was locked.
+        if file.as_file().metadata().map_err(failed)?.nlink() > 0 {
+            return Ok(BufWriter::new(file));
+        }
+    }
 }
 
 /// Renames a finished file into place once its bytes are on the disk.

@@ -190,6 +190,25 @@ fn what_a_killed_build_left_is_removed_and_what_a_living_one_writes_is_not() {
     assert!(!left.exists() && in_use.exists());
 }
 
+/// Builders that start at the same time clean up before each other; none may take another's file for a leftover.
+#[test]
+fn many_build_in_one_folder_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            let (dir, store) = (dir.path(), &store);
+            scope.spawn(move || {
+                for round in 0..10 {
+                    let path = dir.join(format!("{number}_{round}.npy"));
+                    write_npy(&path, PixelType::U8, &[2, 2, 2], &[3.0; 8]);
+                    assert_eq!(stored_values(&request(&path, store, &[1])).1, [3.0; 4]);
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn numpy_types_of_all_widths_are_read_and_lost_digits_are_told() {
     let dir = tempfile::tempdir().unwrap();
