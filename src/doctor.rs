@@ -7,6 +7,7 @@ use std::thread::{self, available_parallelism};
 use std::time::Duration;
 
 use crate::Error;
+use crate::data::unused_stores;
 use crate::device::cpu::Isa;
 use crate::device::cuda::GpuOptions;
 use crate::device::cuda::compile::cache::Cache;
@@ -27,13 +28,23 @@ pub struct Report {
     rows: Vec<[String; 3]>,
     needed: Vec<String>,
     optional: Vec<String>,
+    removable: Vec<String>,
     /// How many the driver shows.
     gpus: usize,
 }
 
-/// Looks at the machine. `program` is a binary of this project, which checks GPUs; without one they are not checked.
+/// Where patch stores are, and after how many days without use one is named.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreFolder<'a> {
+    /// `Data.store_dir`.
+    pub dir: &'a Path,
+    /// `Data.store_days`.
+    pub days: u64,
+}
+
+/// Looks at the machine, and at the patch stores of a config. `program` is a binary of this project, which checks GPUs; without one they are not checked.
 /// `notice` is told what takes long.
-pub fn examine(env: Env, program: Option<&Path>, notice: fn(&str)) -> Report {
+pub fn examine(env: Env, program: Option<&Path>, stores: StoreFolder, notice: fn(&str)) -> Report {
     let mut report = Report::default();
     let search = SearchPath::new(env);
     report.processor();
@@ -44,6 +55,7 @@ pub fn examine(env: Env, program: Option<&Path>, notice: fn(&str)) -> Report {
     report.headers(&search, driver);
     report.self_checks(env, program, notice);
     report.cache(&Cache::of_user(env));
+    report.unused(stores);
     report
 }
 
@@ -152,6 +164,16 @@ impl Report {
         }
     }
 
+    /// Stores that nobody seems to need, with the command that removes them.
+    fn unused(&mut self, StoreFolder { dir, days }: StoreFolder) {
+        for store in unused_stores(dir, days) {
+            let mib = store.bytes >> 20;
+            self.row("Patch store", format!("unused for {} days", store.days), format!("{mib} MiB"));
+            let files: Vec<String> = store.files.iter().map(|file| format!("'{}'", file.display())).collect();
+            self.removable.push(format!("rm {}", files.join(" ")));
+        }
+    }
+
     fn cache(&mut self, cache: &Cache) {
         let Some(folder) = cache.folder() else {
             return self.row("Kernel cache", "none", "set SRGAN_CACHE_DIR or HOME to a folder");
@@ -198,7 +220,11 @@ impl fmt::Display for Report {
         let mut table = Table::new(["srgan", env!("CARGO_PKG_VERSION"), ""]).left_aligned(3);
         self.rows.iter().for_each(|row| table.row(row.iter().map(|cell| cell.replace('\n', " "))));
         write!(f, "{table}")?;
-        for (title, commands) in [("Needed for training on a GPU", &self.needed), ("Optional", &self.optional)] {
+        for (title, commands) in [
+            ("Needed for training on a GPU", &self.needed),
+            ("Optional", &self.optional),
+            ("Patch stores that no run has used for long", &self.removable),
+        ] {
             if !commands.is_empty() {
                 write!(f, "\n\n{title}:\n  {}", commands.join("\n  "))?;
             }

@@ -61,3 +61,28 @@ fn damaged_libraries_and_a_cache_that_cannot_be_written_are_no_failure() {
     // Another NVRTC may be installed in the system; the damaged file is not taken for one.
     assert!(!line(&report, "NVRTC").contains("site-packages"), "{report}");
 }
+
+#[test]
+fn patch_stores_that_nobody_uses_are_named_with_the_command_that_removes_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let stores = dir.path().join("stores");
+    std::fs::create_dir(&stores).unwrap();
+    for (name, days) in [("old", 100), ("new", 1)] {
+        let index = stores.join(format!("{name}-0.json"));
+        std::fs::write(&index, r#"{"masked_runs": 0}"#).unwrap();
+        std::fs::write(index.with_extension("npy"), "pixels").unwrap();
+        let used = std::time::SystemTime::now() - std::time::Duration::from_secs(days * 86_400 + 60);
+        std::fs::File::options().write(true).open(&index).unwrap().set_modified(used).unwrap();
+    }
+    std::fs::write(dir.path().join("c.yaml"), "Model: {in_bands: 1}").unwrap();
+    let report = |overrides: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_srgan"));
+        let out = command.current_dir(dir.path()).args(["doctor", "-c", "c.yaml"]).args(overrides).output().unwrap();
+        assert!(out.status.success());
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let text = report(&[]);
+    assert!(line(&text, "Patch store ").contains("unused for 100 days"), "{text}");
+    assert!(text.contains("rm 'stores/old-0.json' 'stores/old-0.npy'") && !text.contains("new-0"), "{text}");
+    assert!(!report(&["Data.store_days=101"]).contains("Patch store"));
+}

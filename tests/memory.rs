@@ -7,6 +7,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use srgan::data::{DataSettings, Dataset, DatasetKind, Loader, StoreMode};
+use srgan::ops::prepare::Normalization;
 
 /// Anonymous resident memory of this process in KiB.
 fn anonymous_kib() -> usize {
@@ -38,10 +39,16 @@ fn growth(side: usize) -> usize {
     let settings = DataSettings {
         kind: DatasetKind::Scenes,
         root_dir: None,
-        scenes: vec![scene],
+        scenes: vec![vec![scene]],
         layout: None,
         bands: None,
         nodata: None,
+        mask: true,
+        apply_scale: false,
+        value_scale: 1.0,
+        value_offset: 0.0,
+        normalization: Some(Normalization::Identity),
+        check_range: true,
         in_bands: 2,
         scale: 4,
         hr_size: Some(64),

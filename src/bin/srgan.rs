@@ -9,7 +9,7 @@ use serde::Serialize;
 use srgan::bench::{BenchOptions, Phase, Source, bench, bench_loader};
 use srgan::config::Config;
 use srgan::data::Dataset;
-use srgan::doctor::examine;
+use srgan::doctor::{StoreFolder, examine};
 use srgan::log::Messages;
 use srgan::train::{DeviceOptions, data_settings, open_device_with, self_check};
 use srgan::{Error, Result};
@@ -27,7 +27,17 @@ enum Command {
     /// Time the steps of a config, or its data loader
     Bench(BenchArgs),
     /// Show what this machine offers for training, and what is missing
-    Doctor,
+    Doctor(DoctorArgs),
+}
+
+#[derive(Args)]
+struct DoctorArgs {
+    /// Configuration whose patch stores are looked at [default: the folder `stores`]
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Values that override the file's
+    #[arg(value_name = "SECTION.KEY=VALUE", requires = "config")]
+    overrides: Vec<String>,
 }
 
 #[derive(Args)]
@@ -96,11 +106,7 @@ fn main() -> ExitCode {
     }
     let done = match Cli::parse().command {
         Command::Bench(args) => run_bench(args),
-        Command::Doctor => {
-            let program = self_check::this_program();
-            println!("{}", examine(&|name| std::env::var_os(name), program.as_deref(), |text| eprintln!("{text}")));
-            Ok(())
-        }
+        Command::Doctor(args) => run_doctor(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -109,6 +115,18 @@ fn main() -> ExitCode {
             ExitCode::from(e.exit_code())
         }
     }
+}
+
+fn run_doctor(args: &DoctorArgs) -> Result<()> {
+    let cfg = match &args.config {
+        Some(path) => Config::load(path, &args.overrides)?.0,
+        None => Config::default(),
+    };
+    let stores = StoreFolder { dir: &cfg.data.store_dir, days: cfg.data.store_days };
+    let program = self_check::this_program();
+    let report = examine(&|name| std::env::var_os(name), program.as_deref(), stores, |text| eprintln!("{text}"));
+    println!("{report}");
+    Ok(())
 }
 
 fn run_bench(args: BenchArgs) -> Result<()> {

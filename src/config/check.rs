@@ -115,7 +115,10 @@ impl Checker<'_> {
         match data.dataset_type {
             DatasetType::Scenes if data.scenes.is_empty() => {
                 let wrong = Wrong::new("the data set Scenes needs at least one scene");
-                Err(self.error("Data.scenes", wrong.hint("list GeoTIFF or .npy files: Data.scenes=[a.tif, b.tif]")))
+                Err(self.error(
+                    "Data.scenes",
+                    wrong.hint("list files, folders or patterns: Data.scenes=[a.tif, \"more/*.tif\"]"),
+                ))
             }
             DatasetType::LrHrFolder if data.root_dir.is_none() => {
                 let wrong = Wrong::new("the data set LRHRFolderDataset needs its folder");
@@ -185,7 +188,6 @@ impl Checker<'_> {
             ("Schedulers.g_warmup_steps", config.schedulers.g_warmup_type == Warmup::None, "g_warmup_type is none"),
             ("Data.root_dir", scenes, "the data set Scenes reads Data.scenes"),
             ("Data.scenes", !scenes, "Data.dataset_type is not Scenes"),
-            ("Data.patches_per_epoch", !scenes, "Data.dataset_type is not Scenes"),
             ("Data.val_fraction", !scenes, "Data.dataset_type is not Scenes"),
         ];
         let mut warnings = Vec::new();

@@ -95,6 +95,16 @@ choice! {
 }
 
 choice! {
+    /// What masks of files do (`Data.mask`).
+    pub enum MaskUse {
+        /// Masked pixels have no value: no patch touches them.
+        Auto = "auto";
+        /// They are pixels like others.
+        Ignore = "ignore";
+    }
+}
+
+choice! {
     /// How LR is made from HR (`Data.degradation`).
     pub enum Degradation {
         /// Bicubic (a = −0.75), as `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`.

@@ -27,14 +27,14 @@ use std::path::Path;
 
 pub use choice::{
     AdvLoss, BlockType, DatasetType, Degradation, DeviceChoice, DiscriminatorType, GeneratorType, IsaChoice, Layout,
-    Normalization, PerceptualMetric, Precision, PretrainLoss, Ramp, StoreMode, Warmup,
+    MaskUse, Normalization, PerceptualMetric, Precision, PretrainLoss, Ramp, StoreMode, Warmup,
 };
 pub use schema::{
     Config, Data, Discriminator, Ema, Generator, Logging, Losses, Model, Optimizers, Schedulers, Training,
     TruncatedVgg, Wandb,
 };
 pub use text::Change;
-pub use values::{BatchLimit, EmaDevice, Gpus, Resume, ValInterval};
+pub use values::{BatchLimit, EmaDevice, Gpus, Resume, SceneFiles, ValInterval};
 
 use crate::{Error, Result};
 use check::Checker;

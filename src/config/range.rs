@@ -24,12 +24,17 @@ pub(crate) fn power_of_two(value: &usize) -> Outcome {
 }
 
 /// Networks compute in f32; a larger number would be infinite there.
-fn fits_f32(value: &f64) -> Outcome {
+pub(crate) fn fits_f32(value: &f64) -> Outcome {
     require((*value as f32).is_finite(), "at most 3.4e38", value)
 }
 
 pub(crate) fn positive(value: &f64) -> Outcome {
     require(*value > 0.0, "above 0", value)?;
+    fits_f32(value)
+}
+
+pub(crate) fn not_zero(value: &f64) -> Outcome {
+    require(*value as f32 != 0.0, "another number than 0", value)?;
     fits_f32(value)
 }
 

@@ -3,7 +3,7 @@
 
 use super::choice::{BlockType, Choice, DatasetType, DiscriminatorType, GeneratorType};
 use super::schema::Config;
-use super::tree::{Content, Node, Wrong};
+use super::tree::{Content, Node, Plain, Wrong};
 use crate::Result;
 
 /// Other keys for the same value: the key as written, and the keys it stands for unless they are set.
@@ -32,7 +32,7 @@ pub(crate) fn canonicalise(root: &mut Node) -> Result<Vec<String>> {
     refuse_other_data_sets(root)?;
     normalization_mapping(root)?;
     legacy_block(root)?;
-    let mut warnings = Vec::new();
+    let mut warnings = no_values(root);
     for (alias, keys) in ALIASES {
         let Some(node) = root.take(alias).filter(|node| !node.is_null()) else { continue };
         let mut unset = keys.iter().filter(|key| root.get(key).is_none()).peekable();
@@ -50,6 +50,20 @@ pub(crate) fn canonicalise(root: &mut Node) -> Result<Vec<String>> {
         }
     }
     Ok(warnings)
+}
+
+/// Takes out values that say nothing: the empty project of opensr-srgan's files, and NaN or infinity for "no data".
+fn no_values(root: &mut Node) -> Vec<String> {
+    if root.get("Logging.wandb.project").and_then(Node::text).is_some_and(|name| name.trim().is_empty()) {
+        root.take("Logging.wandb.project");
+    }
+    match root.get("Data.nodata").and_then(Node::plain) {
+        Some(Plain::Float(value)) if !value.is_finite() => {
+            root.take("Data.nodata");
+            vec!["Data.nodata has no effect: NaN and infinite pixels are always left out".into()]
+        }
+        _ => vec![],
+    }
 }
 
 /// Names of data sets in opensr-srgan's own files that need its Python readers or are not published.
@@ -125,6 +139,9 @@ pub(crate) fn dependent_defaults(config: &mut Config, root: &Node) {
         config.discriminator.n_blocks = 3;
     }
     let data = &mut config.data;
+    if unset("Data.augment") {
+        data.augment = data.dataset_type == DatasetType::Scenes;
+    }
     if data.dataset_type == DatasetType::Scenes {
         data.hr_size.get_or_insert(128);
     }

@@ -49,31 +49,45 @@ section! {
         dataset_type: DatasetType = DatasetType::Example;
         /// Folder of an `ExampleDataset` or `LRHRFolderDataset`.
         root_dir: Option<PathBuf> = None;
-        /// How stored pixel values become network input.
-        normalization: Normalization = Normalization::Sen2Stretch;
-        /// (ours) Scene files of a `Scenes` data set, GeoTIFF or `.npy`.
-        scenes: Vec<PathBuf> = Vec::new();
+        /// How stored pixel values become network input. To be stated for `Scenes` and `LRHRFolderDataset`;
+        /// `ExampleDataset` has a rule of its own.
+        normalization: Option<Normalization> = None;
+        /// (ours) Every value is multiplied by this before normalisation, …
+        scale: f64 = 1.0, not_zero;
+        /// (ours) … and this is added.
+        offset: f64 = 0.0, fits_f32;
+        /// (ours) Apply the scale and offset that files state (GDAL's tags) before those two.
+        apply_scale: bool = false;
+        /// (ours) Refuse data of which the normalisation clips more than half.
+        check_range: bool = true;
+        /// (ours) Scenes of a `Scenes` data set: files, folders, patterns with `*`; a list of files is one scene,
+        /// their bands one after the other.
+        scenes: Vec<SceneFiles> = Vec::new();
         /// (ours) Order of the axes in array files (`.npy`, `.npz`); `None` is HWC. GeoTIFFs say it themselves.
         layout: Option<Layout> = None;
         /// (ours) Bands to take from the files, counted from 0, in this order; `None` takes all.
         bands: Option<Vec<usize>> = None;
-        /// (ours) Pixel value that means "no data", beside NaN, infinity and what the file itself declares.
+        /// (ours) Pixel value that means "no data", beside NaN and infinity; `None` takes what the file itself states.
         nodata: Option<f64> = None;
+        /// (ours) Whether masks and alpha bands of the files hide pixels as "no data" does.
+        mask: MaskUse = MaskUse::Auto;
         /// (ours) Side of a square HR training patch in pixels; `None` trains on whole files, which `Scenes`
         /// does not allow (its default is 128).
         hr_size: Option<usize> = None, each(in_range(1, 16_384));
-        /// (ours) Patches drawn in an epoch of `Scenes`; `None` draws as many as fit side by side.
+        /// (ours) Patches drawn in an epoch; `None` takes one of each file, of `Scenes` as many as fit side by side.
         patches_per_epoch: Option<u64> = None, each(in_range(1, MAX_COUNT));
         /// (ours) Share of each scene's area that is held out for validation.
         val_fraction: f64 = 0.1, open_unit;
         /// (ours) How LR is made from HR.
         degradation: Degradation = Degradation::Bicubic;
-        /// (ours) Random flips and quarter turns of training patches.
-        augment: bool = true;
+        /// (ours) Random flips and quarter turns of training patches; the default is true for `Scenes` alone.
+        augment: bool = false;
         /// (ours) Folder of the patch store.
         store_dir: PathBuf = PathBuf::from("stores");
         /// (ours) How the patch store is read.
         store: StoreMode = StoreMode::Mmap;
+        /// (ours) Days after which `srgan doctor` names a patch store that no run has used.
+        store_days: u64 = 90, in_range(1, 36_500);
         /// (ours) Bands shown as red, green and blue, counted from 0 among the network's bands.
         rgb_bands: [usize; 3] = [0, 1, 2];
     }
@@ -320,5 +334,15 @@ section! {
         i: usize = 5, in_range(1, 5);
         /// Convolution in the block, counted from 1.
         j: usize = 4, in_range(1, 4);
+    }
+}
+
+impl Data {
+    /// The method by which values become network input.
+    pub fn method(&self) -> Normalization {
+        match self.dataset_type {
+            DatasetType::Example => Normalization::Identity,
+            _ => self.normalization.unwrap_or(Normalization::Sen2Stretch),
+        }
     }
 }

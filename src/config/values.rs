@@ -18,6 +18,23 @@ pub enum Resume {
     From(PathBuf),
 }
 
+/// The files of a scene (`Data.scenes`): one, or several whose bands follow each other.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SceneFiles(Vec<PathBuf>);
+
+impl SceneFiles {
+    /// The files, at least one.
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.0
+    }
+}
+
+impl<const N: usize> From<[&str; N]> for SceneFiles {
+    fn from(files: [&str; N]) -> Self {
+        SceneFiles(files.map(PathBuf::from).to_vec())
+    }
+}
+
 /// How often to validate (`Training.val_check_interval`).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ValInterval {
@@ -205,6 +222,23 @@ impl<T: Scalar> Scalar for Vec<T> {
 
     fn emit(&self) -> String {
         format!("[{}]", self.iter().map(T::emit).collect::<Vec<_>>().join(", "))
+    }
+}
+
+impl Scalar for SceneFiles {
+    fn parse(node: &Node) -> Result<Self, Wrong> {
+        let files: Vec<PathBuf> = Vec::parse(node)?;
+        if files.is_empty() {
+            return Err(Wrong::new("a scene without files"));
+        }
+        Ok(SceneFiles(files))
+    }
+
+    fn emit(&self) -> String {
+        match self.0.as_slice() {
+            [file] => file.emit(),
+            _ => self.0.emit(),
+        }
     }
 }
 

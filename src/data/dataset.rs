@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::loader::Loader;
 use super::origins::{Origins, below_u64};
 use super::pixels::{Batch, RawImages, SampleId, TrainSpec, ValSize};
+use super::range::{self, Findings};
 use super::store::{Crop, Store};
 use super::{DataSettings, DatasetKind, folders, scenes};
 use crate::error::{Error, Result};
@@ -91,6 +92,7 @@ struct Inner {
     train_len: usize,
     sizes: Vec<ValSize>,
     notes: Vec<String>,
+    warnings: Vec<String>,
 }
 
 impl Dataset {
@@ -111,8 +113,10 @@ impl Dataset {
                 None => sizes.push(size),
             }
         }
+        let Findings { notes: ranges, warnings } = range::check(settings, &parts)?;
+        notes.extend(ranges);
         let train_len = settings.patches_per_epoch.unwrap_or(parts.default_len);
-        Ok(Dataset { inner: Arc::new(Inner { settings: settings.clone(), parts, train_len, sizes, notes }) })
+        Ok(Dataset { inner: Arc::new(Inner { settings: settings.clone(), parts, train_len, sizes, notes, warnings }) })
     }
 
     /// Training samples in an epoch.
@@ -179,6 +183,11 @@ impl Dataset {
     /// What the user should know about how the data was opened.
     pub fn notes(&self) -> &[String] {
         &self.inner.notes
+    }
+
+    /// What is probably wrong with the data.
+    pub fn warnings(&self) -> &[String] {
+        &self.inner.warnings
     }
 
     pub(super) fn settings(&self) -> &DataSettings {

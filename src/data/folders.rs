@@ -1,5 +1,7 @@
 //! Data sets of ready-made patches: a folder of HR files, or folders of LR and HR files paired by name.
 
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,8 +13,10 @@ use crate::error::{Error, Result};
 /// `ExampleDataset`: the last 20 files, by name, are for validation; of 20 or fewer files the last fifth.
 pub(super) fn open_example(settings: &DataSettings, notes: &mut Vec<String>) -> Result<Parts> {
     let root = root_dir(settings)?;
-    let all: Vec<PathBuf> =
-        list(root)?.into_iter().filter(|p| p.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz"))).collect();
+    let all: Vec<PathBuf> = list(root, notes)?
+        .into_iter()
+        .filter(|p| p.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz")))
+        .collect();
     let named = |p: &PathBuf| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("hr_"));
     let mut files: Vec<PathBuf> = all.iter().filter(|p| named(p)).cloned().collect();
     if files.is_empty() {
@@ -32,9 +36,9 @@ pub(super) fn open_example(settings: &DataSettings, notes: &mut Vec<String>) -> 
 /// `LRHRFolderDataset`: `train` and `val` with `LR` and `HR`, each LR file having an HR file of its name.
 pub(super) fn open_paired(settings: &DataSettings, notes: &mut Vec<String>) -> Result<Parts> {
     let root = root_dir(settings)?;
-    let (mut lr, mut hr) = pairs(&root.join("train"))?;
+    let (mut lr, mut hr) = pairs(&root.join("train"), notes)?;
     let first_val = lr.len();
-    let (val_lr, val_hr) = pairs(&root.join("val"))?;
+    let (val_lr, val_hr) = pairs(&root.join("val"), notes)?;
     lr.extend(val_lr);
     hr.extend(val_hr);
     let hr = open_or_build(&request(settings, root, "hr", hr), notes)?;
@@ -65,45 +69,75 @@ fn root_dir(settings: &DataSettings) -> Result<&Path> {
 
 fn request(settings: &DataSettings, root: &Path, name: &str, files: Vec<PathBuf>) -> StoreRequest {
     let dir = settings.store_dir.clone().unwrap_or_else(|| root.join(super::STORE_FOLDER));
-    settings.store_request(name, dir, files)
+    settings.store_request(name, dir, files.into_iter().map(|file| vec![file]).collect())
 }
 
 fn stored(store: &Arc<Store>, image: usize) -> Stored {
     Stored { store: Arc::clone(store), image }
 }
 
-/// The readable image files of a folder, sorted by name; hidden files and others are passed over.
-fn list(dir: &Path) -> Result<Vec<PathBuf>> {
+/// The readable image files of a folder, sorted by name. Hidden files are passed over; a note tells of others.
+fn list(dir: &Path, notes: &mut Vec<String>) -> Result<Vec<PathBuf>> {
     let io = |e| Error::io("list the folder", dir, e);
     if !dir.is_dir() {
         return Err(Error::data(dir, "there is no such folder").with_hint("check Data.root_dir"));
     }
-    let mut files = Vec::new();
+    let mut others: BTreeMap<String, usize> = BTreeMap::new();
     for entry in std::fs::read_dir(dir).map_err(io)? {
         let path = entry.map_err(io)?.path();
         let hidden = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
-        if !hidden && path.is_file() && source::is_supported(&path) {
-            files.push(path);
+        if hidden || path.is_dir() {
+            continue;
+        }
+        if !path.exists() {
+            let hint = "mend or remove the link";
+            return Err(Error::data(&path, "a link to a file that is not there").with_hint(hint));
+        }
+        if !source::is_supported(&path) {
+            let ending = path.extension().map_or("no ending".into(), |e| format!(".{}", e.to_string_lossy()));
+            *others.entry(ending).or_default() += 1;
         }
     }
-    files.sort();
+    let known = source::EXTENSIONS.map(|e| format!(".{e}")).join(" ");
+    let files = source::images_in(dir)?;
     if files.is_empty() {
-        let known = source::EXTENSIONS.map(|e| format!(".{e}")).join(" ");
         return Err(Error::data(dir, format!("no image files in this folder (known are {known})")));
+    }
+    if !others.is_empty() {
+        let kinds: Vec<String> = others.iter().map(|(ending, count)| format!("{count} × {ending}")).collect();
+        notes.push(format!("{}: left out are files of other kinds: {}", dir.display(), kinds.join(", ")));
     }
     Ok(files)
 }
 
-/// LR files of a phase and their HR files.
-fn pairs(phase: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
-    let lr = list(&phase.join("LR"))?;
+/// LR files of a phase and their HR files. Names are compared exactly, or else without regard to case.
+fn pairs(phase: &Path, notes: &mut Vec<String>) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+    let lr = list(&phase.join("LR"), notes)?;
     let hr_dir = phase.join("HR");
-    let hr: Vec<PathBuf> = lr.iter().filter_map(|p| p.file_name()).map(|name| hr_dir.join(name)).collect();
-    match hr.iter().find(|path| !path.is_file()) {
-        Some(missing) => Err(Error::data(missing, "this HR file is missing")
-            .with_hint("each file in LR needs one of the same name in HR")),
-        None => Ok((lr, hr)),
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_os_string();
+    let folded = |name: &OsStr| name.to_string_lossy().to_lowercase();
+    let mut unused: BTreeMap<OsString, PathBuf> =
+        list(&hr_dir, notes)?.into_iter().map(|path| (name(&path), path)).collect();
+    let spelled: HashMap<String, OsString> = unused.keys().map(|name| (folded(name), name.clone())).collect();
+    let mut hr = Vec::with_capacity(lr.len());
+    for low in &lr {
+        let wanted = name(low);
+        let found = unused.remove(&wanted).or_else(|| unused.remove(spelled.get(&folded(&wanted))?));
+        let missing = || {
+            Error::data(hr_dir.join(&wanted), "this HR file is missing")
+                .with_hint("each file in LR needs one of the same name in HR")
+        };
+        hr.push(found.ok_or_else(missing)?);
     }
+    if let Some(first) = unused.keys().next() {
+        let (count, all) = (unused.len(), unused.len() + hr.len());
+        notes.push(format!(
+            "{}: {count} of {all} HR files are left out, since they have no LR file of their name ({}, …)",
+            hr_dir.display(),
+            first.to_string_lossy()
+        ));
+    }
+    Ok((lr, hr))
 }
 
 /// Splits the images at `first_val`; checks that training samples have one size.

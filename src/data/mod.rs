@@ -14,6 +14,7 @@ mod folders;
 mod loader;
 mod origins;
 mod pixels;
+mod range;
 mod scenes;
 mod source;
 mod store;
@@ -23,9 +24,11 @@ use std::path::PathBuf;
 pub use dataset::Dataset;
 pub use loader::Loader;
 pub use pixels::{Batch, PixelType, RawImages, SampleId, TrainSpec, ValSize};
+pub use store::{UnusedStore, unused_stores};
 
 use crate::error::{Error, Result};
-use store::StoreRequest;
+use crate::ops::prepare::Normalization;
+use store::{StoreRequest, ValueRules};
 
 /// What the source files are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +59,9 @@ pub enum StoreMode {
     Read,
 }
 
+/// The files of one image: one, or several whose bands follow each other.
+pub type ImageFiles = Vec<PathBuf>;
+
 /// Everything the data module has to know.
 #[derive(Clone, Debug)]
 pub struct DataSettings {
@@ -63,14 +69,26 @@ pub struct DataSettings {
     pub kind: DatasetKind,
     /// Folder of the data set (not for scenes).
     pub root_dir: Option<PathBuf>,
-    /// The scenes.
-    pub scenes: Vec<PathBuf>,
+    /// The scenes. A folder stands for the files in it, a name with `*`, `?` or `[…]` for those that match.
+    pub scenes: Vec<ImageFiles>,
     /// Axes of `.npy` and `.npz` files; `None` is `Hwc`.
     pub layout: Option<Layout>,
     /// Bands to use, counted from 0, in this order; `None` is all.
     pub bands: Option<Vec<usize>>,
     /// Value of pixels without data; overrides the files' own.
     pub nodata: Option<f64>,
+    /// Whether masks and alpha bands of the files hide pixels.
+    pub mask: bool,
+    /// Whether the scale and offset that files state are applied.
+    pub apply_scale: bool,
+    /// Every value is multiplied by this, …
+    pub value_scale: f64,
+    /// … and this is added, before normalisation.
+    pub value_offset: f64,
+    /// How values become network input; `None` if the user has not said it.
+    pub normalization: Option<Normalization>,
+    /// Refuse data that the normalisation would mostly clip.
+    pub check_range: bool,
     /// Bands that the networks expect.
     pub in_bands: usize,
     /// HR size over LR size.
@@ -121,7 +139,18 @@ impl DataSettings {
         Ok(())
     }
 
-    fn store_request(&self, name: &str, dir: PathBuf, files: Vec<PathBuf>) -> StoreRequest {
+    fn value_rules(&self) -> ValueRules {
+        ValueRules {
+            nodata: self.nodata,
+            mask: self.mask,
+            apply_scale: self.apply_scale,
+            scale: self.value_scale,
+            offset: self.value_offset,
+            example: self.kind == DatasetKind::Example,
+        }
+    }
+
+    fn store_request(&self, name: &str, dir: PathBuf, files: Vec<ImageFiles>) -> StoreRequest {
         StoreRequest {
             name: name.into(),
             files,
@@ -129,7 +158,7 @@ impl DataSettings {
             bands: self.bands.clone(),
             in_bands: self.in_bands,
             layout: self.layout.unwrap_or(Layout::Hwc),
-            nodata: self.nodata,
+            values: self.value_rules(),
             mask: false,
             dtype: None,
             mode: self.store,

@@ -1,12 +1,12 @@
 //! Whole scenes: training patches from anywhere in the upper part of each, validation patches side by side in
 //! the lower part. No patch touches a masked pixel or crosses the border between the two.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::dataset::{Image, Parts, Stored, Training, ValItem};
 use super::origins::Origins;
 use super::store::{Crop, MaskedRun, open_or_build};
-use super::{DataSettings, Layout, PixelType, source};
+use super::{DataSettings, ImageFiles, Layout, PixelType, source};
 use crate::error::{Error, Result};
 
 /// Opens `settings.scenes`.
@@ -17,7 +17,8 @@ pub(super) fn open(settings: &DataSettings, notes: &mut Vec<String>) -> Result<P
     if settings.scenes.is_empty() {
         return Err(Error::config("Data.scenes", "the list of scenes is empty"));
     }
-    let dtype = common_type(settings, notes)?;
+    let scenes = expand(&settings.scenes)?;
+    let dtype = common_type(settings, &scenes, notes)?;
     let mut parts = Parts {
         images: Vec::new(),
         training: Training::Scenes { origins: Vec::new(), before: vec![0] },
@@ -27,11 +28,12 @@ pub(super) fn open(settings: &DataSettings, notes: &mut Vec<String>) -> Result<P
         held_out: Vec::new(),
     };
     let mut training = Vec::new();
-    for path in &settings.scenes {
+    for files in scenes {
+        let path = &files[0].clone();
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let beside = path.parent().unwrap_or(Path::new(".")).join(super::STORE_FOLDER);
         let dir = settings.store_dir.clone().unwrap_or(beside);
-        let mut request = settings.store_request(&name, dir, vec![path.clone()]);
+        let mut request = settings.store_request(&name, dir, vec![files]);
         (request.mask, request.dtype) = (true, Some(dtype));
         let store = open_or_build(&request, notes)?;
         let scene = Scene {
@@ -42,7 +44,7 @@ pub(super) fn open(settings: &DataSettings, notes: &mut Vec<String>) -> Result<P
             image: parts.images.len(),
             masked: store.masked_runs()?,
         };
-        training.push(scene.split(settings, &mut parts)?);
+        training.push(scene.split(settings, &mut parts, notes)?);
         parts.images.push(Image { hr: Stored { store, image: 0 }, lr: None });
     }
     if parts.val.is_empty() && settings.val_fraction > 0.0 {
@@ -66,7 +68,7 @@ struct Scene<'a> {
 
 impl Scene<'_> {
     /// Adds the scene's validation patches and held-out area to `parts`; returns its training places.
-    fn split(&self, settings: &DataSettings, parts: &mut Parts) -> Result<Origins> {
+    fn split(&self, settings: &DataSettings, parts: &mut Parts, notes: &mut Vec<String>) -> Result<Origins> {
         let (height, width, size) = (self.height, self.width, self.size);
         let held_out = (height as f64 * settings.val_fraction).round() as usize;
         let split = height - held_out.min(height);
@@ -97,8 +99,13 @@ impl Scene<'_> {
         let area = item(split, 0, floor(height - split), floor(width));
         if self.masked.iter().any(|run| run.row as usize >= split) {
             parts.held_out.extend(&tiles);
-        } else if area.crop.height > 0 {
+        } else if area.crop.height >= size && area.crop.width >= size {
             parts.held_out.push(area);
+        } else if held_out > 0 {
+            notes.push(format!(
+                "{}: its {held_out} held-out rows have no room for a {size} × {size} patch, so no part of it is validated",
+                self.path.display()
+            ));
         }
         parts.val.extend(tiles);
         Ok(training)
@@ -109,15 +116,53 @@ impl Scene<'_> {
     }
 }
 
+/// The scenes with folders and patterns in place of the files that they stand for.
+fn expand(scenes: &[ImageFiles]) -> Result<Vec<ImageFiles>> {
+    let mut expanded = Vec::new();
+    for files in scenes {
+        let [path] = files.as_slice() else {
+            expanded.push(files.clone());
+            continue;
+        };
+        let is_product = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safe"));
+        let found = match path.to_str() {
+            _ if path.is_dir() && !is_product => source::images_in(path)?,
+            Some(pattern) if pattern.contains(['*', '?', '[']) && !path.exists() => matching(pattern)?,
+            _ => vec![path.clone()],
+        };
+        if found.is_empty() {
+            let known = source::EXTENSIONS.map(|e| format!(".{e}")).join(" ");
+            let hint = format!("name the scenes' files ({known}), their folder, or a pattern as \"scenes/*.tif\"");
+            return Err(Error::data(path, "no scene is found here").with_hint(hint));
+        }
+        expanded.extend(found.into_iter().map(|path| vec![path]));
+    }
+    Ok(expanded)
+}
+
+/// The files that match a pattern, by name.
+fn matching(pattern: &str) -> Result<Vec<PathBuf>> {
+    let wrong = |e: glob::PatternError| Error::data(pattern, format!("not a pattern for file names: {}", e.msg));
+    let mut files = Vec::new();
+    for entry in glob::glob(pattern).map_err(wrong)? {
+        let path = entry.map_err(|e| Error::io("read", e.path().to_owned(), e.into()))?;
+        if path.is_file() && source::is_supported(&path) {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
 /// The type that holds the pixels of all scenes.
-fn common_type(settings: &DataSettings, notes: &mut Vec<String>) -> Result<PixelType> {
+fn common_type(settings: &DataSettings, scenes: &[ImageFiles], notes: &mut Vec<String>) -> Result<PixelType> {
+    let values = settings.value_rules();
     let mut common = None;
-    for path in &settings.scenes {
-        let own = source::open(path, settings.layout.unwrap_or(Layout::Hwc))?.info().dtype;
+    for files in scenes {
+        let own = values.stored_type(source::open_all(files, settings.layout.unwrap_or(Layout::Hwc))?.info());
         if *common.get_or_insert(own) != own {
             notes.push(format!(
                 "the scenes have different pixel types ({} is {own}): all are kept as float32",
-                path.display()
+                files[0].display()
             ));
             return Ok(PixelType::F32);
         }

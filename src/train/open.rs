@@ -4,15 +4,16 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::self_check::{Checked, Trust, check_gpu};
-use crate::config::{Config, DatasetType, DeviceChoice, IsaChoice, Layout, StoreMode};
-use crate::data::{DataSettings, DatasetKind};
+use crate::config::{Config, DatasetType, DeviceChoice, IsaChoice, Layout, MaskUse, StoreMode};
+use crate::data::{self, DataSettings, DatasetKind};
 use crate::device::cpu::{Isa, IsaKind};
 use crate::device::cuda::libraries::Library;
 use crate::device::cuda::{GpuDriver, GpuOptions};
 use crate::device::{OnCompile, OnWarning};
 use crate::log::{CompileProgress, Messages};
+use crate::ops::prepare::Normalization;
 use crate::runtime::{Cpu, Cuda, Device};
-use crate::{Error, Result, data};
+use crate::{Error, Result};
 
 /// What does not belong in a config.
 #[derive(Clone, Default)]
@@ -175,13 +176,19 @@ pub fn data_settings(cfg: &Config) -> DataSettings {
             DatasetType::Scenes => DatasetKind::Scenes,
         },
         root_dir: d.root_dir.clone(),
-        scenes: d.scenes.clone(),
+        scenes: d.scenes.iter().map(|scene| scene.paths().to_vec()).collect(),
         layout: d.layout.map(|l| match l {
             Layout::Hwc => data::Layout::Hwc,
             Layout::Chw => data::Layout::Chw,
         }),
         bands: d.bands.clone(),
         nodata: d.nodata,
+        mask: d.mask == MaskUse::Auto,
+        apply_scale: d.apply_scale,
+        value_scale: d.scale,
+        value_offset: d.offset,
+        normalization: d.normalization.and_then(|method| Normalization::parse(method.name())),
+        check_range: d.check_range,
         in_bands: cfg.model.in_bands,
         scale: cfg.generator.scaling_factor,
         hr_size: d.hr_size,

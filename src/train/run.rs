@@ -96,6 +96,7 @@ fn train(
     let meta = load(&mut session, &begin, messages)?;
     let dataset = Dataset::open(&data_settings(cfg))?;
     dataset.notes().iter().for_each(|n| messages.info(n));
+    dataset.warnings().iter().for_each(|w| messages.warn(w));
     check_patch(cfg, &dataset)?;
     let steps_per_epoch = steps_per_epoch(cfg, &dataset)?;
     let plans = fit_memory(&session, &dataset, messages)?;

@@ -33,13 +33,23 @@ pub fn steps_per_epoch(cfg: &Config, dataset: &Dataset) -> Result<u64> {
     Ok((batches / parts) as u64)
 }
 
-/// Refuses training images that the discriminator or the perceptual network would reduce to nothing; with
+/// Refuses images that SSIM's window or a network would reduce to nothing; with
 /// `Data.hr_size` the config's own checks have done so before the files were opened.
 ///
 /// # Errors
 /// [`Error::Config`] with the smallest side that works.
 pub fn check_patch(cfg: &Config, dataset: &Dataset) -> Result<()> {
     let (_, height, width) = dataset.train_spec().hr;
+    let window = cfg.training.losses.ssim_win;
+    let of_validation = dataset.val_sizes().iter().map(|size| size.hr_height.min(size.hr_width)).min();
+    let smallest = of_validation.unwrap_or(usize::MAX).min(height).min(width);
+    if smallest <= window / 2 {
+        let message = format!(
+            "a window of {window} pixels needs images of {} a side; the smallest has {smallest}",
+            window / 2 + 1
+        );
+        return Err(Error::config("Training.Losses.ssim_win", message).with_hint("lower it, or use larger images"));
+    }
     let rules = [
         (
             "Discriminator",
@@ -112,6 +122,8 @@ pub fn dry_run_on(device: Box<dyn Device>, cfg: &Config, verbose: bool) -> Resul
     let _ = writeln!(text, "{programs}\n\n{memory}\n");
     let _ = writeln!(text, "device: {}", session.device().describe());
     let _ = write!(text, "data: {} training patches, {steps} steps per epoch", dataset.train_len());
+    dataset.notes().iter().for_each(|note| text.push_str(&format!("\n{note}")));
+    dataset.warnings().iter().for_each(|warning| text.push_str(&format!("\nwarning: {warning}")));
     if verbose {
         let _ = write!(text, "\n\n{}", algorithms_of(&mut session, &of_run.run, need.total(), available)?);
     }

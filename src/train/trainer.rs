@@ -84,7 +84,7 @@ impl Trainer {
         meta.batch_in_epoch = meta.data_position / samples_per_step;
         meta.counters.skipped_in_a_row = 0;
         meta.seed = cfg.training.seed;
-        meta.normalisation = cfg.data.normalization.name().to_owned();
+        meta.normalisation = cfg.data.method().name().to_owned();
         meta.bands = match &cfg.data.bands {
             Some(bands) => bands.iter().map(usize::to_string).collect(),
             None => (0..cfg.model.in_bands).map(|b| b.to_string()).collect(),

@@ -1,5 +1,6 @@
 //! Tests of the configuration: values, text, refusals.
 
+mod data;
 mod reading;
 mod refusals;
 mod text;

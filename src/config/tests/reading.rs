@@ -80,7 +80,7 @@ fn every_key_of_the_reference_is_read() {
             prefetch_factor: 7,
             dataset_type: DatasetType::LrHrFolder,
             root_dir: Some("tiles/of mine".into()),
-            normalization: Normalization::Normalise10k,
+            normalization: Some(Normalization::Normalise10k),
             ..Data::default()
         },
         model: Model { in_bands: 6, continue_training: None, load_checkpoint: Some("start.safetensors".into()) },
@@ -136,9 +136,10 @@ fn every_key_of_the_reference_is_read() {
 fn our_own_keys_are_read() {
     let (config, warnings) = read_with(
         "Model: {in_bands: 4}
-Data: {dataset_type: scenes, scenes: [a.tif, b.npy], layout: chw, bands: [0, 2, 3, 7], nodata: -1, hr_size: 64,
+Data: {dataset_type: scenes, scenes: [a.tif, [B02.tif, B03.tif]], layout: chw, bands: [0, 2, 3, 7], nodata: -1, hr_size: 64,
   patches_per_epoch: 100, val_fraction: 0.25, degradation: bicubic_antialias, augment: off, store_dir: /big/disk,
-  store: read, rgb_bands: [2, 1, 0]}
+  store: read, rgb_bands: [2, 1, 0], mask: ignore, scale: 0.5, offset: -1000, apply_scale: yes, check_range: no,
+  store_days: 7}
 Training: {seed: 18446744073709551615, precision: bf16, num_threads: 3, isa: AVX2, pretrain_loss: l1, accumulate_grad_batches: 2,
   max_steps: 1_000, resume: auto, checkpoint_minutes: 0.5, early_stopping_patience: 9, gpus: 1}
 Logging: {log_every_n_steps: 10, dir: out}",
@@ -146,7 +147,7 @@ Logging: {log_every_n_steps: 10, dir: out}",
     );
     let data = Data {
         dataset_type: DatasetType::Scenes,
-        scenes: vec!["a.tif".into(), "b.npy".into()],
+        scenes: vec![["a.tif"].into(), ["B02.tif", "B03.tif"].into()],
         layout: Some(Layout::Chw),
         bands: Some(vec![0, 2, 3, 7]),
         nodata: Some(-1.0),
@@ -158,6 +159,12 @@ Logging: {log_every_n_steps: 10, dir: out}",
         store_dir: "/big/disk".into(),
         store: StoreMode::Read,
         rgb_bands: [2, 1, 0],
+        mask: MaskUse::Ignore,
+        scale: 0.5,
+        offset: -1000.0,
+        apply_scale: true,
+        check_range: false,
+        store_days: 7,
         ..Data::default()
     };
     assert_eq!(config.data, data);
@@ -243,7 +250,7 @@ fn names_of_networks_and_methods() {
     let (config, _) = read_with(LEAST, &["Generator.model_type=rcab", "Generator.block_type=lka"]);
     assert_eq!((config.generator.model_type, config.generator.block_type), (SrResNet, Lka), "block_type comes first");
 
-    let method = |text: &str| read_with(LEAST, &[&format!("Data.normalization={text}")]).0.data.normalization;
+    let method = |text: &str| read_with(LEAST, &[&format!("Data.normalization={text}")]).0.data.normalization.unwrap();
     assert_eq!(method("{name: Normalize_10k_signed}"), Normalization::Normalise10kSigned);
     assert_eq!(method("{method: none}"), Normalization::Identity);
     assert_eq!(method("s2_signed"), Normalization::Normalise10kSigned);

@@ -1,4 +1,4 @@
-//! Sources that are one plain array: `.npy`, `.npz`, `.png`, and TIFF files without compression.
+//! Sources that are one plain array: `.npy` and `.npz`, decoded pictures, and TIFF files without compression.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -6,8 +6,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::npy_header::NpyHeader;
-use super::{Source, SourceInfo, open_file, swap_bytes, zeroed};
-use crate::data::{Layout, PixelType};
+use super::{Source, SourceInfo, largest_image, open_file};
+use crate::data::Layout;
 use crate::error::{Error, Result};
 
 /// Bytes unpacked at a time.
@@ -39,25 +39,25 @@ impl Source for ArraySource {
     }
 
     fn next_rows(&mut self, bands: &[usize], out: &mut Vec<u8>) -> Result<usize> {
-        let SourceInfo { height, width, bands: all, dtype, .. } = self.info;
-        let size = dtype.bytes();
+        let SourceInfo { height, width, bands: all, value_type, .. } = self.info;
+        let size = value_type.bytes();
         let rows = (BLOCK_BYTES / (width * all * size)).clamp(1, height.max(1)).min(height - self.next_row);
         if rows == 0 {
             return Ok(0);
         }
-        let start = out.len();
+        let mut values = Vec::with_capacity(rows * width * bands.len() * size);
         let first = self.next_row;
-        let read = |file: &File, at: u64, values: usize| {
-            let mut block = vec![0; values * size];
+        let read = |file: &File, at: u64, count: usize| {
+            let mut block = vec![0; count * size];
             file.read_exact_at(&mut block, at).map_err(|e| Error::io("read", &self.path, e)).map(|()| block)
         };
         match &self.values {
             Values::Memory { bytes, strides } => {
-                gather(&bytes[first * strides[0] * size..], [rows, width], *strides, bands, size, out);
+                gather(&bytes[first * strides[0] * size..], [rows, width], *strides, bands, size, &mut values);
             }
             Values::Interleaved { file, at } => {
                 let block = read(file, at + (first * width * all * size) as u64, rows * width * all)?;
-                gather(&block, [rows, width], [width * all, all, 1], bands, size, out);
+                gather(&block, [rows, width], [width * all, all, 1], bands, size, &mut values);
             }
             Values::Planar { file, at } => {
                 let mut block = Vec::with_capacity(bands.len() * rows * width * size);
@@ -66,14 +66,29 @@ impl Source for ArraySource {
                     block.extend(read(file, at + (value * size) as u64, rows * width)?);
                 }
                 let planes: Vec<usize> = (0..bands.len()).collect();
-                gather(&block, [rows, width], [width, 1, rows * width], &planes, size, out);
+                gather(&block, [rows, width], [width, 1, rows * width], &planes, size, &mut values);
             }
         }
         if self.swap {
-            swap_bytes(&mut out[start..], dtype);
+            values.chunks_exact_mut(size).for_each(<[u8]>::reverse);
         }
+        value_type.convert(&values, out);
         self.next_row += rows;
         Ok(rows)
+    }
+
+    fn read_mask(&mut self, first: usize, rows: usize, out: &mut Vec<u8>) -> Result<()> {
+        let SourceInfo { width, value_type, alpha, .. } = self.info;
+        let size = value_type.bytes();
+        match (&self.values, alpha) {
+            (Values::Memory { bytes, strides }, Some(alpha)) => {
+                let mut values = Vec::with_capacity(rows * width * size);
+                gather(&bytes[first * strides[0] * size..], [rows, width], *strides, &[alpha], size, &mut values);
+                out.extend(values.chunks_exact(size).map(|value| u8::from(value.iter().any(|&byte| byte != 0))));
+            }
+            _ => out.resize(out.len() + rows * width, 1),
+        }
+        Ok(())
     }
 }
 
@@ -121,81 +136,56 @@ pub(super) fn open_npy(path: &Path, layout: Layout) -> Result<ArraySource> {
         Values::Interleaved { file, at }
     };
     let mut source = array.source(path, values);
-    if matches!(source.values, Values::Interleaved { .. }) && !source.swap {
+    let kept = source.info.value_type.bytes() == source.info.dtype.bytes() && source.info.value_type.is_exact();
+    if matches!(source.values, Values::Interleaved { .. }) && !source.swap && kept {
         source.info.plain_at = Some(at);
     }
     Ok(source)
 }
 
-/// Reads the array `hr`, or else the first one, of an `.npz` file into memory.
+/// Reads the array `hr` (in either case), or else the first one, of an `.npz` file into memory.
 pub(super) fn open_npz(path: &Path, layout: Layout) -> Result<ArraySource> {
     let damaged = |e: &dyn std::fmt::Display| Error::data(path, format!("not a readable .npz file: {e}"));
     let file = open_file(path)?;
     let mut archive = npyz::npz::NpzArchive::new(BufReader::new(file)).map_err(|e| damaged(&e))?;
     let zip = archive.zip_archive();
-    let mut chosen = None;
+    let mut names = Vec::new();
     for index in 0..zip.len() {
         // Archive order, as numpy's: `file_names` would come in no order.
-        let entry = zip.by_index(index).map_err(|e| damaged(&e))?;
-        match entry.name() {
-            "hr.npy" => chosen = Some(index),
-            name if name.ends_with(".npy") && chosen.is_none() => chosen = Some(index),
-            _ => continue,
-        }
-        if entry.name() == "hr.npy" {
-            break;
-        }
+        let entry = zip.by_index_raw(index).map_err(|e| damaged(&e))?;
+        names.extend(entry.name().strip_suffix(".npy").map(|name| (index, name.to_owned())));
     }
-    let index = chosen.ok_or_else(|| Error::data(path, "the .npz file holds no array"))?;
-    let mut entry = zip.by_index(index).map_err(|e| damaged(&e))?;
+    let named_hr = names.iter().find(|(_, name)| name.eq_ignore_ascii_case("hr"));
+    let chosen = named_hr.or_else(|| names.first());
+    let (index, name) = chosen.ok_or_else(|| Error::data(path, "the .npz file holds no array"))?;
+    let mut entry = zip.by_index(*index).map_err(|e| damaged(&e))?;
+    let packed = entry.compressed_size();
     let header = NpyHeader::read(&mut entry).map_err(|m| Error::data(path, m))?;
-    let array = ArrayShape::of(path, &header, layout)?;
+    let mut array = ArrayShape::of(path, &header, layout)?;
+    if array.bytes > largest_image(packed) {
+        let message = format!("the array claims {} bytes, more than {packed} packed ones can hold", array.bytes);
+        return Err(Error::data(path, message));
+    }
     let mut bytes = Vec::new();
     (&mut entry).take(array.bytes as u64).read_to_end(&mut bytes).map_err(|e| damaged(&e))?;
-    // Reading to the end checks the entry's checksum too.
-    std::io::copy(&mut entry, &mut std::io::sink()).map_err(|e| damaged(&e))?;
     if bytes.len() < array.bytes {
         let message = format!("the array is cut off: {} bytes expected, {} there", array.bytes, bytes.len());
         return Err(Error::data(path, message));
+    }
+    // The checksum is compared at the end of the entry.
+    let rest = entry.read(&mut [0]).map_err(|e| damaged(&e))?;
+    if rest > 0 {
+        return Err(Error::data(path, format!("the array is longer than its shape {:?} says", header.shape)));
+    }
+    if named_hr.is_none() && names.len() > 1 {
+        let all: Vec<&str> = names.iter().map(|(_, name)| name.as_str()).take(10).collect();
+        array.info.notes.push(format!("of its arrays {} the first, {name}, is used", all.join(", ")));
     }
     let strides = array.strides;
     Ok(array.source(path, Values::Memory { bytes, strides }))
 }
 
-/// Decodes a PNG file into memory: grey or colour, 8 or 16 bit; an alpha channel is a band.
-pub(super) fn open_png(path: &Path) -> Result<ArraySource> {
-    let damaged = |e: png::DecodingError| Error::data(path, format!("not a readable PNG file: {e}"));
-    let file = open_file(path)?;
-    let mut reader = png::Decoder::new(BufReader::new(file)).read_info().map_err(damaged)?;
-    let (color, depth) = reader.output_color_type();
-    let dtype = match depth {
-        png::BitDepth::Eight => PixelType::U8,
-        png::BitDepth::Sixteen => PixelType::U16,
-        _ => return Err(Error::data(path, "PNG files need 8 or 16 bits a sample").with_hint(SAVE_AS)),
-    };
-    if color == png::ColorType::Indexed {
-        return Err(Error::data(path, "a PNG file with a colour table holds no band values").with_hint(SAVE_AS));
-    }
-    let (width, height) = (reader.info().width as usize, reader.info().height as usize);
-    let len = reader.output_buffer_size().ok_or_else(|| Error::data(path, "the image is too large"))?;
-    let mut bytes = zeroed(path, len)?;
-    reader.next_frame(&mut bytes).map_err(damaged)?;
-    let bands = color.samples();
-    let info = SourceInfo {
-        height,
-        width,
-        bands,
-        dtype,
-        nodata: None,
-        plain_at: None,
-        shape: format!("{height} rows, {width} columns, {bands} bands of {dtype}"),
-        layout_applied: false,
-    };
-    let values = Values::Memory { bytes, strides: [width * bands, bands, 1] };
-    Ok(ArraySource { path: path.into(), info, values, swap: dtype == PixelType::U16, next_row: 0 })
-}
-
-const SAVE_AS: &str = "save it as uint8, uint16, int16 or float32";
+const SAVE_AS: &str = "save it as uint8, uint16, int16, float32 or another real type of numpy";
 
 /// What the axes of a numpy array mean.
 struct ArrayShape {
@@ -207,10 +197,11 @@ struct ArrayShape {
 
 impl ArrayShape {
     fn of(path: &Path, header: &NpyHeader, layout: Layout) -> Result<ArrayShape> {
-        let (dtype, swap) = header.pixel_type().ok_or_else(|| {
-            Error::data(path, format!("values of type {} are not supported", header.descr)).with_hint(SAVE_AS)
+        let (value_type, swap) = header.value_type().ok_or_else(|| {
+            let descr: String = header.descr.chars().take(40).collect();
+            Error::data(path, format!("values of type {descr} are not supported")).with_hint(SAVE_AS)
         })?;
-        let bytes = header.values().and_then(|n| n.checked_mul(dtype.bytes()));
+        let bytes = header.values().and_then(|n| n.checked_mul(value_type.bytes()));
         let bytes = bytes.ok_or_else(|| Error::data(path, format!("impossible shape {:?}", header.shape)))?;
         let shape = &header.shape;
         // Only an empty array's strides can overflow, and they are never used.
@@ -229,19 +220,12 @@ impl ArrayShape {
         };
         let layout_name = if layout == Layout::Hwc { "HWC" } else { "CHW" };
         let text = match shape.len() {
-            2 => format!("shape {shape:?}, one band of {dtype}"),
-            _ => format!("shape {shape:?} of {dtype}, read as Data.layout {layout_name}"),
+            2 => format!("shape {shape:?}, one band of {value_type}"),
+            _ => format!("shape {shape:?} of {value_type}, read as Data.layout {layout_name}"),
         };
-        let info = SourceInfo {
-            height: shape[axes[0]],
-            width: shape[axes[1]],
-            bands: axes.get(2).map_or(1, |&a| shape[a]),
-            dtype,
-            nodata: None,
-            plain_at: None,
-            shape: text,
-            layout_applied: shape.len() == 3,
-        };
+        let size = [shape[axes[0]], shape[axes[1]], axes.get(2).map_or(1, |&a| shape[a])];
+        let mut info = SourceInfo::new(size, value_type, text);
+        info.layout_applied = shape.len() == 3;
         let strides = [axis_strides[axes[0]], axis_strides[axes[1]], axes.get(2).map_or(1, |&a| axis_strides[a])];
         Ok(ArrayShape { info, strides, bytes, swap })
     }

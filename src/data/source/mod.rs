@@ -1,18 +1,45 @@
 //! Source files, each read once from top to bottom in bounded pieces.
 
 mod array;
+mod masked;
 pub(crate) mod npy_header;
+mod picture;
+mod stack;
 mod tiff;
+mod values;
 
 use std::fs::File;
-use std::io::ErrorKind;
-use std::path::Path;
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
 
+use self::values::ValueType;
 use super::{Layout, PixelType};
 use crate::error::{Error, Result};
 
 /// File name endings that can be read.
-pub(crate) const EXTENSIONS: [&str; 5] = ["npy", "npz", "tif", "tiff", "png"];
+pub(crate) const EXTENSIONS: [&str; 7] = ["npy", "npz", "tif", "tiff", "png", "jpg", "jpeg"];
+
+/// What says which pixels of a file have no value, beside the values themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MaskKind {
+    /// A mask inside a TIFF file.
+    Internal,
+    /// A file beside it, `NAME.msk`.
+    Sidecar,
+    /// A band that the file marks as alpha.
+    Alpha,
+}
+
+impl MaskKind {
+    /// The mask in a sentence.
+    pub fn name(self) -> &'static str {
+        match self {
+            MaskKind::Internal => "its internal mask",
+            MaskKind::Sidecar => "the .msk file beside it",
+            MaskKind::Alpha => "its alpha band",
+        }
+    }
+}
 
 /// What a source file holds.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,16 +50,51 @@ pub(crate) struct SourceInfo {
     pub width: usize,
     /// Bands in the file, chosen or not.
     pub bands: usize,
-    /// Type of a value.
+    /// Type of a value in the file.
+    pub value_type: ValueType,
+    /// Type of a value as it is read.
     pub dtype: PixelType,
     /// The value of pixels without data that the file states.
     pub nodata: Option<f64>,
-    /// Bytes before the first value, if the file is a plain array: rows, columns, bands, native byte order.
+    /// What masks pixels.
+    pub mask: Option<MaskKind>,
+    /// The band that the file marks as alpha.
+    pub alpha: Option<usize>,
+    /// Scale and offset of each band that the file states: value × scale + offset is what it measures.
+    pub scaling: Option<Vec<(f64, f64)>>,
+    /// Bytes before the first value, if the file is a plain array as a store would hold it: rows, columns, bands.
     pub plain_at: Option<u64>,
     /// The shape as the file states it, for messages.
     pub shape: String,
     /// Whether `Data.layout` decided what the axes mean.
     pub layout_applied: bool,
+    /// What the user should know about the file, to follow its name.
+    pub notes: Vec<String>,
+}
+
+impl SourceInfo {
+    /// A file of this many rows, columns and bands that says nothing else.
+    fn new([height, width, bands]: [usize; 3], value_type: ValueType, shape: String) -> SourceInfo {
+        let mut notes = Vec::new();
+        if !value_type.is_exact() {
+            notes.push(format!("its {value_type} values are kept as float32, with seven digits"));
+        }
+        SourceInfo {
+            height,
+            width,
+            bands,
+            value_type,
+            dtype: value_type.stored(),
+            nodata: None,
+            mask: None,
+            alpha: None,
+            scaling: None,
+            plain_at: None,
+            shape,
+            layout_applied: false,
+            notes,
+        }
+    }
 }
 
 /// A file open for one pass.
@@ -43,6 +105,9 @@ pub(crate) trait Source {
     /// Appends the next full-width rows to `out` (rows, columns, `bands`; native byte order) and returns their
     /// number, 0 at the end.
     fn next_rows(&mut self, bands: &[usize], out: &mut Vec<u8>) -> Result<usize>;
+
+    /// Appends a byte for each pixel of `rows` rows from `first` on: 0 where the file's mask hides it.
+    fn read_mask(&mut self, first: usize, rows: usize, out: &mut Vec<u8>) -> Result<()>;
 }
 
 /// Whether `path`'s ending is one that [`open`] knows.
@@ -50,17 +115,31 @@ pub(crate) fn is_supported(path: &Path) -> bool {
     extension(path).is_some_and(|e| EXTENSIONS.contains(&e.as_str()))
 }
 
+/// The readable image files of a folder, sorted by name; hidden files and others are passed over.
+pub(crate) fn images_in(dir: &Path) -> Result<Vec<PathBuf>> {
+    let io = |e| Error::io("list the folder", dir, e);
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        let hidden = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
+        if !hidden && path.is_file() && is_supported(&path) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
 /// Opens a source file by its ending. `layout` says what the axes of `.npy` and `.npz` mean.
 pub(crate) fn open(path: &Path, layout: Layout) -> Result<Box<dyn Source>> {
+    refuse_lfs_pointer(path)?;
     let source: Box<dyn Source> = match extension(path).as_deref() {
         Some("npy") => Box::new(array::open_npy(path, layout)?),
         Some("npz") => Box::new(array::open_npz(path, layout)?),
-        Some("png") => Box::new(array::open_png(path)?),
-        Some("tif" | "tiff") => tiff::open(path)?,
-        _ => {
-            let message = format!("unknown kind of file; known are {}", EXTENSIONS.map(|e| format!(".{e}")).join(" "));
-            return Err(Error::data(path, message));
-        }
+        Some("png") => Box::new(picture::open_png(path)?),
+        Some("jpg" | "jpeg") => Box::new(picture::open_jpeg(path)?),
+        Some("tif" | "tiff") => masked::with_sidecar(path, tiff::open(path)?)?,
+        other => return Err(unknown_kind(path, other.unwrap_or_default())),
     };
     let info = source.info();
     if info.height == 0 || info.width == 0 || info.bands == 0 {
@@ -69,14 +148,64 @@ pub(crate) fn open(path: &Path, layout: Layout) -> Result<Box<dyn Source>> {
     Ok(source)
 }
 
-/// The bands of `info` to use, checked against `in_bands` of the networks.
+/// Opens the files of one image: their bands follow each other.
+pub(crate) fn open_all(paths: &[PathBuf], layout: Layout) -> Result<Box<dyn Source>> {
+    match paths {
+        [path] => open(path, layout),
+        _ => stack::open(paths, layout),
+    }
+}
+
+/// A kind of file that cannot be read, with the command that makes one that can.
+fn unknown_kind(path: &Path, extension: &str) -> Error {
+    let known = EXTENSIONS.map(|e| format!(".{e}")).join(" ");
+    let error = Error::data(path, format!("unknown kind of file; known are {known}"));
+    let name = path.display();
+    let translate = |from: &str| {
+        let to = path.with_extension("tif");
+        format!("convert it: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE {from} {}", to.display())
+    };
+    match extension {
+        "safe" => error.with_hint(translate(&format!(
+            "\"$(gdalinfo {name}/MTD_MSIL*.xml | sed -n 's/.*SUBDATASET_1_NAME=//p')\""
+        ))),
+        "jp2" | "j2k" | "vrt" | "img" | "hdf" | "nc" | "jxl" | "webp" | "bsq" => {
+            error.with_hint(translate(&name.to_string()))
+        }
+        _ => error.with_hint("name files of a known kind; GDAL's gdal_translate makes GeoTIFF files of most others"),
+    }
+}
+
+/// Refuses what Git LFS leaves in place of a file that was not fetched.
+fn refuse_lfs_pointer(path: &Path) -> Result<()> {
+    const START: &[u8] = b"version https://git-lfs";
+    let mut start = [0; START.len()];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    if read.is_ok() && start == START {
+        let message = "a Git LFS pointer, not the file itself";
+        return Err(Error::data(path, message).with_hint("fetch the file: git lfs pull"));
+    }
+    Ok(())
+}
+
+/// Most bytes that an image, strip or tile of a file of `file_len` bytes is unpacked to, since headers may claim
+/// anything: what deflate can make of them, at least 64 MiB, and no more than 1 GiB or four times the file.
+fn largest_image(file_len: u64) -> usize {
+    file_len.saturating_mul(1100).clamp(64 << 20, 1 << 30).max(file_len.saturating_mul(4)) as usize
+}
+
+/// The bands of `info` to use, checked against `in_bands` of the networks. Where none are asked for, an alpha band
+/// beside as many bands as the networks have is left out.
 pub(crate) fn choose_bands(
     path: &Path,
     info: &SourceInfo,
     bands: Option<&[usize]>,
     in_bands: usize,
 ) -> Result<Vec<usize>> {
-    let chosen = bands.map_or_else(|| (0..info.bands).collect(), <[usize]>::to_vec);
+    let mut chosen = bands.map_or_else(|| (0..info.bands).collect(), <[usize]>::to_vec);
+    if bands.is_none() && chosen.len() == in_bands + 1 {
+        chosen.retain(|&band| Some(band) != info.alpha);
+    }
     let too_high = chosen.iter().find(|&&b| b >= info.bands);
     if too_high.is_none() && chosen.len() == in_bands {
         return Ok(chosen);
@@ -97,13 +226,6 @@ pub(crate) fn choose_bands(
 
 fn extension(path: &Path) -> Option<String> {
     Some(path.extension()?.to_str()?.to_ascii_lowercase())
-}
-
-/// Reverses the bytes of each value.
-fn swap_bytes(bytes: &mut [u8], dtype: PixelType) {
-    if dtype.bytes() > 1 {
-        bytes.chunks_exact_mut(dtype.bytes()).for_each(<[u8]>::reverse);
-    }
 }
 
 /// Opens a file that the user named: one that is not there or not readable is an error about the data.

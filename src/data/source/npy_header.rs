@@ -4,6 +4,7 @@
 
 use std::io::{self, Read};
 
+use super::values::ValueType;
 use crate::data::PixelType;
 
 /// Length of the headers we write: fixed, so that a header can be rewritten once the sizes are known.
@@ -48,7 +49,10 @@ impl NpyHeader {
         let dict = String::from_utf8_lossy(&dict);
         parse_dict(&dict)
             .map(|(descr, fortran_order, shape)| NpyHeader { descr, fortran_order, shape, len: prefix + dict_len })
-            .ok_or_else(|| format!("the .npy header is not understood: {}", dict.trim()))
+            .ok_or_else(|| {
+                let quoted: String = dict.trim().chars().take(200).collect();
+                format!("the .npy header is not understood: {quoted}")
+            })
     }
 
     /// The header of an array of our own, C order, padded to [`WRITTEN_LEN`] bytes.
@@ -66,19 +70,27 @@ impl NpyHeader {
         bytes
     }
 
-    /// The pixel type and whether its bytes are big-endian; `None` for types that are no pixels.
-    pub fn pixel_type(&self) -> Option<(PixelType, bool)> {
+    /// The type of the values and whether their bytes are big-endian; `None` for types that are no pixels.
+    pub fn value_type(&self) -> Option<(ValueType, bool)> {
         let (order, code) = self.descr.split_at_checked(1)?;
-        let dtype = match code {
-            "u1" => PixelType::U8,
-            "u2" => PixelType::U16,
-            "i2" => PixelType::I16,
-            "f4" => PixelType::F32,
+        let value_type = match code {
+            "b1" => ValueType::Bool,
+            "u1" => ValueType::U8,
+            "i1" => ValueType::I8,
+            "u2" => ValueType::U16,
+            "i2" => ValueType::I16,
+            "u4" => ValueType::U32,
+            "i4" => ValueType::I32,
+            "u8" => ValueType::U64,
+            "i8" => ValueType::I64,
+            "f2" => ValueType::F16,
+            "f4" => ValueType::F32,
+            "f8" => ValueType::F64,
             _ => return None,
         };
         match order {
-            "<" | "|" | "=" => Some((dtype, false)),
-            ">" => Some((dtype, true)),
+            "<" | "|" | "=" => Some((value_type, false)),
+            ">" => Some((value_type, true)),
             _ => None,
         }
     }
@@ -118,7 +130,7 @@ mod tests {
         assert_eq!(bytes.len(), WRITTEN_LEN);
         let header = NpyHeader::read(&bytes[..]).unwrap();
         assert_eq!((header.shape.as_slice(), header.len), (&[300, 7][..], WRITTEN_LEN));
-        assert_eq!(header.pixel_type(), Some((PixelType::I16, false)));
+        assert_eq!(header.value_type(), Some((ValueType::I16, false)));
     }
 
     #[test]

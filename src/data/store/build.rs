@@ -1,22 +1,23 @@
 //! Building a store, or finding the one that is already there.
 
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{self, BufWriter, ErrorKind, Seek, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::SystemTime;
 
 use tempfile::NamedTempFile;
 
+use super::checksums::Checksums;
+use super::convert::Converter;
 use super::invalid::InvalidPixels;
-use super::{FORMAT, Index, MaskedRun, Store, StoreRequest, StoredImage, masked_path};
-use crate::data::pixels::values_as_f32;
+use super::key::content_key;
+use super::{FORMAT, Index, MaskedRun, Store, StoreRequest, StoredImage, masked_path, temporary};
+use crate::data::PixelType;
 use crate::data::source::npy_header::{NpyHeader, WRITTEN_LEN};
-use crate::data::source::{Source, SourceInfo};
-use crate::data::{PixelType, source};
+use crate::data::source::{self, MaskKind, Source, SourceInfo};
 use crate::error::{Error, Result};
-use crate::rng::name_hash;
 
 /// Opens the store for `request`, building it if it is missing, damaged or out of date. Where the folder
 /// cannot be written, a folder of the user in the system's temporary one is taken and `notes` says so.
@@ -24,16 +25,19 @@ pub(crate) fn open_or_build(request: &StoreRequest, notes: &mut Vec<String>) -> 
     let key = content_key(request)?;
     let in_dir = |dir: &Path| -> Result<Arc<Store>> {
         let index_path = dir.join(format!("{}-{key}.json", request.name));
-        if let Some(index) = read_index(&index_path, &key)
+        if let Some(index) = Index::read(&index_path, &key)
             && let Ok(store) = Store::open(index, &index_path, request.mode)
         {
+            // The index's time says when a run has last used the store; another user's may keep its own.
+            let _ = File::open(&index_path).and_then(|file| file.set_modified(SystemTime::now()));
             return Ok(Arc::new(store));
         }
         std::fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+        temporary::remove_leftovers(dir);
         let index = Builder { request, dir, index_path: &index_path }.build(&key)?;
         Store::open(index, &index_path, request.mode).map(Arc::new)
     };
-    match in_dir(&request.dir) {
+    let store = match in_dir(&request.dir) {
         Err(Error::Io { source, path, .. }) if not_writable(&source) && path.starts_with(&request.dir) => {
             let fallback = user_temp_dir()?;
             let note =
@@ -44,7 +48,9 @@ pub(crate) fn open_or_build(request: &StoreRequest, notes: &mut Vec<String>) -> 
             in_dir(&fallback)
         }
         result => result,
-    }
+    }?;
+    notes.extend(store.notes.iter().cloned());
+    Ok(store)
 }
 
 fn not_writable(e: &io::Error) -> bool {
@@ -64,29 +70,16 @@ fn user_temp_dir() -> Result<PathBuf> {
     Ok(dir)
 }
 
-fn read_index(path: &Path, key: &str) -> Option<Index> {
-    let index: Index = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
-    (index.format == FORMAT && index.key == key).then_some(index)
-}
-
-/// A hash of everything that decides the store's bytes.
-fn content_key(request: &StoreRequest) -> Result<String> {
-    let StoreRequest { bands, in_bands, layout, nodata, mask, dtype, .. } = request;
-    let mut text = format!("{FORMAT} {bands:?} {in_bands} {layout:?} {nodata:?} {mask} {dtype:?}");
-    for path in &request.files {
-        let io = |e| Error::io("read", path, e);
-        let full = path.canonicalize().map_err(io)?;
-        let meta = full.metadata().map_err(io)?;
-        let changed = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
-        text.push_str(&format!("\n{} {} {}", full.display(), meta.len(), changed.as_nanos()));
-    }
-    Ok(format!("{:016x}", name_hash(&text)))
-}
-
 struct Builder<'a> {
     request: &'a StoreRequest,
     dir: &'a Path,
     index_path: &'a Path,
+}
+
+/// A store's data file while it is written.
+struct Output {
+    file: BufWriter<NamedTempFile>,
+    sums: Checksums,
 }
 
 /// What one pass over the files found.
@@ -94,37 +87,57 @@ struct Unpacked {
     dtype: PixelType,
     images: Vec<StoredImage>,
     runs: Vec<MaskedRun>,
+    notes: Notes,
+}
+
+/// Notes about files, one for all files that it is true of.
+#[derive(Default)]
+struct Notes(Vec<(String, String, usize)>);
+
+impl Notes {
+    fn add(&mut self, file: &str, note: String) {
+        match self.0.iter_mut().find(|(_, known, _)| *known == note) {
+            Some((_, _, others)) => *others += 1,
+            None => self.0.push((file.to_owned(), note, 0)),
+        }
+    }
+
+    fn into_texts(self) -> Vec<String> {
+        let text = |(file, note, others)| match others {
+            0 => format!("{file}: {note}"),
+            n => format!("{file} and {n} more: {note}"),
+        };
+        self.0.into_iter().map(text).collect()
+    }
 }
 
 impl Builder<'_> {
     fn build(&self, key: &str) -> Result<Index> {
-        let StoreRequest { files, in_bands, .. } = self.request;
+        let in_bands = self.request.in_bands;
         let direct = self.serves_directly()?;
         let mut output = match direct {
             Some(_) => None,
-            None => Some(BufWriter::new(self.temporary()?)),
+            None => Some(Output { file: temporary::create(self.dir)?, sums: Checksums::default() }),
         };
         let unpacked = self.unpack(output.as_mut())?;
         let pixels: usize = unpacked.images.iter().map(|i| i.height * i.width).sum();
-        let (data, data_at) = match (output, direct) {
-            (Some(output), _) => {
+        let (data, data_at, block_sums) = match (output, direct) {
+            (Some(Output { file, sums }), _) => {
                 let data = self.index_path.with_extension("npy");
                 let shape = match unpacked.images.as_slice() {
-                    [one] => vec![one.height, one.width, *in_bands],
-                    _ => vec![pixels, *in_bands],
+                    [one] => vec![one.height, one.width, in_bands],
+                    _ => vec![pixels, in_bands],
                 };
-                self.finish(output, NpyHeader::to_bytes(unpacked.dtype, &shape), &data)?;
-                (PathBuf::from(data.file_name().unwrap_or_default()), WRITTEN_LEN as u64)
+                self.finish(file, NpyHeader::to_bytes(unpacked.dtype, &shape), &data)?;
+                (PathBuf::from(data.file_name().unwrap_or_default()), WRITTEN_LEN as u64, sums.finish())
             }
             (None, at) => {
-                let source = &files[0];
+                let source = &self.request.files[0][0];
                 let full = source.canonicalize().map_err(|e| Error::io("read", source, e))?;
-                (full, at.unwrap_or_default())
+                (full, at.unwrap_or_default(), Vec::new())
             }
         };
-        if !unpacked.runs.is_empty() {
-            self.write_runs(&unpacked.runs)?;
-        }
+        let runs_sum = self.write_runs(&unpacked.runs)?;
         let file = self.dir.join(&data);
         let index = Index {
             format: FORMAT,
@@ -133,25 +146,26 @@ impl Builder<'_> {
             file_bytes: file.metadata().map_err(|e| Error::io("read", &file, e))?.len(),
             data,
             dtype: unpacked.dtype,
-            bands: *in_bands,
+            bands: in_bands,
             images: unpacked.images,
             masked_runs: unpacked.runs.len(),
+            notes: unpacked.notes.into_texts(),
+            block_sums,
+            runs_sum,
+            index_sum: 0,
         };
-        let text = serde_json::to_vec_pretty(&index).map_err(|e| Error::Internal(e.to_string()))?;
-        let mut output = BufWriter::new(self.temporary()?);
-        output.write_all(&text).map_err(|e| self.write_error(e))?;
-        self.persist(output, self.index_path)?;
-        Ok(index)
+        index.write(self.dir, self.index_path)
     }
 
-    /// Where the values start in a single source that is already what the store would be.
+    /// Where the values start in a single source that is already what the store would be. It is used where it is.
     fn serves_directly(&self) -> Result<Option<u64>> {
-        let [path] = self.request.files.as_slice() else { return Ok(None) };
-        let source = source::open(path, self.request.layout)?;
+        let [paths] = self.request.files.as_slice() else { return Ok(None) };
+        let source = source::open_all(paths, self.request.layout)?;
         let info = source.info();
-        let bands = self.choose_bands(path, info)?;
+        let bands = self.choose_bands(&paths[0], info)?;
         let all_bands = bands.len() == info.bands && bands.iter().enumerate().all(|(i, &b)| i == b);
-        let same_type = self.request.dtype.is_none_or(|wanted| wanted == info.dtype);
+        let stored = self.request.values.stored_type(info);
+        let same_type = stored == info.dtype && self.request.dtype.is_none_or(|wanted| wanted == stored);
         Ok(info.plain_at.filter(|_| all_bands && same_type))
     }
 
@@ -160,106 +174,148 @@ impl Builder<'_> {
     }
 
     /// Reads all files, writing their pixels to `output` where there is one.
-    fn unpack(&self, mut output: Option<&mut BufWriter<NamedTempFile>>) -> Result<Unpacked> {
+    fn unpack(&self, mut output: Option<&mut Output>) -> Result<Unpacked> {
         let mut dtype = self.request.dtype;
         let mut images = Vec::with_capacity(self.request.files.len());
         let mut runs = Vec::new();
+        let mut notes = Notes::default();
         let mut first_pixel = 0;
+        let mut first: Option<(String, PixelType)> = None;
         if let Some(output) = output.as_deref_mut() {
             self.start_over(output)?;
         }
-        for path in &self.request.files {
-            let mut source = source::open(path, self.request.layout)?;
-            let SourceInfo { height, width, dtype: own, .. } = *source.info();
+        for paths in &self.request.files {
+            let mut source = source::open_all(paths, self.request.layout)?;
+            let SourceInfo { height, width, .. } = *source.info();
+            let own = self.request.values.stored_type(source.info());
             let wanted = *dtype.get_or_insert(own);
             if own != wanted && wanted != PixelType::F32 {
                 // Files of different types: float32 holds them all. Once, so there is no endless repetition.
                 let request = StoreRequest { dtype: Some(PixelType::F32), ..self.request.clone() };
                 return Builder { request: &request, ..*self }.unpack(output);
             }
-            runs = self.unpack_file(path, source.as_mut(), wanted, output.as_deref_mut())?;
-            let file = path.to_string_lossy().into_owned();
+            let file = display_name(paths);
+            let (first_file, first_type) = &*first.get_or_insert_with(|| (file.clone(), own));
+            if own != *first_type {
+                notes.add(
+                    &file,
+                    format!(
+                        "{own} values beside {first_type} ones ({first_file}): all are kept as float32, as they are"
+                    ),
+                );
+            }
+            source.info().notes.iter().for_each(|note| notes.add(&file, note.clone()));
+            runs = self.unpack_image(paths, source.as_mut(), wanted, output.as_deref_mut(), &mut notes)?;
             images.push(StoredImage { file, height, width, first_pixel });
             first_pixel += (height * width) as u64;
         }
         let dtype = dtype.ok_or_else(|| Error::Internal("a patch store of no files".into()))?;
-        Ok(Unpacked { dtype, images, runs })
+        Ok(Unpacked { dtype, images, runs, notes })
     }
 
-    fn unpack_file(
+    fn unpack_image(
         &self,
-        path: &Path,
+        paths: &[PathBuf],
         source: &mut dyn Source,
         dtype: PixelType,
-        mut output: Option<&mut BufWriter<NamedTempFile>>,
+        mut output: Option<&mut Output>,
+        notes: &mut Notes,
     ) -> Result<Vec<MaskedRun>> {
+        let path = &paths[0];
+        let values = &self.request.values;
         let bands = self.choose_bands(path, source.info())?;
-        let SourceInfo { width, dtype: own, nodata, .. } = *source.info();
-        let mut invalid = InvalidPixels::new(own, &bands, width, self.request.nodata.or(nodata));
-        let mut block = Vec::new();
-        while source.next_rows(&bands, &mut block)? > 0 {
-            invalid.scan(&block);
+        let SourceInfo { height, width, dtype: own, nodata, mask, .. } = *source.info();
+        if output.is_some() {
+            temporary::check_room(self.dir, (height * width * bands.len() * dtype.bytes()) as u64)?;
+        }
+        // An alpha band that is asked for is a band like others.
+        let alpha_is_band = source.info().alpha.is_some_and(|alpha| bands.contains(&alpha));
+        let file_mask = mask.filter(|kind| *kind != MaskKind::Alpha || !alpha_is_band);
+        let mask = file_mask.filter(|_| values.mask);
+        let mut converter = Converter::new(values, source.info(), &bands, dtype);
+        if values.example {
+            converter.measure(source::open_all(paths, self.request.layout)?.as_mut(), &bands)?;
+        }
+        let mut invalid = InvalidPixels::new(own, &bands, width, values.nodata.or(nodata));
+        let (mut block, mut flags, mut done) = (Vec::new(), Vec::new(), 0);
+        loop {
+            let rows = source.next_rows(&bands, &mut block)?;
+            if rows == 0 {
+                break;
+            }
+            if mask.is_some() {
+                source.read_mask(done, rows, &mut flags)?;
+            }
+            invalid.scan(&block, mask.map(|_| flags.as_slice()));
+            let bytes = converter.convert(&block);
             if let Some(output) = output.as_deref_mut() {
-                if own == dtype {
-                    output.write_all(&block).map_err(|e| self.write_error(e))?;
-                } else {
-                    let floats: Vec<u8> = values_as_f32(&block, own).flat_map(f32::to_ne_bytes).collect();
-                    output.write_all(&floats).map_err(|e| self.write_error(e))?;
-                }
+                output.sums.add(bytes);
+                output.file.write_all(bytes).map_err(|e| self.write_error(e))?;
             }
             block.clear();
+            flags.clear();
+            done += rows;
         }
-        if self.request.mask {
-            return Ok(invalid.into_runs());
+        converter.notes().into_iter().for_each(|note| notes.add(&display_name(paths), note));
+        if !self.request.mask {
+            invalid.refuse(path)?;
+            return Ok(Vec::new());
         }
-        invalid.refuse(path)?;
-        Ok(Vec::new())
+        let by_mask = file_mask.map(|kind| (kind.name(), mask.is_some(), invalid.masked()));
+        match by_mask {
+            Some((name, true, n @ 1..)) => {
+                notes.add(
+                    &display_name(paths),
+                    format!("{name} leaves out {n} pixels (Data.mask: ignore would use them)"),
+                );
+            }
+            Some((name, false, _)) => notes.add(&display_name(paths), format!("{name} is not used")),
+            _ => {}
+        }
+        Ok(invalid.into_runs())
     }
 
-    fn write_runs(&self, runs: &[MaskedRun]) -> Result<()> {
-        let mut output = BufWriter::new(self.temporary()?);
+    /// Writes the masked runs, if there are any, and returns their checksum.
+    fn write_runs(&self, runs: &[MaskedRun]) -> Result<u32> {
+        if runs.is_empty() {
+            return Ok(0);
+        }
+        let words = runs.iter().flat_map(|run| [run.row, run.first, run.end]);
+        let bytes: Vec<u8> = words.flat_map(u32::to_le_bytes).collect();
+        let mut output = temporary::create(self.dir)?;
         // The shape counts 32-bit words, whose type string no pixel has.
         let header = NpyHeader::with_descr("<u4", &[runs.len(), 3]);
-        output.write_all(&header).map_err(|e| self.write_error(e))?;
-        for word in runs.iter().flat_map(|run| [run.row, run.first, run.end]) {
-            output.write_all(&word.to_le_bytes()).map_err(|e| self.write_error(e))?;
-        }
-        self.persist(output, &masked_path(self.index_path))
-    }
-
-    fn temporary(&self) -> Result<NamedTempFile> {
-        // A data set may be shared: everybody may read its store (less what the user's umask forbids).
-        let readable = Permissions::from_mode(0o644);
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".building-").permissions(readable);
-        builder.tempfile_in(self.dir).map_err(|e| Error::io("create a file in", self.dir, e))
+        output.write_all(&header).and_then(|()| output.write_all(&bytes)).map_err(|e| self.write_error(e))?;
+        temporary::persist(output, &masked_path(self.index_path))?;
+        Ok(crc32c::crc32c(&bytes))
     }
 
     /// Empties `output` but for the room of its header.
-    fn start_over(&self, output: &mut BufWriter<NamedTempFile>) -> Result<()> {
-        let reset = |output: &mut BufWriter<NamedTempFile>| {
-            output.rewind()?;
-            output.get_ref().as_file().set_len(0)?;
-            output.write_all(&[0; WRITTEN_LEN])
+    fn start_over(&self, output: &mut Output) -> Result<()> {
+        output.sums = Checksums::default();
+        let reset = |file: &mut BufWriter<NamedTempFile>| {
+            file.rewind()?;
+            file.get_ref().as_file().set_len(0)?;
+            file.write_all(&[0; WRITTEN_LEN])
         };
-        reset(output).map_err(|e| self.write_error(e))
+        reset(&mut output.file).map_err(|e| self.write_error(e))
     }
 
     fn finish(&self, mut output: BufWriter<NamedTempFile>, header: Vec<u8>, path: &Path) -> Result<()> {
         output.rewind().and_then(|()| output.write_all(&header)).map_err(|e| self.write_error(e))?;
-        self.persist(output, path)
-    }
-
-    /// Renames a finished file into place once its bytes are on the disk.
-    fn persist(&self, output: BufWriter<NamedTempFile>, path: &Path) -> Result<()> {
-        let file = output.into_inner().map_err(|e| self.write_error(e.into_error()))?;
-        file.as_file().sync_all().map_err(|e| self.write_error(e))?;
-        let kept: File = file.persist(path).map_err(|e| Error::io("write", path, e.error))?;
-        drop(kept);
-        Ok(())
+        temporary::persist(output, path)
     }
 
     fn write_error(&self, e: io::Error) -> Error {
         Error::io("write the patch store in", self.dir, e)
+    }
+}
+
+/// The files of an image as messages name them.
+fn display_name(paths: &[PathBuf]) -> String {
+    let first = paths.first().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
+    match paths.len() {
+        0 | 1 => first,
+        n => format!("{first} (+{})", n - 1),
     }
 }

@@ -2,40 +2,48 @@
 //!
 //! A store holds one scene, shape (rows, columns, bands), or all files of one side of a data set, shape
 //! (pixels, bands), image after image. A small JSON index beside it names the images and the content key: a
-//! hash of the sources' paths, sizes and times and of everything that decides the bytes. Both are built under
-//! temporary names and renamed, the index last; a store that does not fit its index or key is built again.
-//! Masked pixels are runs in a third file, shape (runs, 3): row, first column, column after the last.
+//! hash of the sources' paths, sizes, times and samples of their bytes, and of everything that decides the pixels. Both
+//! are built under temporary names and renamed, the index last; a store that does not fit its index, key or checksums
+//! is built again. Masked pixels are runs in a third file, shape (runs, 3): row, first column, column after the last.
 
 mod build;
+mod checksums;
+mod convert;
 mod invalid;
+mod key;
+mod temporary;
+mod unused;
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use memmap2::{Advice, Mmap};
 use serde::{Deserialize, Serialize};
 
-use super::{Layout, PixelType, StoreMode};
-use crate::data::source::npy_header::{NpyHeader, WRITTEN_LEN};
+use super::source::npy_header::NpyHeader;
+use super::{ImageFiles, Layout, PixelType, StoreMode};
 use crate::error::{Error, Result};
 
 pub(crate) use build::open_or_build;
+pub(crate) use convert::ValueRules;
+pub use unused::{UnusedStore, unused_stores};
 
 #[cfg(target_endian = "big")]
 compile_error!("the patch store is little-endian and is used without conversion");
 
 /// Version of the files; part of the content key.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// What to unpack and how.
 #[derive(Clone, Debug)]
 pub(crate) struct StoreRequest {
     /// Start of the store's file names.
     pub name: String,
-    /// Source files, in order.
-    pub files: Vec<PathBuf>,
+    /// The files of each image, in order.
+    pub files: Vec<ImageFiles>,
     /// Folder of the store.
     pub dir: PathBuf,
     /// Bands to keep.
@@ -44,8 +52,8 @@ pub(crate) struct StoreRequest {
     pub in_bands: usize,
     /// Axes of `.npy` and `.npz` files.
     pub layout: Layout,
-    /// Value of pixels without data; overrides the files' own.
-    pub nodata: Option<f64>,
+    /// What becomes of values.
+    pub values: ValueRules,
     /// Mask pixels without a value (scenes), or else refuse the file.
     pub mask: bool,
     /// Pixel type of the store; `None`: the files' common type, or float32 if they differ.
@@ -76,6 +84,36 @@ struct Index {
     bands: usize,
     images: Vec<StoredImage>,
     masked_runs: usize,
+    /// What the user should know about the sources.
+    notes: Vec<String>,
+    /// Checksums of the pixels, of the masked runs, and of this index with 0 in place of this last one.
+    block_sums: Vec<u32>,
+    runs_sum: u32,
+    index_sum: u32,
+}
+
+impl Index {
+    /// Reads an index that was written for `key` and is whole.
+    fn read(path: &Path, key: &str) -> Option<Index> {
+        let index: Index = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+        (index.format == FORMAT && index.key == key && index.index_sum == index.sum().ok()?).then_some(index)
+    }
+
+    /// Writes the index to `path` in `dir`, with its checksum.
+    fn write(mut self, dir: &Path, path: &Path) -> Result<Index> {
+        self.index_sum = self.sum()?;
+        let text = serde_json::to_vec_pretty(&self).map_err(|e| Error::Internal(e.to_string()))?;
+        let mut output = temporary::create(dir)?;
+        output.write_all(&text).map_err(|e| Error::io("write the patch store in", dir, e))?;
+        temporary::persist(output, path)?;
+        Ok(self)
+    }
+
+    fn sum(&self) -> Result<u32> {
+        let mut value = serde_json::to_value(self).map_err(|e| Error::Internal(e.to_string()))?;
+        value["index_sum"] = 0.into();
+        Ok(crc32c::crc32c(value.to_string().as_bytes()))
+    }
 }
 
 /// One image in a store.
@@ -112,9 +150,11 @@ pub(crate) struct Store {
     pub dtype: PixelType,
     pub bands: usize,
     pub images: Vec<StoredImage>,
+    /// What the user should know about the sources.
+    pub notes: Vec<String>,
     path: PathBuf,
     data_at: u64,
-    masked: Option<PathBuf>,
+    masked: Option<MaskedFile>,
     backing: Backing,
 }
 
@@ -122,6 +162,16 @@ pub(crate) struct Store {
 enum Backing {
     Mapped(Mmap),
     File(File),
+    /// A source that serves directly, and its times when it was opened: others may write to it.
+    Source(File, Times),
+}
+
+/// Size and time of change.
+type Times = (u64, Option<SystemTime>);
+
+fn times(file: &File) -> std::io::Result<Times> {
+    let meta = file.metadata()?;
+    Ok((meta.len(), meta.modified().ok()))
 }
 
 impl Store {
@@ -136,15 +186,21 @@ impl Store {
         if there != index.file_bytes || there < wanted {
             return Err(Error::data(&path, format!("{there} bytes long, {} expected", index.file_bytes)));
         }
-        let masked = (index.masked_runs > 0).then(|| masked_path(index_path));
-        if let Some(masked) = &masked {
-            let wanted = (WRITTEN_LEN + index.masked_runs * 12) as u64;
-            let there = std::fs::metadata(masked).map_err(|e| Error::io("read", masked, e))?.len();
-            if there != wanted {
-                return Err(Error::data(masked, format!("{there} bytes long, {wanted} expected")));
-            }
+        let is_source = index.data.is_absolute();
+        if !is_source {
+            checksums::verify(&file, &path, index.data_at, &index.block_sums)?;
         }
+        let masked = (index.masked_runs > 0).then(|| MaskedFile {
+            path: masked_path(index_path),
+            runs: index.masked_runs,
+            sum: index.runs_sum,
+        });
+        masked.iter().try_for_each(|masked| masked.read().map(drop))?;
         let backing = match mode {
+            _ if is_source => {
+                let times = times(&file).map_err(|e| Error::io("read", &path, e))?;
+                Backing::Source(file, times)
+            }
             StoreMode::Read => Backing::File(file),
             StoreMode::Mmap => {
                 // SAFETY: the store is written once under a temporary name and renamed, never changed in place.
@@ -159,11 +215,14 @@ impl Store {
                 Backing::Mapped(map)
             }
         };
-        let Index { dtype, bands, images, data_at, .. } = index;
-        Ok(Store { dtype, bands, images, path, data_at, masked, backing })
+        let Index { dtype, bands, images, notes, data_at, .. } = index;
+        Ok(Store { dtype, bands, images, notes, path, data_at, masked, backing })
     }
 
     /// Copies a crop of image `image` to `out`: rows, columns, bands.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or a source used where it is that was changed since it was opened.
     pub fn copy_crop(&self, image: usize, crop: Crop, out: &mut [u8]) -> Result<()> {
         let stored = &self.images[image];
         let pixel = self.bands * self.dtype.bytes();
@@ -176,23 +235,45 @@ impl Store {
             let at = self.data_at + first * pixel as u64;
             match &self.backing {
                 Backing::Mapped(map) => line.copy_from_slice(&map[at as usize..at as usize + line.len()]),
-                Backing::File(file) => {
+                Backing::File(file) | Backing::Source(file, _) => {
                     file.read_exact_at(line, at).map_err(|e| Error::io("read", &self.path, e))?;
                 }
             }
         }
-        Ok(())
+        match &self.backing {
+            Backing::Source(file, opened) if times(file).ok().as_ref() != Some(opened) => {
+                let hint = "leave scenes alone while a run uses them; a copy under another name is another scene";
+                Err(Error::data(&self.path, "the file was changed while it was in use").with_hint(hint))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The masked pixels of a store with one image, by row and column. They are read anew at each call: a
     /// mask is needed once, when the places of patches are listed.
     pub fn masked_runs(&self) -> Result<Vec<MaskedRun>> {
-        let Some(path) = &self.masked else { return Ok(Vec::new()) };
-        let io = |e| Error::io("read", path, e);
-        let mut file = File::open(path).map_err(io)?;
-        NpyHeader::read(&mut file).map_err(|m| Error::data(path, m))?;
+        self.masked.as_ref().map_or(Ok(Vec::new()), MaskedFile::read)
+    }
+}
+
+/// Where the masked pixels are written.
+#[derive(Debug)]
+struct MaskedFile {
+    path: PathBuf,
+    runs: usize,
+    sum: u32,
+}
+
+impl MaskedFile {
+    fn read(&self) -> Result<Vec<MaskedRun>> {
+        let io = |e| Error::io("read", &self.path, e);
+        let mut file = File::open(&self.path).map_err(io)?;
+        NpyHeader::read(&mut file).map_err(|m| Error::data(&self.path, m))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(io)?;
+        if bytes.len() != self.runs.saturating_mul(12) || crc32c::crc32c(&bytes) != self.sum {
+            return Err(Error::data(&self.path, "damaged"));
+        }
         let word = |b: &[u8], i: usize| u32::from_le_bytes([b[4 * i], b[4 * i + 1], b[4 * i + 2], b[4 * i + 3]]);
         let run = |b| MaskedRun { row: word(b, 0), first: word(b, 1), end: word(b, 2) };
         Ok(bytes.chunks_exact(12).map(run).collect())

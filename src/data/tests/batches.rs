@@ -133,10 +133,14 @@ fn an_example_folder_keeps_its_last_files_for_validation() {
         fs::write(dir.path().join("notes.txt"), "not an image").unwrap();
         let dataset = Dataset::open(&settings(DatasetKind::Example, dir.path())).unwrap();
         assert_eq!(dataset.train_len(), count - validation);
+        let told = dataset.notes().iter().any(|note| note.contains("Data.normalization identity has no effect"));
+        assert!(told, "{:?}", dataset.notes());
         let spec = dataset.train_spec();
-        assert_eq!((spec.hr, spec.lr), ((PixelType::U8, 4, 6), None), "down to a multiple of the scale");
-        let values: Vec<u8> = all(dataset.val_batches(0, 1).unwrap()).iter().map(|b| b.hr.data[0]).collect();
-        assert_eq!(values, ((count - validation) as u8..count as u8).collect::<Vec<_>>());
+        assert_eq!((spec.hr, spec.lr), ((PixelType::F32, 4, 6), None), "down to a multiple of the scale");
+        let values: Vec<f32> = all(dataset.val_batches(0, 1).unwrap()).iter().map(|b| b.hr.to_f32()[0]).collect();
+        // As opensr-srgan does: values of a file with a maximum above 1.5 are reflectance × 10000.
+        let want = |i: usize| if i > 1 { i as f32 / 10_000.0 } else { i as f32 };
+        assert_eq!(values, (count - validation..count).map(want).collect::<Vec<_>>());
     }
 }
 
@@ -145,6 +149,11 @@ fn files_of_different_types_are_kept_as_float() {
     let (dir, settings) = pairs(4, [4, 4]);
     write_npy(&dir.path().join("train/HR/image_002.npy"), PixelType::I16, &[4, 4], &[-5.0; 16]);
     let dataset = Dataset::open(&settings).unwrap();
+    assert!(
+        dataset.notes().iter().any(|note| note.contains("int16 values beside uint16 ones")),
+        "{:?}",
+        dataset.notes()
+    );
     let spec = dataset.train_spec();
     assert_eq!((spec.hr.0, spec.lr.unwrap().0), (PixelType::F32, PixelType::U16));
     let batch = &recycled(&dataset, 0, 0)[0];

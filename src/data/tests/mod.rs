@@ -4,6 +4,7 @@ mod bad_input;
 mod batches;
 mod scenes;
 mod sources;
+mod tiffs;
 
 use std::fs;
 use std::io::Write;
@@ -11,8 +12,11 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::{DataSettings, Dataset, DatasetKind, PixelType, StoreMode};
-use crate::data::source::npy_header::NpyHeader;
+use super::pixels::values_as_f32;
+use super::source::npy_header::NpyHeader;
+use super::store::{Crop, StoreRequest, ValueRules, open_or_build};
+use super::{DataSettings, Dataset, DatasetKind, Layout, PixelType, StoreMode};
+use crate::ops::prepare::Normalization;
 
 /// Settings for one-band uint16 data at scale 2.
 fn settings(kind: DatasetKind, root: &Path) -> DataSettings {
@@ -23,6 +27,12 @@ fn settings(kind: DatasetKind, root: &Path) -> DataSettings {
         layout: None,
         bands: None,
         nodata: None,
+        mask: true,
+        apply_scale: false,
+        value_scale: 1.0,
+        value_offset: 0.0,
+        normalization: Some(Normalization::Identity),
+        check_range: true,
         in_bands: 1,
         scale: 2,
         hr_size: None,
@@ -41,7 +51,7 @@ fn settings(kind: DatasetKind, root: &Path) -> DataSettings {
 
 /// Settings for one scene cut into patches of 8.
 fn scene_settings(root: &Path, scene: PathBuf) -> DataSettings {
-    DataSettings { scenes: vec![scene], hr_size: Some(8), ..settings(DatasetKind::Scenes, root) }
+    DataSettings { scenes: vec![vec![scene]], hr_size: Some(8), ..settings(DatasetKind::Scenes, root) }
 }
 
 fn npy_bytes(dtype: PixelType, shape: &[usize], values: &[f32]) -> Vec<u8> {
@@ -102,4 +112,29 @@ fn pairs(count: usize, size: [usize; 2]) -> (TempDir, DataSettings) {
 /// The message of the error that `settings` must give.
 fn refused(settings: &DataSettings) -> String {
     Dataset::open(settings).expect_err("this data must be refused").to_string()
+}
+
+/// What asks for a store of one image.
+fn request(path: &Path, dir: &Path, bands: &[usize]) -> StoreRequest {
+    StoreRequest {
+        name: "test".into(),
+        files: vec![vec![path.into()]],
+        dir: dir.into(),
+        bands: Some(bands.to_vec()),
+        in_bands: bands.len(),
+        layout: Layout::Hwc,
+        values: ValueRules { nodata: None, mask: true, apply_scale: false, scale: 1.0, offset: 0.0, example: false },
+        mask: true,
+        dtype: None,
+        mode: StoreMode::Mmap,
+    }
+}
+
+/// All values of a single-image store.
+fn stored_values(request: &StoreRequest) -> (PixelType, Vec<f32>) {
+    let store = open_or_build(request, &mut Vec::new()).unwrap();
+    let (height, width) = (store.images[0].height, store.images[0].width);
+    let mut bytes = vec![0; height * width * store.bands * store.dtype.bytes()];
+    store.copy_crop(0, Crop { row: 0, column: 0, height, width }, &mut bytes).unwrap();
+    (store.dtype, values_as_f32(&bytes, store.dtype).collect())
 }

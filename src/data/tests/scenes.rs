@@ -80,7 +80,8 @@ fn draws_reach_every_place_of_every_scene() {
     let a = write_npy(&dir.path().join("a.npy"), PixelType::U8, &[17, 9], &[1.0; 153]);
     let b = write_npy(&dir.path().join("b.npy"), PixelType::U8, &[17, 8], &[2.0; 136]);
     let settings = DataSettings { patches_per_epoch: Some(400), val_fraction: 0.47, ..scene_settings(dir.path(), a) };
-    let dataset = Dataset::open(&DataSettings { scenes: vec![settings.scenes[0].clone(), b], ..settings }).unwrap();
+    let dataset =
+        Dataset::open(&DataSettings { scenes: vec![settings.scenes[0].clone(), vec![b]], ..settings }).unwrap();
     // 9 training rows: two places down and, in the first scene only, two across.
     let mut places: Vec<_> = Loader::start(&dataset, 0, 0)
         .unwrap()
@@ -115,10 +116,25 @@ fn the_held_out_area_comes_whole_or_in_clean_pieces() {
     assert_eq!(shown(&areas[0], 0), (SPLIT, 0));
 
     let path = scene(dir.path(), &[(SPLIT + 3, 17), (SPLIT + 14, 0)]);
-    let settings = DataSettings { scenes: vec![path], store_dir: Some(dir.path().join("other")), ..settings };
+    let settings = DataSettings { scenes: vec![vec![path]], store_dir: Some(dir.path().join("other")), ..settings };
     let areas: Vec<Batch> = Dataset::open(&settings).unwrap().held_out_areas().map(Result::unwrap).collect();
     let places: Vec<_> = areas.iter().map(|batch| shown(batch, 0)).collect();
     assert_eq!(places, [0, 1, 3, 4, 5, 6, 7, 8, 9].map(|i| (SPLIT, i * SIZE)));
+}
+
+#[test]
+fn a_scene_whose_held_out_rows_have_no_room_for_a_patch_is_not_validated() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = write_npy(&dir.path().join("small.npy"), PixelType::F32, &[20, 20], &ramp(0, 400));
+    let mut settings = scene_settings(dir.path(), scene(dir.path(), &[]));
+    settings.scenes.push(vec![small]);
+    let dataset = Dataset::open(&settings).unwrap();
+    assert_eq!(dataset.held_out_areas().count(), 1);
+    assert!(
+        dataset.notes().iter().any(|note| note.contains("small.npy: its 5 held-out rows")),
+        "{:?}",
+        dataset.notes()
+    );
 }
 
 #[test]
@@ -126,7 +142,8 @@ fn scenes_of_different_types_share_float_and_say_so() {
     let dir = tempfile::tempdir().unwrap();
     let a = write_npy(&dir.path().join("a.npy"), PixelType::U8, &[16, 16], &[1.0; 256]);
     let b = write_npy(&dir.path().join("b.npy"), PixelType::I16, &[16, 16], &[-2.0; 256]);
-    let settings = DataSettings { scenes: vec![a.clone(), b], val_fraction: 0.5, ..scene_settings(dir.path(), a) };
+    let settings =
+        DataSettings { scenes: vec![vec![a.clone()], vec![b]], val_fraction: 0.5, ..scene_settings(dir.path(), a) };
     let dataset = Dataset::open(&settings).unwrap();
     assert_eq!(dataset.train_spec().hr.0, PixelType::F32);
     assert!(dataset.notes()[0].contains("different pixel types"), "{:?}", dataset.notes());

@@ -1,103 +1,7 @@
-//! Every kind of file gives the pixels that are in it.
+//! Arrays, pictures and stacks give the pixels that are in them; the store that is made of them.
 
-use std::path::PathBuf;
-
+use super::super::source;
 use super::*;
-use crate::data::pixels::values_as_f32;
-use crate::data::store::{Crop, StoreRequest, open_or_build};
-use crate::data::{Layout, PixelType, StoreMode, source};
-
-const HEIGHT: usize = 45;
-const WIDTH: usize = 53;
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiff").join(name)
-}
-
-fn request(path: &Path, dir: &Path, bands: &[usize]) -> StoreRequest {
-    StoreRequest {
-        name: "test".into(),
-        files: vec![path.into()],
-        dir: dir.into(),
-        bands: Some(bands.to_vec()),
-        in_bands: bands.len(),
-        layout: Layout::Hwc,
-        nodata: None,
-        mask: true,
-        dtype: None,
-        mode: StoreMode::Mmap,
-    }
-}
-
-/// All values of a single-image store.
-fn stored_values(request: &StoreRequest) -> (PixelType, Vec<f32>) {
-    let store = open_or_build(request, &mut Vec::new()).unwrap();
-    let (height, width) = (store.images[0].height, store.images[0].width);
-    let mut bytes = vec![0; height * width * store.bands * store.dtype.bytes()];
-    store.copy_crop(0, Crop { row: 0, column: 0, height, width }, &mut bytes).unwrap();
-    (store.dtype, values_as_f32(&bytes, store.dtype).collect())
-}
-
-/// The pixels that `make_data_fixtures.py` writes.
-fn fixture_value(y: usize, x: usize, band: usize, dtype: PixelType) -> f32 {
-    let value = ((y * 37 + x * 11 + band * 101) % 251) as f32;
-    match dtype {
-        PixelType::I16 => value - 100.0,
-        PixelType::F32 => value / 4.0,
-        PixelType::U8 | PixelType::U16 => value,
-    }
-}
-
-#[test]
-fn tiff_files_of_gdal_and_tifffile() {
-    let cases: [(&str, PixelType, &[usize]); 9] = [
-        ("tiled_lzw_pred2_u16.tif", PixelType::U16, &[0, 1, 2]),
-        ("tiled_deflate_pred3_f32_planar.tif", PixelType::F32, &[3, 1]),
-        ("tiled_deflate_pred3_f32.tif", PixelType::F32, &[0, 1]),
-        ("striped_deflate_pred2_i16.tif", PixelType::I16, &[4, 0, 2]),
-        ("striped_none_u8_planar.tif", PixelType::U8, &[2, 1, 0]),
-        ("rgb_nir_lzw_pred2_u16.tif", PixelType::U16, &[0, 1, 2, 3]),
-        ("rgb_nir_none_u8.tif", PixelType::U8, &[4, 3]),
-        ("big_endian_bigtiff_u16.tif", PixelType::U16, &[0, 1, 2]),
-        ("one_strip_big_endian_u16.tif", PixelType::U16, &[0, 2]),
-    ];
-    let dir = tempfile::tempdir().unwrap();
-    for (name, dtype, bands) in cases {
-        let (got_type, values) = stored_values(&request(&fixture(name), dir.path(), bands));
-        assert_eq!((got_type, values.len()), (dtype, HEIGHT * WIDTH * bands.len()), "{name}");
-        for (i, &value) in values.iter().enumerate() {
-            let (pixel, band) = (i / bands.len(), bands[i % bands.len()]);
-            let (y, x) = (pixel / WIDTH, pixel % WIDTH);
-            assert_eq!(value, fixture_value(y, x, band, dtype), "{name}: row {y}, column {x}, band {band}");
-        }
-    }
-}
-
-#[test]
-fn the_nodata_tag_is_read_and_tiles_left_out_hold_it() {
-    let nodata = |name| source::open(&fixture(name), Layout::Hwc).unwrap().info().nodata;
-    assert_eq!(nodata("tiled_lzw_pred2_u16.tif"), Some(0.0));
-    assert_eq!(nodata("striped_deflate_pred2_i16.tif"), Some(-9999.0));
-    assert_eq!(nodata("rgb_nir_none_u8.tif"), None);
-    let dir = tempfile::tempdir().unwrap();
-    let sparse = request(&fixture("sparse_u16.tif"), dir.path(), &[0]);
-    let (_, values) = stored_values(&sparse);
-    for (i, &value) in values.iter().enumerate() {
-        let written = i / WIDTH < 16 && i % WIDTH < 16;
-        assert_eq!(value, if written { 3.0 } else { 7.0 });
-    }
-    let masked = open_or_build(&sparse, &mut Vec::new()).unwrap().masked_runs().unwrap();
-    let pixels: u32 = masked.iter().map(|run| run.end - run.first).sum();
-    assert_eq!(pixels as usize, HEIGHT * WIDTH - 16 * 16);
-}
-
-#[test]
-fn tiff_files_that_cannot_be_used_say_why() {
-    let message = |name| source::open(&fixture(name), Layout::Hwc).err().expect(name).to_string();
-    assert!(message("jpeg_u8.tif").contains("colour model 6"));
-    assert!(message("zstd_u16.tif").contains("compression 50000"));
-    assert!(message("f64.tif").contains("F64"));
-}
 
 #[test]
 fn numpy_axes_orders_and_byte_orders() {
@@ -158,14 +62,44 @@ fn npz_takes_the_array_called_hr_and_png_all_channels() {
     assert_eq!(stored_values(&request(&png_path, dir.path(), &[0, 1, 2, 3])), (PixelType::U16, want));
 }
 
+/// The pictures hold 4·row + 2·column + 30·band; JPEG changes values by a little.
 #[test]
-fn a_plain_npy_scene_is_used_where_it_is() {
+fn jpeg_pictures_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pictures");
+    for (name, bands) in [("rgb.jpg", &[0, 1, 2][..]), ("grey.jpeg", &[0])] {
+        let request = request(&folder.join(name), dir.path(), bands);
+        let (dtype, values) = stored_values(&request);
+        assert_eq!((dtype, values.len()), (PixelType::U8, 24 * 40 * bands.len()));
+        for (i, value) in values.iter().enumerate() {
+            let pixel = i / bands.len();
+            let want = (pixel / 40 * 4 + pixel % 40 * 2 + i % bands.len() * 30) as f32;
+            assert!((value - want).abs() < 8.0, "{name}: {value} at {i}, {want} wanted");
+        }
+        let mut notes = Vec::new();
+        open_or_build(&request, &mut notes).unwrap();
+        assert!(notes[0].contains("it is a JPEG file"), "{notes:?}");
+    }
+}
+
+#[test]
+fn a_plain_npy_scene_is_used_where_it_is_as_long_as_nobody_changes_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = write_npy(&dir.path().join("scene.npy"), PixelType::I16, &[3, 4, 2], &ramp(0, 24));
-    let store = dir.path().join("store");
-    assert_eq!(stored_values(&request(&path, &store, &[0, 1])), (PixelType::I16, ramp(0, 24)));
-    let copies = fs::read_dir(&store).unwrap().filter(|e| e.as_ref().unwrap().path().extension().unwrap() == "npy");
+    let store_dir = dir.path().join("store");
+    let request = request(&path, &store_dir, &[0, 1]);
+    assert_eq!(stored_values(&request), (PixelType::I16, ramp(0, 24)));
+    let copies = fs::read_dir(&store_dir).unwrap().filter(|e| e.as_ref().unwrap().path().extension().unwrap() == "npy");
     assert_eq!(copies.count(), 0);
+
+    let store = open_or_build(&request, &mut Vec::new()).unwrap();
+    let read = || store.copy_crop(0, Crop { row: 2, column: 0, height: 1, width: 4 }, &mut [0; 16]);
+    assert!(read().is_ok());
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    assert!(read().unwrap_err().to_string().contains("scene.npy: the file was changed while it was in use"));
+    file.set_len(140).unwrap();
+    assert!(read().unwrap_err().to_string().contains("scene.npy"), "cut off, it is an error and no signal");
 }
 
 #[test]
@@ -183,28 +117,162 @@ fn a_store_is_reused_and_built_again_when_damaged_foreign_or_out_of_date() {
     assert_eq!(stored_values(&request).1, want);
     let data = file_of("npy");
 
-    // Reused: a marked byte survives.
-    let mut bytes = fs::read(&data).unwrap();
-    let last = bytes.len() - 1;
-    bytes[last] ^= 0x40;
-    fs::write(&data, &bytes).unwrap();
-    assert_ne!(stored_values(&request).1, want);
+    let made = data.metadata().unwrap().modified().unwrap();
+    assert_eq!(stored_values(&request).1, want);
+    assert_eq!(data.metadata().unwrap().modified().unwrap(), made, "a store that is right is used again");
 
-    for damage in ["cut off", "missing", "index", "foreign"] {
+    let bytes = fs::read(&data).unwrap();
+    let last = bytes.len() - 1;
+    for damage in ["cut off", "missing", "another byte", "index", "foreign", "no images"] {
         match damage {
             "cut off" => fs::write(&data, &bytes[..last]).unwrap(),
             "missing" => fs::remove_file(&data).unwrap(),
-            "index" => fs::write(file_of("json"), "{").unwrap(),
-            _ => {
-                let index = fs::read_to_string(file_of("json")).unwrap();
-                fs::write(file_of("json"), index.replace("\"key\": \"", "\"key\": \"x")).unwrap();
+            "another byte" => {
+                let mut bytes = bytes.clone();
+                bytes[last] ^= 0x40;
                 fs::write(&data, &bytes).unwrap();
             }
+            "index" => fs::write(file_of("json"), "{").unwrap(),
+            "foreign" => edit(&file_of("json"), |index| index["key"] = "another".into()),
+            _ => edit(&file_of("json"), |index| index["images"] = serde_json::json!([])),
         }
         assert_eq!(stored_values(&request).1, want, "{damage}");
     }
+    // A source of the same size and time with one other value in it.
+    let time = source.metadata().unwrap().modified().unwrap();
+    let mut values = ramp(0, 32);
+    values[1] = 77.0;
+    write_npy(&source, PixelType::U16, &[4, 4, 2], &values);
+    fs::File::options().write(true).open(&source).unwrap().set_modified(time).unwrap();
+    assert_eq!(stored_values(&request).1[0], 77.0, "exchanged source");
     write_npy(&source, PixelType::U16, &[4, 5, 2], &ramp(1, 40));
     let want: Vec<f32> = ramp(1, 40).into_iter().skip(1).step_by(2).collect();
     assert_eq!(stored_values(&request).1, want, "changed source");
     assert!(fs::read_dir(&store).unwrap().all(|e| !e.unwrap().file_name().to_string_lossy().starts_with('.')));
+}
+
+fn edit(path: &Path, change: impl FnOnce(&mut serde_json::Value)) {
+    let mut index = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    change(&mut index);
+    fs::write(path, index.to_string()).unwrap();
+}
+
+/// The list of masked pixels is part of what is checked.
+#[test]
+fn a_damaged_mask_of_a_store_is_built_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = write_npy(&dir.path().join("a.npy"), PixelType::F32, &[2, 2], &[1.0, f32::NAN, 3.0, 4.0]);
+    let store = dir.path().join("store");
+    let request = request(&source, &store, &[0]);
+    let runs = || open_or_build(&request, &mut Vec::new()).unwrap().masked_runs().unwrap();
+    let want = runs();
+    assert_eq!((want.len(), want[0].first), (1, 1));
+    let mut files = fs::read_dir(&store).unwrap().map(|e| e.unwrap().path());
+    let masked = files.find(|p| p.to_string_lossy().ends_with(".masked.npy")).unwrap();
+    let mut bytes = fs::read(&masked).unwrap();
+    let last = bytes.len() - 3;
+    bytes[last] = 0x40;
+    fs::write(&masked, bytes).unwrap();
+    assert_eq!(runs(), want);
+}
+
+#[test]
+fn what_a_killed_build_left_is_removed_and_what_a_living_one_writes_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    fs::create_dir(&store).unwrap();
+    let (left, in_use) = (store.join(".building-abc"), store.join(".building-def"));
+    fs::write(&left, "half a store").unwrap();
+    let living = fs::File::create(&in_use).unwrap();
+    living.lock().unwrap();
+    let source = write_npy(&dir.path().join("a.npy"), PixelType::U8, &[2, 2], &[1.0; 4]);
+    stored_values(&request(&source, &store, &[0]));
+    assert!(!left.exists() && in_use.exists());
+}
+
+/// Builders that start at the same time clean up before each other; none may take another's file for a leftover.
+#[test]
+fn many_build_in_one_folder_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            let (dir, store) = (dir.path(), &store);
+            scope.spawn(move || {
+                for round in 0..10 {
+                    let path = dir.join(format!("{number}_{round}.npy"));
+                    write_npy(&path, PixelType::U8, &[2, 2, 2], &[3.0; 8]);
+                    assert_eq!(stored_values(&request(&path, store, &[1])).1, [3.0; 4]);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn numpy_types_of_all_widths_are_read_and_lost_digits_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let values = [0.0, 1.0, 100.0];
+    type Bytes = fn(f64) -> Vec<u8>;
+    let cases: [(&str, PixelType, bool, Bytes); 8] = [
+        ("<f8", PixelType::F32, true, |v| v.to_le_bytes().to_vec()),
+        (">f8", PixelType::F32, true, |v| v.to_be_bytes().to_vec()),
+        ("<f2", PixelType::F32, false, |v| half::f16::from_f64(v).to_le_bytes().to_vec()),
+        ("<i4", PixelType::F32, true, |v| (v as i32).to_le_bytes().to_vec()),
+        (">u4", PixelType::F32, true, |v| (v as u32).to_be_bytes().to_vec()),
+        ("<i8", PixelType::F32, true, |v| (v as i64).to_le_bytes().to_vec()),
+        ("<u8", PixelType::F32, true, |v| (v as u64).to_le_bytes().to_vec()),
+        ("|i1", PixelType::I16, false, |v| vec![v as u8]),
+    ];
+    for (number, (descr, dtype, told, encode)) in cases.into_iter().enumerate() {
+        let path = dir.path().join(format!("{number}.npy"));
+        let mut bytes = NpyHeader::with_descr(descr, &[1, 3]);
+        values.iter().for_each(|&v| bytes.extend(encode(v)));
+        fs::write(&path, bytes).unwrap();
+        let request = request(&path, dir.path(), &[0]);
+        assert_eq!(stored_values(&request), (dtype, vec![0.0, 1.0, 100.0]), "{descr}");
+        for _ in 0..2 {
+            let mut notes = Vec::new();
+            open_or_build(&request, &mut notes).unwrap();
+            assert_eq!(notes.iter().any(|note| note.contains("kept as float32")), told, "{descr}: {notes:?}");
+        }
+    }
+}
+
+#[test]
+fn files_of_one_scene_are_stacked() {
+    let dir = tempfile::tempdir().unwrap();
+    let a = write_npy(&dir.path().join("a.npy"), PixelType::U8, &[2, 2, 2], &ramp(0, 8));
+    let b = write_npy(&dir.path().join("b.npy"), PixelType::U8, &[2, 2], &[90.0, 91.0, 92.0, 93.0]);
+    let c = write_npy(&dir.path().join("c.npy"), PixelType::I16, &[2, 2], &[-1.0, -2.0, -3.0, -4.0]);
+    let stacked = |files: &[&PathBuf], bands: &[usize]| {
+        let mut request = request(&a, dir.path(), bands);
+        request.files = vec![files.iter().map(|&file| file.clone()).collect()];
+        stored_values(&request)
+    };
+    let want = vec![90.0, 3.0, 91.0, 9.0, 92.0, 15.0, 93.0, 21.0];
+    assert_eq!(stacked(&[&a, &b], &[2, 1]), (PixelType::U8, want));
+    assert_eq!(stacked(&[&b, &c], &[0, 1]), (PixelType::F32, vec![90.0, -1.0, 91.0, -2.0, 92.0, -3.0, 93.0, -4.0]));
+    let d = write_npy(&dir.path().join("d.npy"), PixelType::U8, &[2, 3], &[0.0; 6]);
+    let message = source::open_all(&[a.clone(), d], Layout::Hwc).err().unwrap().to_string();
+    assert!(message.contains("2 rows and 3 columns") && message.contains("gdalwarp"), "{message}");
+}
+
+#[test]
+fn kinds_that_cannot_be_read_name_the_command_that_helps() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, words) in [
+        ("T31_B02.jp2", "gdal_translate"),
+        ("S2A.SAFE", "SUBDATASET_1_NAME"),
+        ("a.vrt", "gdal_translate"),
+        ("a.doc", "GeoTIFF"),
+    ] {
+        fs::write(dir.path().join(name), "x").unwrap();
+        let message = source::open(&dir.path().join(name), Layout::Hwc).err().unwrap().to_string();
+        assert!(message.contains("hint:") && message.contains(words), "{message}");
+    }
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
+    fs::write(dir.path().join("a.tif"), pointer).unwrap();
+    let message = source::open(&dir.path().join("a.tif"), Layout::Hwc).err().unwrap().to_string();
+    assert!(message.contains("git lfs pull"), "{message}");
 }

@@ -63,7 +63,7 @@ impl Programs {
     pub(super) fn inputs(&self, tape: &mut Tape, shape: BatchShape) -> Result<Inputs> {
         let (height, width) = shape.hr;
         let (bands, scale) = (self.cfg.model.in_bands, self.cfg.generator.scaling_factor);
-        let normalization = Normalization::parse(self.cfg.data.normalization.name())
+        let normalization = Normalization::parse(self.cfg.data.method().name())
             .ok_or_else(|| Error::Internal("a normalisation that no op knows".into()))?;
         let codes = tape.input("codes", Shape([shape.batch, 1, 1, 1]), DType::U8);
         let raw = tape.input("hr", Shape([shape.batch, height, width, bands]), shape.hr_type);

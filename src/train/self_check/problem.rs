@@ -16,7 +16,7 @@ use crate::{Result, config};
 /// Channels in multiples of 16, so that tensor cores take part; every kind of state that a network has.
 const PROBLEM: &str = "\
 Model: {in_bands: 4}
-Data: {train_batch_size: 2, hr_size: 32}
+Data: {dataset_type: LRHRFolderDataset, root_dir: none, normalization: sen2_stretch, train_batch_size: 2, hr_size: 32}
 Generator: {model_type: SRResNet, block_type: rcab, n_channels: 16, n_blocks: 2, scaling_factor: 2, \
             large_kernel_size: 9, small_kernel_size: 3}
 Discriminator: {model_type: standard, n_blocks: 3, use_spectral_norm: true}
