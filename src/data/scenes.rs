@@ -145,7 +145,10 @@ fn matching(pattern: &str) -> Result<Vec<PathBuf>> {
     let wrong = |e: glob::PatternError| Error::data(pattern, format!("not a pattern for file names: {}", e.msg));
     let mut files = Vec::new();
     for entry in glob::glob(pattern).map_err(wrong)? {
-        let path = entry.map_err(|e| Error::io("read", e.path().to_owned(), e.into()))?;
+        let path = entry.map_err(|e| {
+            let at = e.path().to_path_buf();
+            Error::io("read", at, e.into())
+        })?;
         if path.is_file() && source::is_supported(&path) {
             files.push(path);
         }

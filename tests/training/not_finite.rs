@@ -16,7 +16,7 @@ const SHAPE: BatchShape = BatchShape { batch: 2, hr: (16, 16), hr_type: DType::F
 /// A generator with batch norm, a discriminator with batch norm and spectral norm, an EMA from the first step.
 fn config(changes: &[&str]) -> Config {
     let text = "\
-Data: {normalization: normalise_10k, augment: false}
+Data: {dataset_type: LRHRFolderDataset, root_dir: none, normalization: normalise_10k, augment: false}
 Model: {in_bands: 3}
 Training: {device: cpu, num_threads: 2, adv_loss_ramp_steps: 0, EMA: {enabled: true}}
 Generator: {block_type: standard, large_kernel_size: 3, n_channels: 8, n_blocks: 1, scaling_factor: 2}

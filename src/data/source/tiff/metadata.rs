@@ -46,8 +46,7 @@ fn parse_number(text: &str) -> Option<f64> {
 /// Scale and offset of each band, if any band has some.
 pub(super) fn scaling(ifd: &Ifd, bands: usize) -> Option<Vec<(f64, f64)>> {
     let TagValue::Ascii(text) = &ifd.tag(GDAL_METADATA)?.value else { return None };
-    let mut options = roxmltree::ParsingOptions::default();
-    options.nodes_limit = 1 << 20;
+    let options = roxmltree::ParsingOptions { nodes_limit: 1 << 20, ..Default::default() };
     let document = roxmltree::Document::parse_with_options(text, options).ok()?;
     let mut scaling = vec![(1.0, 0.0); bands];
     for item in document.descendants().filter(|node| node.has_tag_name("Item")) {

@@ -239,7 +239,7 @@ fn estimated_counts(ifd: &Ifd, offsets: &[u64], file_len: u64) -> Vec<u64> {
 }
 
 /// The byte count of an image in one strip, where it cannot be right.
-fn mend_single_strip(ifd: &Ifd, offsets: &[u64], counts: &mut Vec<u64>, file_len: u64) {
+fn mend_single_strip(ifd: &Ifd, offsets: &[u64], counts: &mut [u64], file_len: u64) {
     let Some(&at @ 1..) = offsets.first() else { return };
     let Some(wanted) = strip_bytes(ifd, u64::from(ifd.height())) else { return };
     let rest = file_len.saturating_sub(at);
