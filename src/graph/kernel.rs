@@ -1,7 +1,9 @@
 //! How an op runs on each kind of device: a side of it for the CPU, one for CUDA devices, and, where a library has the
 //! same, one for libraries.
 
-use crate::device::cpu::{Ctx, Isa, Tile, TileSink, View, ViewMut};
+use std::ops::Index;
+
+use crate::device::cpu::{Ctx, Isa, StoreTo, Tile, TileSink, View, ViewMut};
 use crate::device::cuda::{CudaCall, CudaCommitCall, KernelLaunch, LibraryCall, PointwiseCode};
 use crate::types::Shape;
 
@@ -44,11 +46,44 @@ impl<'a> Kernel<'a> {
 /// Operands of one kernel execution. All views may have a pixel stride larger than their channels.
 pub struct KernelCall<'a> {
     /// Operands.
-    pub inputs: &'a [View],
-    /// Where the result goes; unused by [`CpuKernel::run_into`].
-    pub output: ViewMut,
+    pub inputs: &'a [View<'a>],
+    /// Where the result goes.
+    pub output: ViewMut<'a>,
     /// As many floats as [`CpuKernel::scratch`] asked for, with any content.
     pub scratch: &'a mut [f32],
+}
+
+impl<'a> KernelCall<'a> {
+    /// The same execution with a sink that stores the result, for [`CpuKernel::run_into`].
+    pub fn into_tiles(self) -> (TiledCall<'a>, StoreTo<'a>) {
+        let KernelCall { inputs, output, scratch } = self;
+        (TiledCall { inputs, output: output.shape(), scratch }, StoreTo::new(output))
+    }
+}
+
+/// Operands of one kernel execution whose result a [`TileSink`] takes.
+pub struct TiledCall<'a> {
+    /// Operands.
+    pub inputs: &'a [View<'a>],
+    /// Extent of the result.
+    pub output: Shape,
+    /// As many floats as [`CpuKernel::scratch`] asked for, with any content.
+    pub scratch: &'a mut [f32],
+}
+
+/// The word of a kernel that its output may lie where operand 0 does.
+#[derive(Clone, Copy, Debug)]
+pub struct InPlace(());
+
+impl InPlace {
+    /// The kernel works in place.
+    ///
+    /// # Safety
+    /// While an item of work holds a slice of operand 0 or of the output, no item writes or has a slice to write what
+    /// lies there, and each item has read all of operand 0 that lies where it writes.
+    pub const unsafe fn declared() -> InPlace {
+        InPlace(())
+    }
 }
 
 /// The side of a kernel that a CPU runs.
@@ -59,13 +94,12 @@ pub trait CpuKernel: Send + Sync {
     }
     /// Computes the output.
     fn run(&self, ctx: &Ctx, call: KernelCall);
-    /// Whether the output may lie where operand 0 does, both contiguous and of one length: each item of work has read
-    /// all that lies where it writes.
-    fn works_in_place(&self, _inputs: &[Shape], _output: Shape) -> bool {
-        false
+    /// Whether the output may lie where operand 0 does, both contiguous and of one length.
+    fn works_in_place(&self, _inputs: &[Shape], _output: Shape) -> Option<InPlace> {
+        None
     }
     /// Computes the output and hands each element to `sink` exactly once.
-    fn run_into(&self, _ctx: &Ctx, _call: KernelCall, _sink: &dyn TileSink) {
+    fn run_into(&self, _ctx: &Ctx, _call: TiledCall, _sink: &dyn TileSink) {
         unreachable!("only kernels that host an epilogue are asked to")
     }
 }
@@ -124,9 +158,51 @@ impl<'a> Pointwise<'a> {
 
 /// The side of a pointwise op that a CPU runs.
 pub trait CpuPointwise: Send + Sync {
-    /// Replaces the carrier's values in `tile` by the output's. `operands` has an entry for each operand; that
-    /// of the carrier must not be read.
-    fn apply(&self, isa: Isa, tile: &mut Tile, carrier: usize, operands: &[View]);
+    /// Replaces the carrier's values in `tile` by the output's.
+    fn apply(&self, isa: Isa, tile: &mut Tile, operands: &Operands);
+}
+
+/// The operands of a pointwise op, of which the carrier's values are in the tile: they are read there, as the carrier's
+/// own memory may already hold the output.
+#[derive(Clone, Copy, Debug)]
+pub struct Operands<'a> {
+    views: &'a [View<'a>],
+    carrier: usize,
+}
+
+impl<'a> Operands<'a> {
+    /// `views` has an entry for each operand, `carrier` is the place of the carrier's.
+    pub fn new(views: &'a [View<'a>], carrier: usize) -> Operands<'a> {
+        Operands { views, carrier }
+    }
+
+    /// Which operand is the carrier.
+    pub fn carrier(&self) -> usize {
+        self.carrier
+    }
+
+    /// The extent of operand `k`, which may be the carrier.
+    pub fn shape(&self, k: usize) -> Shape {
+        self.views[k].shape()
+    }
+
+    /// Operand `k`, if there are as many.
+    ///
+    /// # Panics
+    /// If it is the carrier.
+    pub fn get(&self, k: usize) -> Option<&View<'a>> {
+        assert!(k != self.carrier, "operand {k} is in the tile");
+        self.views.get(k)
+    }
+}
+
+impl<'a> Index<usize> for Operands<'a> {
+    type Output = View<'a>;
+
+    fn index(&self, k: usize) -> &View<'a> {
+        assert!(k != self.carrier, "operand {k} is in the tile");
+        &self.views[k]
+    }
 }
 
 /// The side of a pointwise op that a CUDA device runs.
@@ -138,7 +214,7 @@ pub trait CudaPointwise: Send + Sync {
 /// The side of a state change that a CPU runs.
 pub trait CpuCommit: Send + Sync {
     /// Updates `states` from the run's values. States are updated in the order of the program's commits.
-    fn run(&self, ctx: &Ctx, inputs: &[View], states: &[ViewMut]);
+    fn run(&self, ctx: &Ctx, inputs: &[View], states: &mut [ViewMut]);
 }
 
 /// The side of a state change that a CUDA device launches.

@@ -11,8 +11,8 @@ mod reference;
 mod tape;
 
 pub use kernel::{
-    CpuCommit, CpuKernel, CpuPointwise, CudaCommit, CudaKernel, CudaPointwise, Kernel, KernelCall, LibraryKernel,
-    Pointwise,
+    CpuCommit, CpuKernel, CpuPointwise, CudaCommit, CudaKernel, CudaPointwise, InPlace, Kernel, KernelCall,
+    LibraryKernel, Operands, Pointwise, TiledCall,
 };
 pub(crate) use op::same_shape;
 pub use op::{Application, Axis, CommitOp, Exec, Op, Rounding, ViewOf};

@@ -6,7 +6,9 @@ use super::pointwise::{broadcast_shape, map2, reference};
 use super::sum_to::sum_to;
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::PointwiseCode;
-use crate::graph::{Application, CpuPointwise, CudaPointwise, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value};
+use crate::graph::{
+    Application, CpuPointwise, CudaPointwise, Exec, Op, Operands, Pointwise, Rounding, Tape, Tensor64, Value,
+};
 use crate::types::Shape;
 use crate::{Result, simd_fn};
 
@@ -55,9 +57,9 @@ impl Op for Add {
 }
 
 impl CpuPointwise for Add {
-    fn apply(&self, isa: Isa, tile: &mut Tile, carrier: usize, operands: &[View]) {
-        let (x, y) = if carrier == 0 { (self.alpha, self.beta) } else { (self.beta, self.alpha) };
-        let other = &operands[1 - carrier];
+    fn apply(&self, isa: Isa, tile: &mut Tile, operands: &Operands) {
+        let (x, y) = if operands.carrier() == 0 { (self.alpha, self.beta) } else { (self.beta, self.alpha) };
+        let other = &operands[1 - operands.carrier()];
         match (x == 1.0, y == 1.0) {
             (true, true) => add(isa, tile, other),
             _ => axpby(isa, tile, other, x, y),

@@ -24,8 +24,8 @@ impl CommitOp for Assign {
 }
 
 impl CpuCommit for Assign {
-    fn run(&self, ctx: &Ctx, inputs: &[View], states: &[ViewMut]) {
-        combine(ctx, &inputs[0], &states[0], |to, from| to.copy_from_slice(from));
+    fn run(&self, ctx: &Ctx, inputs: &[View], states: &mut [ViewMut]) {
+        combine(ctx, &inputs[0], &mut states[0], |to, from| to.copy_from_slice(from));
     }
 }
 
@@ -42,8 +42,8 @@ impl CommitOp for AddTo {
 }
 
 impl CpuCommit for AddTo {
-    fn run(&self, ctx: &Ctx, inputs: &[View], states: &[ViewMut]) {
-        combine(ctx, &inputs[0], &states[0], |to, from| to.iter_mut().zip(from).for_each(|(t, f)| *t += f));
+    fn run(&self, ctx: &Ctx, inputs: &[View], states: &mut [ViewMut]) {
+        combine(ctx, &inputs[0], &mut states[0], |to, from| to.iter_mut().zip(from).for_each(|(t, f)| *t += f));
     }
 }
 
@@ -60,11 +60,11 @@ impl CommitOp for Clear {
 }
 
 impl CpuCommit for Clear {
-    fn run(&self, ctx: &Ctx, _inputs: &[View], states: &[ViewMut]) {
-        let state = states[0];
+    fn run(&self, ctx: &Ctx, _inputs: &[View], states: &mut [ViewMut]) {
+        let state = &states[0];
         for_blocks(ctx, state.shape().len(), &|block, _| {
             // SAFETY: states are contiguous; each block is changed by one item.
-            unsafe { std::slice::from_raw_parts_mut(state.at(0, 0, 0).add(block.start), block.len()) }.fill(0.0);
+            unsafe { state.part(block) }.fill(0.0);
         });
     }
 }
@@ -89,20 +89,16 @@ fn combination(kernel: &'static str, call: &CudaCommitCall) -> KernelLaunch {
 }
 
 /// Calls `change` with matching runs of the state and the value, which may be a channel slice.
-fn combine(ctx: &Ctx, value: &View, state: &ViewMut, change: impl Fn(&mut [f32], &[f32]) + Sync) {
-    let (value, state) = (*value, *state);
-    if value.stride == value.c || value.pixels() == 1 {
+fn combine(ctx: &Ctx, value: &View, state: &mut ViewMut, change: impl Fn(&mut [f32], &[f32]) + Sync) {
+    if value.is_dense() {
+        let state = &*state;
         return for_blocks(ctx, state.shape().len(), &|block, _| {
             // SAFETY: states are contiguous and so is the value; each block is changed by one item.
-            unsafe {
-                let to = std::slice::from_raw_parts_mut(state.at(0, 0, 0).add(block.start), block.len());
-                change(to, &value.dense()[block]);
-            }
+            unsafe { change(state.part(block.clone()), &value.dense()[block]) };
         });
     }
     for p in 0..value.pixels() {
-        // SAFETY: pixel `p` lies inside both, and nobody else touches the state now.
-        unsafe { change(state.pixel(p), value.pixel(p)) };
+        change(state.pixel_mut(p), value.pixel(p));
     }
 }
 

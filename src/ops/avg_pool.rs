@@ -79,27 +79,26 @@ const CHANNELS: usize = 64;
 impl CpuKernel for AvgPool {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let (input, output) = (call.inputs[0], call.output);
-        let parts = output.c.div_ceil(CHANNELS);
+        let parts = output.c().div_ceil(CHANNELS);
         ctx.pool.run(output.pixels() * parts, &|item, _| {
             let (pixel, c0) = (item / parts, item % parts * CHANNELS);
-            let (n, i, j) = (pixel / output.w / output.h, pixel / output.w % output.h, pixel % output.w);
-            let (rows, columns) = (window(i, input.h, output.h), window(j, input.w, output.w));
+            let (n, i, j) = (pixel / output.w() / output.h(), pixel / output.w() % output.h(), pixel % output.w());
+            let (rows, columns) = (window(i, input.h(), output.h()), window(j, input.w(), output.w()));
             let area = (rows.len() * columns.len()) as f64;
-            let count = CHANNELS.min(output.c - c0);
+            let count = CHANNELS.min(output.c() - c0);
             // f32 within a row of the window, f64 over rows.
             let mut sums = [0f64; CHANNELS];
             for y in rows {
                 let mut row = [0f32; CHANNELS];
                 for x in columns.clone() {
-                    // SAFETY: the pixel lies inside the input.
-                    let source = unsafe { input.pixel((n * input.h + y) * input.w + x) };
+                    let source = input.pixel((n * input.h() + y) * input.w() + x);
                     row.iter_mut().zip(&source[c0..c0 + count]).for_each(|(s, v)| *s += v);
                 }
                 sums.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(v));
             }
             // SAFETY: this item owns these channels of the output pixel.
-            let target = unsafe { output.pixel(pixel) };
-            target[c0..c0 + count].iter_mut().zip(sums).for_each(|(t, s)| *t = (s / area) as f32);
+            let target = unsafe { output.channels(pixel, c0..c0 + count) };
+            target.iter_mut().zip(sums).for_each(|(t, s)| *t = (s / area) as f32);
         });
     }
 }
@@ -166,18 +165,17 @@ impl Op for AvgPoolGrad {
 impl CpuKernel for AvgPoolGrad {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let (input, output) = (call.inputs[0], call.output);
-        ctx.pool.run(output.n * output.h, &|row, _| {
-            let (n, y) = (row / output.h, row % output.h);
-            for x in 0..output.w {
+        ctx.pool.run(output.n() * output.h(), &|row, _| {
+            let (n, y) = (row / output.h(), row % output.h());
+            for x in 0..output.w() {
                 // SAFETY: rows of the output are disjoint between items.
-                let target = unsafe { output.pixel(row * output.w + x) };
+                let target = unsafe { output.pixel(row * output.w() + x) };
                 target.fill(0.0);
-                for i in covering(y, output.h, input.h) {
-                    for j in covering(x, output.w, input.w) {
-                        let (rows, columns) = (window(i, output.h, input.h), window(j, output.w, input.w));
+                for i in covering(y, output.h(), input.h()) {
+                    for j in covering(x, output.w(), input.w()) {
+                        let (rows, columns) = (window(i, output.h(), input.h()), window(j, output.w(), input.w()));
                         let share = 1.0 / (rows.len() * columns.len()) as f32;
-                        // SAFETY: cell (i, j) lies inside the input.
-                        let source = unsafe { input.pixel((n * input.h + i) * input.w + j) };
+                        let source = input.pixel((n * input.h() + i) * input.w() + j);
                         target.iter_mut().zip(source).for_each(|(t, s)| *t += share * s);
                     }
                 }

@@ -6,11 +6,11 @@
 use super::flat::{Partials, no_derivative};
 use super::pointwise::{map2, reference};
 use crate::Result;
-use crate::device::cpu::{Ctx, Isa, Tile, View};
+use crate::device::cpu::{Ctx, Isa, Tile};
 use crate::device::cuda::{Args, CudaCall, KernelLaunch, PointwiseCode};
 use crate::graph::{
-    Application, CpuKernel, CpuPointwise, CudaKernel, CudaPointwise, Exec, Kernel, KernelCall, Op, Pointwise, Tape,
-    Tensor64, Value,
+    Application, CpuKernel, CpuPointwise, CudaKernel, CudaPointwise, Exec, Kernel, KernelCall, Op, Operands, Pointwise,
+    Tape, Tensor64, Value,
 };
 use crate::ops::sum_to::cuda::{Columns, vector_of};
 use crate::types::Shape;
@@ -29,18 +29,16 @@ fn cross_entropy(x: f64, target: f64) -> f64 {
 }
 
 /// The mean of `f` over all elements, in f64.
-fn run_mean(ctx: &Ctx, call: KernelCall, f: impl Fn(f64) -> f64 + Sync) {
+fn run_mean(ctx: &Ctx, mut call: KernelCall, f: impl Fn(f64) -> f64 + Sync) {
     let x = call.inputs[0];
     let blocks = x.pixels().div_ceil(BLOCK);
     let sums = Partials::new(blocks);
     ctx.pool.run(blocks, &|item, _| {
         let pixels = item * BLOCK..x.pixels().min((item + 1) * BLOCK);
-        // SAFETY: the pixels lie inside the operand.
-        let values = pixels.flat_map(|p| unsafe { x.pixel(p) });
+        let values = pixels.flat_map(|p| x.pixel(p));
         sums.set(item, values.map(|v| f(f64::from(*v))).sum());
     });
-    // SAFETY: the output is a scalar.
-    unsafe { call.output.pixel(0)[0] = (sums.sum() / x.shape().len() as f64) as f32 };
+    call.output.pixel_mut(0)[0] = (sums.sum() / x.shape().len() as f64) as f32;
 }
 
 /// The launches of a kernel that adds up terms of all logits.
@@ -134,9 +132,9 @@ impl Op for BceLogitsGrad {
 }
 
 impl CpuPointwise for BceLogitsGrad {
-    fn apply(&self, _isa: Isa, tile: &mut Tile, _carrier: usize, operands: &[View]) {
-        // Logits are few: the exact functions are fast enough. The carrier's view is read for its extent only.
-        let count = operands[0].shape().len();
+    fn apply(&self, _isa: Isa, tile: &mut Tile, operands: &Operands) {
+        // Logits are few: the exact functions are fast enough.
+        let count = operands.shape(0).len();
         map2(tile, &operands[1], |x, d| self.value(f64::from(x), f64::from(d), count) as f32);
     }
 }

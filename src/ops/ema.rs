@@ -59,10 +59,9 @@ impl Op for EmaDecay {
 }
 
 impl CpuKernel for EmaDecay {
-    fn run(&self, _ctx: &Ctx, call: KernelCall) {
+    fn run(&self, _ctx: &Ctx, mut call: KernelCall) {
         let [enabled, num_updates] = [0, 1].map(|i| f64::from(scalar(&call.inputs[i])));
-        // SAFETY: the output is a scalar.
-        unsafe { call.output.pixel(0)[0] = self.value(enabled, num_updates) as f32 };
+        call.output.pixel_mut(0)[0] = self.value(enabled, num_updates) as f32;
     }
 }
 
@@ -91,7 +90,7 @@ impl CommitOp for EmaCommit {
 }
 
 impl CpuCommit for EmaCommit {
-    fn run(&self, ctx: &Ctx, inputs: &[View], states: &[ViewMut]) {
+    fn run(&self, ctx: &Ctx, inputs: &[View], states: &mut [ViewMut]) {
         let ([enabled], [ema, live, num_updates]) = (inputs, states) else {
             unreachable!("one input and three states")
         };
@@ -101,15 +100,15 @@ impl CpuCommit for EmaCommit {
         let k = scalar(&num_updates.as_view()) + 1.0;
         let decay = decay_at(self.decay, self.use_num_updates, f64::from(k));
         let live = live.as_view();
+        let ema = &*ema;
         for_blocks(ctx, ema.shape().len(), &|block, _| {
             // SAFETY: flat states are contiguous; each block is changed by one item.
             unsafe {
-                let average = std::slice::from_raw_parts_mut(ema.at(0, 0, 0).add(block.start), block.len());
+                let average = ema.part(block.clone());
                 lerp(ctx.isa, average, &live.dense()[block], decay as f32, (1.0 - decay) as f32);
             }
         });
-        // SAFETY: a scalar state has one element, and only this commit touches it now.
-        unsafe { num_updates.pixel(0)[0] = k };
+        num_updates.pixel_mut(0)[0] = k;
     }
 }
 
@@ -155,11 +154,10 @@ impl CommitOp for EmaBuffers {
 }
 
 impl CpuCommit for EmaBuffers {
-    fn run(&self, _ctx: &Ctx, inputs: &[View], states: &[ViewMut]) {
+    fn run(&self, _ctx: &Ctx, inputs: &[View], states: &mut [ViewMut]) {
         let ([enabled], [ema, live]) = (inputs, states) else { unreachable!("one input and two states") };
         if scalar(enabled) != 0.0 {
-            // SAFETY: two different states of the same extent, and only this commit touches them now.
-            unsafe { ema.dense().copy_from_slice(live.as_view().dense()) };
+            ema.dense_mut().copy_from_slice(live.as_view().dense());
         }
     }
 }

@@ -40,8 +40,7 @@ pub fn rows<const N: usize>(views: [DeviceView; N]) -> ([DeviceView; N], usize) 
 
 /// The value of a scalar operand.
 pub fn scalar(view: &View) -> f32 {
-    // SAFETY: the plan's views are readable while a kernel runs, and a scalar has one element.
-    unsafe { view.pixel(0)[0] }
+    view.pixel(0)[0]
 }
 
 /// f64 results of parallel items, to be added up in the order of the items.

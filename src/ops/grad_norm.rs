@@ -33,15 +33,13 @@ impl Op for GradNorm {
 }
 
 impl CpuKernel for GradNorm {
-    fn run(&self, ctx: &Ctx, call: KernelCall) {
+    fn run(&self, ctx: &Ctx, mut call: KernelCall) {
         let grad = call.inputs[0];
-        let sums = Partials::new(block_count(grad.c));
-        for_blocks(ctx, grad.c, &|block, item| {
-            // SAFETY: flat buffers are contiguous.
-            sums.set(item, sum_of_squares(ctx.isa, &unsafe { grad.dense() }[block]));
+        let sums = Partials::new(block_count(grad.c()));
+        for_blocks(ctx, grad.c(), &|block, item| {
+            sums.set(item, sum_of_squares(ctx.isa, &grad.dense()[block]));
         });
-        // SAFETY: the output is a scalar.
-        unsafe { call.output.pixel(0)[0] = sums.sum().sqrt() as f32 };
+        call.output.pixel_mut(0)[0] = sums.sum().sqrt() as f32;
     }
 }
 
@@ -113,10 +111,9 @@ impl Op for ClipScale {
 }
 
 impl CpuKernel for ClipScale {
-    fn run(&self, _ctx: &Ctx, call: KernelCall) {
+    fn run(&self, _ctx: &Ctx, mut call: KernelCall) {
         let norm = f64::from(scalar(&call.inputs[0]));
-        // SAFETY: the output is a scalar.
-        unsafe { call.output.pixel(0)[0] = self.value(norm) as f32 };
+        call.output.pixel_mut(0)[0] = self.value(norm) as f32;
     }
 }
 

@@ -56,13 +56,12 @@ impl CpuKernel for ImageMetrics {
     fn scratch(&self, inputs: &[Shape], _output: Shape, threads: usize) -> usize {
         self.ssim().scratch(inputs[0], threads)
     }
-    fn run(&self, ctx: &Ctx, call: KernelCall) {
+    fn run(&self, ctx: &Ctx, mut call: KernelCall) {
         let (sr, hr) = (call.inputs[0], call.inputs[1]);
         let similarity = self.ssim().image_means(ctx, [&sr, &hr], call.scratch);
         for (n, sums) in image_sums(ctx, &sr, &hr, self.max_val).iter().enumerate() {
             let components = sums.components(1, sr.shape(), f64::from(self.max_val));
-            // SAFETY: the output has one pixel of five channels for each image.
-            let output = unsafe { call.output.pixel(n) };
+            let output = call.output.pixel_mut(n);
             output[..COMPONENTS].iter_mut().zip(components).for_each(|(o, v)| *o = v as f32);
             output[COMPONENTS] = similarity[n] as f32;
         }

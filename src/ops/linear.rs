@@ -2,12 +2,13 @@
 //! The three are closed under differentiation. A bias is [`super::add::Add`].
 
 use crate::Result;
-use crate::device::cpu::{Ctx, GemmShape, Matrix, StoreTo, Tile, TileSink, View, gemm, gemm_scratch_len};
+use crate::device::cpu::{Ctx, GemmShape, Matrix, Place, Tile, TileSink, View, gemm, gemm_scratch_len};
 use crate::device::cuda::{
     Args, CudaCall, Factor, KernelLaunch, Layout, LibraryCall, LibraryOp, Product as CudaProduct,
 };
 use crate::graph::{
-    Application, CpuKernel, CudaKernel, Exec, Kernel, KernelCall, LibraryKernel, Op, Rounding, Tape, Tensor64, Value,
+    Application, CpuKernel, CudaKernel, Exec, Kernel, KernelCall, LibraryKernel, Op, Rounding, Tape, Tensor64,
+    TiledCall, Value,
 };
 use crate::types::{Precision, Shape};
 
@@ -16,7 +17,7 @@ trait Product: Op {
     /// Rows, columns and inner extent.
     fn sizes(&self, inputs: &[Shape]) -> GemmShape;
     /// The factors.
-    fn factors(&self, inputs: &[View]) -> (Matrix, Matrix);
+    fn factors<'a>(&self, inputs: &[View<'a>]) -> (Matrix<'a>, Matrix<'a>);
     /// The same on a CUDA device.
     fn cuda_factors(&self) -> [CudaFactor; 2];
 }
@@ -61,18 +62,16 @@ impl Tiling {
     }
 }
 
-fn matrix(view: &View) -> Matrix {
-    Matrix { ptr: view.ptr, row_stride: view.stride, col_stride: 1 }
-}
-
 /// Rows of a product are images of the output.
 struct RowsAreImages<'a>(&'a dyn TileSink);
 
 impl TileSink for RowsAreImages<'_> {
-    fn store(&self, tile: &Tile) {
-        for i in 0..tile.pixels {
-            let data = tile.data.wrapping_add(i * tile.row_stride);
-            self.0.store(&Tile { data, n: tile.x0 + i, y: 0, x0: 0, pixels: 1, ..*tile });
+    unsafe fn store(&self, mut tile: Tile) {
+        let rows = tile.place();
+        for i in 0..rows.pixels {
+            let place = Place { n: rows.x0 + i, y: 0, x0: 0, pixels: 1, ..rows };
+            // SAFETY: the row's own place; rows are disjoint as the tiles of the product are.
+            unsafe { self.0.store(tile.pixel_at(i, place)) };
         }
     }
 }
@@ -86,14 +85,13 @@ impl<P: Product> CpuKernel for P {
         gemm_scratch_len(&self.sizes(inputs), threads)
     }
     fn run(&self, ctx: &Ctx, call: KernelCall) {
-        let sink = StoreTo(call.output);
+        let (call, sink) = call.into_tiles();
         self.run_into(ctx, call, &sink);
     }
-    fn run_into(&self, ctx: &Ctx, call: KernelCall, sink: &dyn TileSink) {
+    fn run_into(&self, ctx: &Ctx, call: TiledCall, sink: &dyn TileSink) {
         let shapes: Vec<Shape> = call.inputs.iter().map(View::shape).collect();
         let (a, b) = self.factors(call.inputs);
-        // SAFETY: the plan gives the operands this step's memory; the sizes are theirs.
-        unsafe { gemm(ctx, &self.sizes(&shapes), a, b, &RowsAreImages(sink), call.scratch) };
+        gemm(ctx, &self.sizes(&shapes), a, b, &RowsAreImages(sink), call.scratch);
     }
 }
 
@@ -198,8 +196,8 @@ impl Product for Linear {
     fn sizes(&self, inputs: &[Shape]) -> GemmShape {
         GemmShape { m: inputs[0].n(), n: inputs[1].n(), k: inputs[0].c() }
     }
-    fn factors(&self, inputs: &[View]) -> (Matrix, Matrix) {
-        (matrix(&inputs[0]), matrix(&inputs[1]).transposed())
+    fn factors<'a>(&self, inputs: &[View<'a>]) -> (Matrix<'a>, Matrix<'a>) {
+        (Matrix::pixels(inputs[0]), Matrix::pixels(inputs[1]).transposed())
     }
     fn cuda_factors(&self) -> [CudaFactor; 2] {
         [CudaFactor::new(0, true), CudaFactor::new(1, true)]
@@ -248,8 +246,8 @@ impl Product for LinearInputGrad {
     fn sizes(&self, inputs: &[Shape]) -> GemmShape {
         GemmShape { m: inputs[0].n(), n: inputs[1].c(), k: inputs[1].n() }
     }
-    fn factors(&self, inputs: &[View]) -> (Matrix, Matrix) {
-        (matrix(&inputs[0]), matrix(&inputs[1]))
+    fn factors<'a>(&self, inputs: &[View<'a>]) -> (Matrix<'a>, Matrix<'a>) {
+        (Matrix::pixels(inputs[0]), Matrix::pixels(inputs[1]))
     }
     fn cuda_factors(&self) -> [CudaFactor; 2] {
         [CudaFactor::new(0, true), CudaFactor::new(1, false)]
@@ -298,8 +296,8 @@ impl Product for LinearWeightGrad {
     fn sizes(&self, inputs: &[Shape]) -> GemmShape {
         GemmShape { m: inputs[1].c(), n: inputs[0].c(), k: inputs[0].n() }
     }
-    fn factors(&self, inputs: &[View]) -> (Matrix, Matrix) {
-        (matrix(&inputs[1]).transposed(), matrix(&inputs[0]))
+    fn factors<'a>(&self, inputs: &[View<'a>]) -> (Matrix<'a>, Matrix<'a>) {
+        (Matrix::pixels(inputs[1]).transposed(), Matrix::pixels(inputs[0]))
     }
     fn cuda_factors(&self) -> [CudaFactor; 2] {
         [CudaFactor::new(1, false), CudaFactor::new(0, false)]

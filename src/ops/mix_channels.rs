@@ -57,17 +57,14 @@ impl Op for MixChannels {
 impl CpuKernel for MixChannels {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let (x, matrix, output) = (call.inputs[0], call.inputs[1], call.output);
-        // SAFETY: the matrix is readable while the kernel runs.
-        let factor = |from, to| unsafe {
-            match self.transposed {
-                true => matrix.pixel(from)[to],
-                false => matrix.pixel(to)[from],
-            }
+        let factor = |from, to| match self.transposed {
+            true => matrix.pixel(from)[to],
+            false => matrix.pixel(to)[from],
         };
-        ctx.pool.run(output.n * output.h, &|row, _| {
-            for p in row * output.w..(row + 1) * output.w {
-                // SAFETY: the pixel lies inside both images; rows of the output are disjoint between items.
-                let (from, to) = unsafe { (x.pixel(p), output.pixel(p)) };
+        ctx.pool.run(output.n() * output.h(), &|row, _| {
+            for p in row * output.w()..(row + 1) * output.w() {
+                // SAFETY: rows of the output are disjoint between items.
+                let (from, to) = (x.pixel(p), unsafe { output.pixel(p) });
                 for (k, value) in to.iter_mut().enumerate() {
                     *value = from.iter().enumerate().map(|(c, v)| factor(c, k) * v).sum();
                 }

@@ -5,7 +5,9 @@ use super::pointwise::{broadcast_shape, map, map2, reference};
 use super::sum_to::sum_product_to;
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::PointwiseCode;
-use crate::graph::{Application, CpuPointwise, CudaPointwise, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value};
+use crate::graph::{
+    Application, CpuPointwise, CudaPointwise, Exec, Op, Operands, Pointwise, Rounding, Tape, Tensor64, Value,
+};
 use crate::types::Shape;
 use crate::{Result, simd_fn};
 
@@ -39,8 +41,8 @@ impl Op for Mul {
 }
 
 impl CpuPointwise for Mul {
-    fn apply(&self, isa: Isa, tile: &mut Tile, carrier: usize, operands: &[View]) {
-        product(isa, tile, &operands[1 - carrier]);
+    fn apply(&self, isa: Isa, tile: &mut Tile, operands: &Operands) {
+        product(isa, tile, &operands[1 - operands.carrier()]);
     }
 }
 
@@ -94,7 +96,7 @@ impl Op for Scale {
 }
 
 impl CpuPointwise for Scale {
-    fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, _operands: &[View]) {
+    fn apply(&self, isa: Isa, tile: &mut Tile, _operands: &Operands) {
         affine(isa, tile, self.factor, self.shift);
     }
 }

@@ -132,16 +132,15 @@ impl Op for PadChannels {
 impl CpuKernel for PadChannels {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let (from, to, places) = (call.inputs[0], call.output, self.places());
-        ctx.pool.run(to.n * to.h, &|row, _| {
-            let (n, y) = (row / to.h, row % to.h);
-            for x in 0..to.w {
-                // SAFETY: rows of the output are disjoint between items, and places lie inside both tensors.
-                unsafe {
-                    let pixel = std::slice::from_raw_parts_mut(to.at(n, y, x), to.c);
-                    pixel.fill(0.0);
-                    if n < from.n {
-                        places.iter().for_each(|(source, place)| pixel[*place] = *from.at(n, y, x).add(*source));
-                    }
+        ctx.pool.run(to.n() * to.h(), &|row, _| {
+            let (n, y) = (row / to.h(), row % to.h());
+            for x in 0..to.w() {
+                // SAFETY: rows of the output are disjoint between items.
+                let pixel = unsafe { to.pixel(row * to.w() + x) };
+                pixel.fill(0.0);
+                if n < from.n() {
+                    let from = from.pixel((n * from.h() + y) * from.w() + x);
+                    places.iter().for_each(|(source, place)| pixel[*place] = from[*source]);
                 }
             }
         });

@@ -2,9 +2,12 @@
 //! `output[n, y·r + dy, x·r + dx, c] = input[n, y, x, c·r² + dy·r + dx]`, the order of PyTorch. Each of the two
 //! ops is the other's derivative.
 
-use crate::device::cpu::{Ctx, StoreTo, Tile, TileSink};
+use crate::device::cpu::{Ctx, Place, Tile, TileSink};
 use crate::device::cuda::{Args, CudaCall, DeviceView, KernelLaunch};
-use crate::graph::{Application, CpuKernel, CudaKernel, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value};
+use crate::graph::{
+    Application, CpuKernel, CudaKernel, Exec, InPlace, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, TiledCall,
+    Value,
+};
 use crate::types::Shape;
 use crate::{Result, simd_fn};
 
@@ -66,6 +69,13 @@ const WHOLE_ROW: usize = 1 << 15;
 /// Floats of a part.
 const PART: usize = 1 << 12;
 
+/// Squares are addressed by these extents: (N,H,W,C·r²) of the small image and (N,H·r,W·r,C) of the large one.
+fn check(r: usize, small: Shape, large: Shape) {
+    let [n, h, w, c] = large.0;
+    assert_eq!(small.0, [n, h / r, w / r, c * r * r], "{large} by squares of {r}x{r}");
+    assert!(h.is_multiple_of(r) && w.is_multiple_of(r), "{large} by squares of {r}x{r}");
+}
+
 /// Whether rows of the small image, (N,H,W,C·r²), are moved as wholes.
 fn is_whole(small: Shape) -> bool {
     small.w() * small.c() <= WHOLE_ROW
@@ -83,51 +93,49 @@ impl CpuKernel for PixelShuffle {
         threads * self.tile_pixels(inputs[0]) * inputs[0].c()
     }
     fn run(&self, ctx: &Ctx, call: KernelCall) {
-        let (x, out, r) = (call.inputs[0], call.output, self.factor);
-        if x.ptr == out.ptr.cast_const() {
-            return self.run_into(ctx, call, &StoreTo(out));
+        let (x, r) = (call.inputs[0], self.factor);
+        if x.at(0, 0, 0) == call.output.at(0, 0, 0).cast_const() {
+            let (call, sink) = call.into_tiles();
+            return self.run_into(ctx, call, &sink);
         }
-        ctx.pool.run(x.n * x.h, &|line, _| {
-            for p in 0..x.w {
-                let ptr = out.at(line / x.h, line % x.h * r, p * r);
-                let to = Squares { ptr, row: out.w * out.stride, pixel: out.stride, factor: r };
+        let out = call.output;
+        check(r, x.shape(), out.shape());
+        ctx.pool.run(x.n() * x.h(), &|line, _| {
+            for p in 0..x.w() {
+                let ptr = out.at(line / x.h(), line % x.h() * r, p * r);
+                let to = Squares { ptr, row: out.w() * out.stride(), pixel: out.stride(), factor: r };
                 // SAFETY: the pixel's square lies inside the output and belongs to this item.
-                unsafe { scatter(ctx.isa, x.pixel(line * x.w + p), to) };
+                unsafe { scatter(ctx.isa, x.pixel(line * x.w() + p), to) };
             }
         });
     }
-    fn works_in_place(&self, inputs: &[Shape], _output: Shape) -> bool {
-        is_whole(inputs[0])
+    fn works_in_place(&self, inputs: &[Shape], _output: Shape) -> Option<InPlace> {
+        // SAFETY: an item moves a row of the input to its scratch memory, and from there to the same place.
+        is_whole(inputs[0]).then(|| unsafe { InPlace::declared() })
     }
-    fn run_into(&self, ctx: &Ctx, call: KernelCall, sink: &dyn TileSink) {
+    fn run_into(&self, ctx: &Ctx, call: TiledCall, sink: &dyn TileSink) {
         let (x, r) = (call.inputs[0], self.factor);
+        check(r, x.shape(), call.output);
         let pixels = self.tile_pixels(x.shape());
-        let (in_row, channels) = (x.w.div_ceil(pixels), x.c / (r * r));
-        let base = call.scratch.as_mut_ptr() as usize;
-        ctx.pool.run(x.n * x.h * in_row, &|item, worker| {
+        let (in_row, channels) = (x.w().div_ceil(pixels), x.c() / (r * r));
+        ctx.pool.run_with_scratch(x.n() * x.h() * in_row, call.scratch, pixels * x.c(), &|item, own| {
             let (line, x0) = (item / in_row, item % in_row * pixels);
-            let count = pixels.min(x.w - x0);
-            let data = (base as *mut f32).wrapping_add(worker * pixels * x.c);
+            let count = pixels.min(x.w() - x0);
             let row = count * r * channels;
+            let own = &mut own[..r * row];
             for p in 0..count {
-                let ptr = data.wrapping_add(p * r * channels);
+                let ptr = own[p * r * channels..].as_mut_ptr();
                 // SAFETY: the squares lie inside this worker's scratch memory.
                 unsafe {
                     let to = Squares { ptr, row, pixel: channels, factor: r };
-                    scatter(ctx.isa, x.pixel(line * x.w + x0 + p), to);
+                    scatter(ctx.isa, x.pixel(line * x.w() + x0 + p), to);
                 }
             }
             for dy in 0..r {
-                sink.store(&Tile {
-                    data: data.wrapping_add(dy * row),
-                    row_stride: channels,
-                    n: line / x.h,
-                    y: line % x.h * r + dy,
-                    x0: x0 * r,
-                    pixels: count * r,
-                    c0: 0,
-                    channels,
-                });
+                let (n, y) = (line / x.h(), line % x.h() * r + dy);
+                let place = Place { n, y, x0: x0 * r, pixels: count * r, c0: 0, channels };
+                // SAFETY: items have different parts of the input's rows, which become different pixels.
+                unsafe { sink.store(Tile::new(&mut own[dy * row..][..row], place)) };
             }
         });
     }
@@ -187,27 +195,26 @@ impl CpuKernel for PixelUnshuffle {
     fn scratch(&self, _inputs: &[Shape], output: Shape, threads: usize) -> usize {
         if is_whole(output) { threads * output.w() * output.c() } else { 0 }
     }
-    fn works_in_place(&self, _inputs: &[Shape], output: Shape) -> bool {
-        is_whole(output)
+    fn works_in_place(&self, _inputs: &[Shape], output: Shape) -> Option<InPlace> {
+        // SAFETY: an item copies the rows of the input that lie where its row of the output does.
+        is_whole(output).then(|| unsafe { InPlace::declared() })
     }
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let (x, out, r) = (call.inputs[0], call.output, self.factor);
-        let in_place = x.ptr == out.ptr.cast_const();
-        let (base, floats) = (call.scratch.as_mut_ptr() as usize, out.w * out.c);
-        ctx.pool.run(out.n * out.h, &|line, worker| {
-            let mut first = x.at(line / out.h, line % out.h * r, 0).cast_mut();
+        check(r, out.shape(), x.shape());
+        let in_place = x.at(0, 0, 0) == out.at(0, 0, 0).cast_const();
+        let copied = if in_place { out.w() * out.c() } else { 0 };
+        ctx.pool.run_with_scratch(out.n() * out.h(), call.scratch, copied, &|line, copy| {
+            let mut first = x.at(line / out.h(), line % out.h() * r, 0).cast_mut();
             if in_place {
-                let copy = (base as *mut f32).wrapping_add(worker * floats);
-                // SAFETY: in place the input is contiguous, so its r rows are as long as the output's; the copy is
-                // this worker's.
-                unsafe { std::ptr::copy_nonoverlapping(first, copy, floats) };
-                first = copy;
+                copy.copy_from_slice(x.run(line * r * x.w(), r * x.w()));
+                first = copy.as_mut_ptr();
             }
-            for p in 0..out.w {
-                let ptr = first.wrapping_add(p * r * x.stride);
-                let from = Squares { ptr, row: x.w * x.stride, pixel: x.stride, factor: r };
+            for p in 0..out.w() {
+                let ptr = first.wrapping_add(p * r * x.stride());
+                let from = Squares { ptr, row: x.w() * x.stride(), pixel: x.stride(), factor: r };
                 // SAFETY: the pixel's square lies inside the input or its copy; the pixel belongs to this item.
-                unsafe { gather(ctx.isa, from, out.pixel(line * out.w + p)) };
+                unsafe { gather(ctx.isa, from, out.pixel(line * out.w() + p)) };
             }
         });
     }

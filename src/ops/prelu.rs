@@ -3,6 +3,7 @@
 //! output's sign would not tell it.
 
 use super::add::Add;
+use super::flat::scalar;
 use super::math::Lanes;
 use super::mul::Mul;
 use super::pointwise::{map, map2, reference};
@@ -10,8 +11,8 @@ use super::sum_to::sum_to;
 use crate::device::cpu::{Ctx, Isa, Tile, View};
 use crate::device::cuda::{CudaCall, KernelLaunch, PointwiseCode};
 use crate::graph::{
-    Application, CpuKernel, CpuPointwise, CudaKernel, CudaPointwise, Exec, Kernel, KernelCall, Op, Pointwise, Rounding,
-    Tape, Tensor64, Value, same_shape,
+    Application, CpuKernel, CpuPointwise, CudaKernel, CudaPointwise, Exec, Kernel, KernelCall, Op, Operands, Pointwise,
+    Rounding, Tape, Tensor64, Value, same_shape,
 };
 use crate::ops::sum_to::cuda::{Columns, vector_of};
 use crate::types::Shape;
@@ -48,9 +49,8 @@ impl Op for Prelu {
 }
 
 impl CpuPointwise for Prelu {
-    fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, operands: &[View]) {
-        // SAFETY: a scalar operand has one element.
-        forward(isa, tile, unsafe { *operands[1].ptr });
+    fn apply(&self, isa: Isa, tile: &mut Tile, operands: &Operands) {
+        forward(isa, tile, scalar(&operands[1]));
     }
 }
 
@@ -95,9 +95,8 @@ impl Op for PreluGrad {
 }
 
 impl CpuPointwise for PreluGrad {
-    fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, operands: &[View]) {
-        // SAFETY: a scalar operand has one element.
-        input_grad(isa, tile, &operands[1], unsafe { *operands[2].ptr });
+    fn apply(&self, isa: Isa, tile: &mut Tile, operands: &Operands) {
+        input_grad(isa, tile, &operands[1], scalar(&operands[2]));
     }
 }
 
@@ -153,19 +152,16 @@ impl CpuKernel for PreluSlopeGrad {
     fn scratch(&self, inputs: &[Shape], _output: Shape, _threads: usize) -> usize {
         inputs[0].pixels().div_ceil(block_pixels(inputs[0].c()))
     }
-    fn run(&self, ctx: &Ctx, call: KernelCall) {
+    fn run(&self, ctx: &Ctx, mut call: KernelCall) {
         let [d, x] = [call.inputs[0], call.inputs[1]];
-        let (pixels, block) = (d.pixels(), block_pixels(d.c));
-        let partials = call.scratch.as_mut_ptr() as usize;
-        ctx.pool.run(pixels.div_ceil(block), &|item, _| {
+        let (pixels, block) = (d.pixels(), block_pixels(d.c()));
+        let partials = &mut call.scratch[..pixels.div_ceil(block)];
+        ctx.pool.run_parts(partials, 1, &|item, sum| {
             let first = item * block;
-            let sum = sum_below(ctx.isa, &d, &x, first, block.min(pixels - first));
-            // SAFETY: each item owns one partial sum.
-            unsafe { *(partials as *mut f32).add(item) = sum };
+            sum[0] = sum_below(ctx.isa, &d, &x, first, block.min(pixels - first));
         });
-        let sum: f64 = call.scratch[..pixels.div_ceil(block)].iter().map(|v| f64::from(*v)).sum();
-        // SAFETY: the output has one element.
-        unsafe { *call.output.ptr = sum as f32 };
+        let sum: f64 = partials.iter().map(|v| f64::from(*v)).sum();
+        call.output.pixel_mut(0)[0] = sum as f32;
     }
 }
 
@@ -207,17 +203,11 @@ simd_fn! {
         let mut sum = Lanes::default();
         // `x.min(0.0)` would lose a NaN.
         let term = |d: f32, x: f32| if x > 0.0 { 0.0 } else { d * x };
-        if d.stride == d.c && x.stride == x.c {
-            let (from, len) = (first * d.c, count * d.c);
-            // SAFETY: `count` dense pixels from `first` on lie inside both operands.
-            let (d, x) = unsafe {
-                (std::slice::from_raw_parts(d.ptr.add(from), len), std::slice::from_raw_parts(x.ptr.add(from), len))
-            };
-            sum.add2(d, x, term);
+        if d.stride() == d.c() && x.stride() == x.c() {
+            sum.add2(d.run(first, count), x.run(first, count), term);
         } else {
             for p in first..first + count {
-                // SAFETY: the pixel lies inside both operands.
-                unsafe { sum.add2(d.pixel(p), x.pixel(p), term) };
+                sum.add2(d.pixel(p), x.pixel(p), term);
             }
         }
         sum.total()

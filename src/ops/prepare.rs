@@ -152,13 +152,17 @@ impl Op for Prepare {
 }
 
 /// A pixel type as it lies in a raw slot.
-trait Raw: Copy {
+///
+/// # Safety
+/// All bits are a value, and it is no longer than a float.
+unsafe trait Raw: Copy + Sync {
     fn to_f32(self) -> f32;
 }
 
 macro_rules! raw {
     ($($t:ty),*) => {
-        $(impl Raw for $t {
+        // SAFETY: a number of at most 32 bits.
+        $(unsafe impl Raw for $t {
             #[inline(always)]
             fn to_f32(self) -> f32 {
                 self as f32
@@ -204,31 +208,28 @@ const CUDA_TILE: usize = 16;
 
 impl Prepare {
     fn run_as<T: Raw>(&self, ctx: &Ctx, call: &KernelCall) {
-        let (raw, codes, output) = (call.inputs[0], call.inputs[1], call.output);
-        let (first, codes) = (raw.ptr as usize, codes_of(&codes));
-        ctx.pool.run(output.n * output.h, &|row, _| {
-            let (n, y) = (row / output.h, row % output.h);
-            for x in 0..output.w {
-                let (sy, sx) = source(codes[n], (y, x), (output.h, output.w));
-                let at = ((n * output.h + sy) * output.w + sx) * output.c;
-                // SAFETY: the slot holds N·H·W·C elements of `dtype`, which `T` is; slots are aligned. Rows of
-                // the output are disjoint between items.
-                let (source, target) = unsafe {
-                    (
-                        std::slice::from_raw_parts((first as *const T).add(at), output.c),
-                        output.pixel(row * output.w + x),
-                    )
-                };
-                target.iter_mut().zip(source).for_each(|(t, s)| *t = self.normalization.normalize(s.to_f32()));
+        let (raw, codes, output) = (elements::<T>(&call.inputs[0]), elements::<u8>(&call.inputs[1]), &call.output);
+        ctx.pool.run(output.n() * output.h(), &|row, _| {
+            let (n, y) = (row / output.h(), row % output.h());
+            for x in 0..output.w() {
+                let (sy, sx) = source(codes[n], (y, x), (output.h(), output.w()));
+                let at = ((n * output.h() + sy) * output.w() + sx) * output.c();
+                // SAFETY: rows of the output are disjoint between items.
+                let target = unsafe { output.pixel(row * output.w() + x) };
+                target
+                    .iter_mut()
+                    .zip(&raw[at..at + output.c()])
+                    .for_each(|(t, s)| *t = self.normalization.normalize(s.to_f32()));
             }
         });
     }
 }
 
-/// The bytes of a slot of codes.
-fn codes_of<'a>(codes: &View) -> &'a [u8] {
-    // SAFETY: the slot has one byte per image and stays as it is during the run.
-    unsafe { std::slice::from_raw_parts(codes.ptr.cast::<u8>(), codes.n) }
+/// The elements of a slot: they lie at the start of its memory, which has a float for each.
+fn elements<'a, T: Raw>(slot: &View<'a>) -> &'a [T] {
+    let memory = slot.dense();
+    // SAFETY: as many elements, which are no longer than floats, lie inside; all bits are values of `T`.
+    unsafe { std::slice::from_raw_parts(memory.as_ptr().cast::<T>(), memory.len()) }
 }
 
 #[cfg(test)]

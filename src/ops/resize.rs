@@ -70,23 +70,20 @@ impl CpuKernel for Resize {
     }
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let (input, output) = (call.inputs[0], call.output);
-        let (rows, columns) = self.taps(input.h, input.w);
-        let len = input.w * input.c;
-        let scratch = call.scratch.as_mut_ptr() as usize;
-        ctx.pool.run(output.n * output.h, &|row, worker| {
-            // SAFETY: each worker has `len` floats of scratch of its own.
-            let combined = unsafe { std::slice::from_raw_parts_mut((scratch as *mut f32).add(worker * len), len) };
-            let (n, y) = (row / output.h, row % output.h);
+        let (rows, columns) = self.taps(input.h(), input.w());
+        let len = input.w() * input.c();
+        ctx.pool.run_with_scratch(output.n() * output.h(), call.scratch, len, &|row, combined| {
+            let (n, y) = (row / output.h(), row % output.h());
             combined.fill(0.0);
             for (i, weight) in window(&rows, y) {
-                add_row(ctx.isa, &input, n * input.h + i, weight, combined);
+                add_row(ctx.isa, &input, n * input.h() + i, weight, combined);
             }
-            for x in 0..output.w {
+            for x in 0..output.w() {
                 // SAFETY: rows of the output are disjoint between items.
-                let target = unsafe { output.pixel(row * output.w + x) };
+                let target = unsafe { output.pixel(row * output.w() + x) };
                 target.fill(0.0);
                 for (j, weight) in window(&columns, x) {
-                    let source = &combined[j * input.c..(j + 1) * input.c];
+                    let source = &combined[j * input.c()..(j + 1) * input.c()];
                     target.iter_mut().zip(source).for_each(|(t, s)| *t += weight * s);
                 }
             }
@@ -118,9 +115,8 @@ impl CudaKernel for Resize {
 
 simd_fn! {
     fn add_row(input: &View, row: usize, weight: f32, sums: &mut [f32]) {
-        for (x, sums) in sums.chunks_exact_mut(input.c).enumerate() {
-            // SAFETY: the pixel lies inside the input.
-            let source = unsafe { input.pixel(row * input.w + x) };
+        for (x, sums) in sums.chunks_exact_mut(input.c()).enumerate() {
+            let source = input.pixel(row * input.w() + x);
             sums.iter_mut().zip(source).for_each(|(t, s)| *t += weight * s);
         }
     }

@@ -105,16 +105,12 @@ impl Op for RoundWeights {
 }
 
 impl CpuKernel for RoundWeights {
-    fn run(&self, ctx: &Ctx, call: KernelCall) {
-        let (from, to) = (call.inputs[0], call.output);
-        // SAFETY: both are contiguous and of the extents that `shape` checked; one item writes.
-        ctx.pool.run(1, &|_, _| unsafe {
-            let (from, to) = (from.at(0, 0, 0), to.at(0, 0, 0));
-            std::slice::from_raw_parts_mut(to, self.len()).fill(0.0);
-            for s in &self.spans {
-                std::ptr::copy_nonoverlapping(from.add(s.from), to.add(s.to), s.len);
-            }
-        });
+    fn run(&self, _ctx: &Ctx, mut call: KernelCall) {
+        let (from, to) = (call.inputs[0].dense(), call.output.dense_mut());
+        to.fill(0.0);
+        for s in &self.spans {
+            to[s.to..s.to + s.len].copy_from_slice(&from[s.from..s.from + s.len]);
+        }
     }
 }
 

@@ -7,7 +7,8 @@ use super::sigmoid::{Sigmoid, SigmoidGrad};
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::PointwiseCode;
 use crate::graph::{
-    Application, CpuPointwise, CudaPointwise, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value, same_shape,
+    Application, CpuPointwise, CudaPointwise, Exec, Op, Operands, Pointwise, Rounding, Tape, Tensor64, Value,
+    same_shape,
 };
 use crate::types::Shape;
 use crate::{Result, simd_fn};
@@ -38,7 +39,7 @@ impl Op for Silu {
 }
 
 impl CpuPointwise for Silu {
-    fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, _operands: &[View]) {
+    fn apply(&self, isa: Isa, tile: &mut Tile, _operands: &Operands) {
         forward(isa, tile);
     }
 }
@@ -91,7 +92,7 @@ impl Op for SiluGrad {
 }
 
 impl CpuPointwise for SiluGrad {
-    fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, operands: &[View]) {
+    fn apply(&self, isa: Isa, tile: &mut Tile, operands: &Operands) {
         input_grad(isa, tile, &operands[1]);
     }
 }

@@ -82,14 +82,12 @@ impl Op for EmbedChannels {
 impl CpuKernel for EmbedChannels {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let (a, out) = (call.inputs[0], call.output);
-        ctx.pool.run(out.n * out.h, &|row, _| {
-            for p in row * out.w..(row + 1) * out.w {
-                // SAFETY: pixel `p` lies inside both; rows are disjoint between items.
-                unsafe {
-                    let pixel = out.pixel(p);
-                    pixel.fill(0.0);
-                    pixel[self.offset..self.offset + a.c].copy_from_slice(a.pixel(p));
-                }
+        ctx.pool.run(out.n() * out.h(), &|row, _| {
+            for p in row * out.w()..(row + 1) * out.w() {
+                // SAFETY: rows are disjoint between items.
+                let pixel = unsafe { out.pixel(p) };
+                pixel.fill(0.0);
+                pixel[self.offset..self.offset + a.c()].copy_from_slice(a.pixel(p));
             }
         });
     }

@@ -5,11 +5,11 @@
 use super::linear::{Linear, LinearInputGrad};
 use super::mul::Mul;
 use super::slice::SliceFlat;
-use crate::device::cpu::{Ctx, Isa, Tile, View};
+use crate::device::cpu::{Ctx, Isa, Tile};
 use crate::device::cuda::{Args, CudaCall, KernelLaunch, PointwiseCode};
 use crate::graph::{
-    Application, CpuKernel, CpuPointwise, CudaKernel, CudaPointwise, Exec, Kernel, KernelCall, Op, Pointwise, Tape,
-    Tensor64, Value,
+    Application, CpuKernel, CpuPointwise, CudaKernel, CudaPointwise, Exec, Kernel, KernelCall, Op, Operands, Pointwise,
+    Tape, Tensor64, Value,
 };
 use crate::types::Shape;
 use crate::{Result, simd_fn};
@@ -68,9 +68,8 @@ impl Op for Normalize {
 }
 
 impl CpuKernel for Normalize {
-    fn run(&self, _ctx: &Ctx, call: KernelCall) {
-        // SAFETY: vectors are contiguous and belong to this step.
-        let (a, out) = unsafe { (call.inputs[0].dense(), call.output.dense()) };
+    fn run(&self, _ctx: &Ctx, mut call: KernelCall) {
+        let (a, out) = (call.inputs[0].dense(), call.output.dense_mut());
         let norm = a.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt().max(EPS);
         out.iter_mut().zip(a).for_each(|(o, v)| *o = (f64::from(*v) / norm) as f32);
     }
@@ -122,17 +121,12 @@ impl CpuKernel for Sigma {
     fn scratch(&self, inputs: &[Shape], _output: Shape, _threads: usize) -> usize {
         inputs[0].n()
     }
-    fn run(&self, ctx: &Ctx, call: KernelCall) {
-        let (w, rows) = (call.inputs[0], call.scratch.as_mut_ptr() as usize);
-        // SAFETY: vectors are contiguous and belong to this step.
-        let (u, v) = unsafe { (call.inputs[1].dense(), call.inputs[2].dense()) };
-        ctx.pool.run(w.n, &|i, _| {
-            // SAFETY: row `i` of the matrix; each item owns one number of scratch.
-            unsafe { *(rows as *mut f32).add(i) = dot(ctx.isa, w.pixel(i), v) };
-        });
-        let sum = call.scratch.iter().zip(u).map(|(wv, u)| f64::from(*wv) * f64::from(*u)).sum::<f64>();
-        // SAFETY: the output is one number.
-        unsafe { *call.output.ptr = sum as f32 };
+    fn run(&self, ctx: &Ctx, mut call: KernelCall) {
+        let [w, u, v] = [call.inputs[0], call.inputs[1], call.inputs[2]];
+        let (u, v, products) = (u.dense(), v.dense(), &mut call.scratch[..w.n()]);
+        ctx.pool.run_parts(products, 1, &|i, product| product[0] = dot(ctx.isa, w.pixel(i), v));
+        let sum = products.iter().zip(u).map(|(wv, u)| f64::from(*wv) * f64::from(*u)).sum::<f64>();
+        call.output.pixel_mut(0)[0] = sum as f32;
     }
 }
 
@@ -198,9 +192,8 @@ impl Op for Outer {
 impl CpuKernel for Outer {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let output = call.output;
-        // SAFETY: vectors are contiguous and belong to this step.
-        let [u, v, s] = [0, 1, 2].map(|k| unsafe { call.inputs[k].dense() });
-        ctx.pool.run(output.n, &|i, _| {
+        let [u, v, s] = [0, 1, 2].map(|k| call.inputs[k].dense());
+        ctx.pool.run(output.n(), &|i, _| {
             let factor = s[0] * u[i];
             // SAFETY: each item owns one row of the output.
             unsafe { output.pixel(i) }.iter_mut().zip(v).for_each(|(o, v)| *o = factor * v);
@@ -241,7 +234,7 @@ impl Op for Reciprocal {
 }
 
 impl CpuPointwise for Reciprocal {
-    fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, _operands: &[View]) {
+    fn apply(&self, isa: Isa, tile: &mut Tile, _operands: &Operands) {
         reciprocal(isa, tile);
     }
 }

@@ -6,7 +6,8 @@ use super::pointwise::{map, map2, reference};
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::PointwiseCode;
 use crate::graph::{
-    Application, CpuPointwise, CudaPointwise, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value, same_shape,
+    Application, CpuPointwise, CudaPointwise, Exec, Op, Operands, Pointwise, Rounding, Tape, Tensor64, Value,
+    same_shape,
 };
 use crate::types::Shape;
 use crate::{Result, simd_fn};
@@ -37,7 +38,7 @@ impl Op for Tanh {
 }
 
 impl CpuPointwise for Tanh {
-    fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, _operands: &[View]) {
+    fn apply(&self, isa: Isa, tile: &mut Tile, _operands: &Operands) {
         forward(isa, tile);
     }
 }
@@ -82,7 +83,7 @@ impl Op for TanhGrad {
 }
 
 impl CpuPointwise for TanhGrad {
-    fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, operands: &[View]) {
+    fn apply(&self, isa: Isa, tile: &mut Tile, operands: &Operands) {
         input_grad(isa, tile, &operands[1]);
     }
 }

@@ -6,7 +6,6 @@
 //! never looks at the thread count.
 
 mod buffer;
-mod extent;
 mod gemm;
 mod isa;
 pub(crate) mod memory;
@@ -17,10 +16,13 @@ pub(crate) mod scratch;
 pub(crate) mod simd;
 #[cfg(test)]
 pub(crate) mod testing;
+mod tile;
 mod view;
 
 pub use buffer::Buffer;
 pub use gemm::{GemmShape, Matrix, gemm, gemm_scratch_len};
 pub use isa::{Isa, IsaKind};
 pub use pool::Pool;
-pub use view::{Ctx, StoreTo, Tile, TileSink, View, ViewMut};
+pub(crate) use tile::copy_pixels;
+pub use tile::{Place, StoreTo, Tile, TileSink};
+pub use view::{Ctx, RawView, View, ViewMut};

@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
+use super::scratch::Shared as Floats;
+
 /// How long a thread spins before it sleeps. Longer spinning collapses when the machine is shared: the
 /// spinning thread takes the core from the one that it waits for.
 const SPIN: Duration = Duration::from_micros(20);
@@ -101,6 +103,40 @@ impl Pool {
         if let Some(payload) = panic {
             resume_unwind(payload);
         }
+    }
+
+    /// Calls `work(item, own)` as [`run`](Pool::run) does, where `own` is memory of the worker alone: `len` floats of
+    /// `scratch`, with what the worker's last item left there.
+    ///
+    /// # Panics
+    /// If `scratch` does not have `len` floats for each thread.
+    pub fn run_with_scratch(
+        &self,
+        items: usize,
+        scratch: &mut [f32],
+        len: usize,
+        work: &(dyn Fn(usize, &mut [f32]) + Sync),
+    ) {
+        let needed = self.threads() * len;
+        assert!(scratch.len() >= needed, "{} floats of scratch and {needed} needed", scratch.len());
+        let start = Floats::new(scratch.as_mut_ptr());
+        self.run(items, &|item, worker| {
+            // SAFETY: a worker's part lies inside, and no two calls with the same worker overlap.
+            work(item, unsafe { std::slice::from_raw_parts_mut(start.at(worker * len), len) });
+        });
+    }
+
+    /// Calls `work(item, part)` for the parts of `len` floats that `data` is cut into, the last one possibly shorter.
+    ///
+    /// # Panics
+    /// If `len` is 0.
+    pub fn run_parts(&self, data: &mut [f32], len: usize, work: &(dyn Fn(usize, &mut [f32]) + Sync)) {
+        let (start, total) = (Floats::new(data.as_mut_ptr()), data.len());
+        self.run(total.div_ceil(len), &|item, _| {
+            let first = item * len;
+            // SAFETY: the item's own part, inside the slice.
+            work(item, unsafe { std::slice::from_raw_parts_mut(start.at(first), len.min(total - first)) });
+        });
     }
 }
 
@@ -215,6 +251,27 @@ mod tests {
             });
             assert_eq!(done.load(Ordering::SeqCst), 24);
         }
+    }
+
+    #[test]
+    fn parts_and_scratch_belong_to_one_item_at_a_time() {
+        for threads in [1, 2, 3] {
+            let pool = Pool::new(threads);
+            let (mut data, mut scratch) = (vec![0.0; 1003], vec![0.0; 7 * threads + 2]);
+            pool.run_parts(&mut data, 10, &|item, part| part.iter_mut().for_each(|v| *v += 1.0 + item as f32));
+            assert!(data.iter().enumerate().all(|(i, v)| *v == 1.0 + (i / 10) as f32));
+            pool.run_with_scratch(100, &mut scratch, 7, &|_, own| own.iter_mut().for_each(|v| *v += 1.0));
+            for place in 0..7 {
+                assert_eq!((0..threads).map(|t| scratch[t * 7 + place]).sum::<f32>(), 100.0);
+            }
+            assert_eq!(scratch[7 * threads..], [0.0, 0.0]);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "13 floats of scratch and 14 needed")]
+    fn scratch_for_fewer_workers_is_refused() {
+        Pool::new(2).run_with_scratch(1, &mut [0.0; 13], 7, &|_, _| ());
     }
 
     #[test]

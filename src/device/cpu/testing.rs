@@ -64,17 +64,15 @@ impl Collect {
 }
 
 impl TileSink for Collect {
-    fn store(&self, tile: &Tile) {
-        let [n, h, w, c] = self.sizes;
-        assert!(tile.n < n && tile.y < h && tile.x0 + tile.pixels <= w && tile.c0 + tile.channels <= c);
-        assert!(tile.row_stride >= tile.channels);
+    unsafe fn store(&self, mut tile: Tile) {
+        let ([n, h, w, c], place) = (self.sizes, tile.place());
+        assert!(place.n < n && place.y < h && place.x0 + place.pixels <= w && place.c0 + place.channels <= c);
         let (values, counts) = &mut *self.values.lock().unwrap();
-        for i in 0..tile.pixels {
-            let at = ((tile.n * h + tile.y) * w + tile.x0 + i) * c + tile.c0;
-            // SAFETY: inside `store`.
-            let from = unsafe { tile.pixel(i) };
-            values[at..][..tile.channels].copy_from_slice(from);
-            counts[at..][..tile.channels].iter_mut().for_each(|c| *c += 1);
+        for i in 0..place.pixels {
+            let at = ((place.n * h + place.y) * w + place.x0 + i) * c + place.c0;
+            let from = tile.pixel_mut(i);
+            values[at..][..place.channels].copy_from_slice(from);
+            counts[at..][..place.channels].iter_mut().for_each(|c| *c += 1);
             // The tile belongs to the sink: whatever it leaves there must not matter.
             from.fill(f32::NAN);
         }

@@ -203,8 +203,7 @@ impl CpuKernel for AdamWeights {
                 // SAFETY: flat buffers are contiguous; each block is written by one item.
                 unsafe {
                     let state = [weights, exp_avg, exp_avg_sq].map(|s| &s.dense()[part.clone()]);
-                    let to = std::slice::from_raw_parts_mut(output.at(0, 0, 0).add(part.start), part.len());
-                    new_weights(ctx.isa, &c, decay, state, &grad.dense()[part], to);
+                    new_weights(ctx.isa, &c, decay, state, &grad.dense()[part.clone()], output.part(part));
                 }
             }
         });
@@ -234,7 +233,7 @@ impl CommitOp for AdamCommit {
 }
 
 impl CpuCommit for AdamCommit {
-    fn run(&self, ctx: &Ctx, inputs: &[View], states: &[ViewMut]) {
+    fn run(&self, ctx: &Ctx, inputs: &[View], states: &mut [ViewMut]) {
         let ([grad, lr, clip_scale], [weights, exp_avg, exp_avg_sq, t]) = (inputs, states) else {
             unreachable!("three inputs and four states")
         };
@@ -244,14 +243,12 @@ impl CpuCommit for AdamCommit {
             for (part, decay) in self.0.segments(block) {
                 // SAFETY: flat buffers are contiguous; each block is changed by one item.
                 unsafe {
-                    let state = [weights, exp_avg, exp_avg_sq]
-                        .map(|s| std::slice::from_raw_parts_mut(s.at(0, 0, 0).add(part.start), part.len()));
+                    let state = [&*weights, &*exp_avg, &*exp_avg_sq].map(|s| s.part(part.clone()));
                     update_states(ctx.isa, &c, decay, state, &grad.dense()[part]);
                 }
             }
         });
-        // SAFETY: a scalar state has one element, and only this commit touches it now.
-        unsafe { t.pixel(0)[0] = done + 1.0 };
+        t.pixel_mut(0)[0] = done + 1.0;
     }
 }
 

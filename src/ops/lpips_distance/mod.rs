@@ -13,7 +13,7 @@
 
 use super::flat::{Partials, no_derivative};
 use super::math::Lanes;
-use crate::device::cpu::{Ctx, View, ViewMut};
+use crate::device::cpu::{Ctx, View};
 use crate::device::cuda::{Args, CudaCall, DeviceView, KernelLaunch, THREADS};
 use crate::graph::{
     Application, CpuKernel, CudaKernel, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value, same_shape,
@@ -98,20 +98,19 @@ fn cuda_blocks(shape: Shape) -> usize {
 }
 
 impl CpuKernel for LpipsDistance {
-    fn run(&self, ctx: &Ctx, call: KernelCall) {
+    fn run(&self, ctx: &Ctx, mut call: KernelCall) {
         let [a, b, weight] = [call.inputs[0], call.inputs[1], call.inputs[2]];
-        let (pixels, each) = (a.h * a.w, pixels_per_item(a.c));
+        let (pixels, each) = (a.h() * a.w(), pixels_per_item(a.c()));
         let items = pixels.div_ceil(each);
-        let partials = Partials::new(a.n * items);
-        ctx.pool.run(a.n * items, &|item, _| {
+        let partials = Partials::new(a.n() * items);
+        ctx.pool.run(a.n() * items, &|item, _| {
             let first = item % items * each;
             let count = each.min(pixels - first);
             partials.set(item, sum_distances(ctx.isa, &a, &b, &weight, item / items * pixels + first, count));
         });
-        for n in 0..a.n {
+        for n in 0..a.n() {
             let sum: f64 = (0..items).map(|i| partials.get(n * items + i)).sum();
-            // SAFETY: the output has one value for each image.
-            unsafe { call.output.pixel(n)[0] = (sum / pixels as f64) as f32 };
+            call.output.pixel_mut(n)[0] = (sum / pixels as f64) as f32;
         }
     }
 }
@@ -148,8 +147,7 @@ simd_fn! {
     fn sum_distances(a: &View, b: &View, weight: &View, first: usize, count: usize) -> f64 {
         let mut total = 0.0;
         for p in first..first + count {
-            // SAFETY: the pixel lies inside both maps, and there is a weight for each channel.
-            let (a, b, weight) = unsafe { (a.pixel(p), b.pixel(p), weight.pixel(0)) };
+            let (a, b, weight) = (a.pixel(p), b.pixel(p), weight.pixel(0));
             let [scale_a, scale_b] = [a, b].map(|features| 1.0 / (norm(features) + EPS as f32));
             let mut sum = Lanes::default();
             sum.add3(a, b, weight, |a, b, weight| {
@@ -214,13 +212,13 @@ impl CpuKernel for LpipsDistanceGrad {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let [a, b, weight] = [call.inputs[0], call.inputs[1], call.inputs[2]];
         let (d_output, output) = (call.inputs[3], call.output);
-        let (pixels, each) = (a.pixels(), pixels_per_item(a.c));
+        let (pixels, each) = (a.pixels(), pixels_per_item(a.c()));
         ctx.pool.run(pixels.div_ceil(each), &|item, _| {
             for p in item * each..pixels.min((item + 1) * each) {
-                // SAFETY: there is a number for each image, that of pixel `p` among them.
-                let d_output = unsafe { d_output.pixel(p / (a.h * a.w))[0] };
-                let factor = (2.0 * f64::from(d_output) / (a.h * a.w) as f64) as f32;
-                grad_of_pixel(ctx.isa, [&a, &b, &weight], p, factor, &output);
+                let d_output = d_output.pixel(p / (a.h() * a.w()))[0];
+                let factor = (2.0 * f64::from(d_output) / (a.h() * a.w()) as f64) as f32;
+                // SAFETY: each pixel is written by one item.
+                grad_of_pixel(ctx.isa, [&a, &b, &weight], p, factor, unsafe { output.pixel(p) });
             }
         });
     }
@@ -241,10 +239,9 @@ impl CudaKernel for LpipsDistanceGrad {
 
 simd_fn! {
     /// The gradient of pixel `p`.
-    fn grad_of_pixel(maps: [&View; 3], p: usize, factor: f32, output: &ViewMut) {
+    fn grad_of_pixel(maps: [&View; 3], p: usize, factor: f32, to: &mut [f32]) {
         let [a, b, weight] = maps;
-        // SAFETY: the pixel lies inside the maps and is written by one item; there is a weight for each channel.
-        let (a, b, weight, to) = unsafe { (a.pixel(p), b.pixel(p), weight.pixel(0), output.pixel(p)) };
+        let (a, b, weight) = (a.pixel(p), b.pixel(p), weight.pixel(0));
         let norm_a = norm(a);
         if norm_a == 0.0 {
             to.fill(0.0);

@@ -88,11 +88,12 @@ impl Op for MaxPool {
 impl CpuKernel for MaxPool {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let (input, output) = (call.inputs[0], call.output);
-        let rows = rows_per_item(output.w * output.c, 1);
-        let items = output.h.div_ceil(rows);
-        ctx.pool.run(output.n * items, &|item, _| {
+        self.check(&input, output.shape());
+        let rows = rows_per_item(output.w() * output.c(), 1);
+        let items = output.h().div_ceil(rows);
+        ctx.pool.run(output.n() * items, &|item, _| {
             let (n, first) = (item / items, item % items * rows);
-            for i in first..output.h.min(first + rows) {
+            for i in first..output.h().min(first + rows) {
                 // SAFETY: windows lie inside the input; rows of the output are disjoint between items.
                 unsafe { pool_row(ctx.isa, *self, &input, &output, n, i) };
             }
@@ -106,6 +107,13 @@ impl CudaKernel for MaxPool {
         let vector = vector_of(&[x, to]);
         let args = self.args().input("x", x).output("to", to).fixed("V", vector);
         vec![KernelLaunch::over("max_pool", "max_pool", to.shape.len() / vector, args)]
+    }
+}
+
+impl MaxPool {
+    /// Windows are addressed by these extents.
+    fn check(self, input: &View, pooled: Shape) {
+        assert_eq!(Op::shape(&self, &[input.shape()]), Ok(pooled), "the pooled extent");
     }
 }
 
@@ -123,12 +131,12 @@ fn rows_per_item(values: usize, unit: usize) -> usize {
 /// window's first pixel lie.
 ///
 /// # Safety
-/// The window's pixels lie inside the input, which is readable.
+/// The window's pixels lie inside the input.
 #[inline(always)]
 unsafe fn maxima<const W: usize>(pool: MaxPool, input: &View, corner: *const f32) -> ([f32; W], [u32; W]) {
     let values = |y: usize, x: usize| {
         // SAFETY: the caller's promise.
-        unsafe { corner.add((y * input.w + x) * input.stride).cast::<[f32; W]>().read() }
+        unsafe { corner.add((y * input.w() + x) * input.stride()).cast::<[f32; W]>().read() }
     };
     let (mut best, mut places, mut place) = (values(0, 0), [0; W], 0);
     for y in 0..pool.size {
@@ -158,16 +166,16 @@ simd_fn! {
     /// Row `i` of the output of image `n`.
     ///
     /// # Safety
-    /// Its windows lie inside the input, which is readable, and nothing else uses the row.
+    /// Its windows lie inside the input, and nothing else uses the row.
     unsafe fn pool_row(pool: MaxPool, input: &View, output: &ViewMut, n: usize, i: usize) {
-        let whole = output.c / LANES * LANES;
-        for j in 0..output.w {
+        let whole = output.c() / LANES * LANES;
+        for j in 0..output.w() {
             let (corner, to) = (input.at(n, i * pool.stride, j * pool.stride), output.at(n, i, j));
             for c in (0..whole).step_by(LANES) {
                 // SAFETY: the caller's promise; channels from `c` on are at least `LANES`.
                 unsafe { to.add(c).cast::<[f32; LANES]>().write(maxima(pool, input, corner.add(c)).0) };
             }
-            for c in whole..output.c {
+            for c in whole..output.c() {
                 // SAFETY: as above, for one channel.
                 unsafe { to.add(c).cast::<[f32; 1]>().write(maxima(pool, input, corner.add(c)).0) };
             }
@@ -219,13 +227,15 @@ impl Op for MaxPoolGrad {
 impl CpuKernel for MaxPoolGrad {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let (d, input, output) = (call.inputs[0], call.inputs[1], call.output);
+        self.pool.check(&input, d.shape());
+        assert_eq!(output.shape(), input.shape(), "the gradient's extent");
         // An item goes through all windows that cover its rows, in one order for every pixel. Few of them cover rows of
         // the next item too, and none where windows do not overlap.
-        let rows = rows_per_item(output.w * output.c, 4 * self.pool.stride);
-        let items = output.h.div_ceil(rows);
-        ctx.pool.run(output.n * items, &|item, _| {
+        let rows = rows_per_item(output.w() * output.c(), 4 * self.pool.stride);
+        let items = output.h().div_ceil(rows);
+        ctx.pool.run(output.n() * items, &|item, _| {
             let (n, first) = (item / items, item % items * rows);
-            let own = first..output.h.min(first + rows);
+            let own = first..output.h().min(first + rows);
             // SAFETY: windows lie inside the input; rows of the output are disjoint between items.
             unsafe { grad_rows(ctx.isa, self.pool, &d, &input, &output, n, &own) };
         });
@@ -245,21 +255,21 @@ simd_fn! {
     /// The gradient's rows `own` of image `n`.
     ///
     /// # Safety
-    /// Windows lie inside the input, which is readable as `d` is, and nothing else uses the rows.
+    /// Windows lie inside the input, and nothing else uses the rows.
     unsafe fn grad_rows(pool: MaxPool, d: &View, input: &View, output: &ViewMut, n: usize, own: &Range<usize>) {
-        for p in (n * output.h + own.start) * output.w..(n * output.h + own.end) * output.w {
+        for p in (n * output.h() + own.start) * output.w()..(n * output.h() + own.end) * output.w() {
             // SAFETY: the pixel lies inside these rows.
             unsafe { output.pixel(p) }.fill(0.0);
         }
-        let whole = output.c / LANES * LANES;
-        for i in pool.covering(own.clone(), d.h) {
-            for j in 0..d.w {
+        let whole = output.c() / LANES * LANES;
+        for i in pool.covering(own.clone(), d.h()) {
+            for j in 0..d.w() {
                 let at = [n, i, j];
                 for c in (0..whole).step_by(LANES) {
                     // SAFETY: the caller's promise; channels from `c` on are at least `LANES`.
                     unsafe { add_window::<LANES>(pool, [d, input], output, at, c, own) };
                 }
-                for c in whole..output.c {
+                for c in whole..output.c() {
                     // SAFETY: as above, for one channel.
                     unsafe { add_window::<1>(pool, [d, input], output, at, c, own) };
                 }

@@ -4,8 +4,8 @@ use super::{CHUNK, EPS, GradSums, InputGrad, check_parts, chunks, part, row};
 use crate::device::cpu::{Ctx, Isa, Tile, View};
 use crate::device::cuda::{Args, CudaCall, KernelLaunch, Part, PointwiseCode};
 use crate::graph::{
-    Application, CpuKernel, CpuPointwise, CudaKernel, CudaPointwise, Exec, Kernel, KernelCall, Op, Pointwise, Rounding,
-    Tape, Tensor64, Value,
+    Application, CpuKernel, CpuPointwise, CudaKernel, CudaPointwise, Exec, Kernel, KernelCall, Op, Operands, Pointwise,
+    Rounding, Tape, Tensor64, Value,
 };
 use crate::ops::sum_to::sum_to;
 use crate::types::Shape;
@@ -61,7 +61,7 @@ impl Op for Apply {
 }
 
 impl CpuPointwise for Apply {
-    fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, operands: &[View]) {
+    fn apply(&self, isa: Isa, tile: &mut Tile, operands: &Operands) {
         forward(isa, tile, &operands[1], operands.get(2), operands.get(3));
     }
 }
@@ -79,24 +79,21 @@ impl CudaPointwise for Apply {
 
 simd_fn! {
     fn forward(tile: &mut Tile, stats: &View, gamma: Option<&View>, beta: Option<&View>) {
-        chunks(tile, |first, len| {
-            let (n, c0, c) = (tile.n, tile.c0 + first, stats.c / 3);
+        let place = tile.place();
+        chunks(place, |first, len| {
+            let (n, c0, c) = (place.n, place.c0 + first, stats.c() / 3);
             let (mut mean, mut scale, mut shift) = ([0f32; CHUNK], [0f32; CHUNK], [0f32; CHUNK]);
-            // SAFETY: rows of the operands, whose extents the shape rule checked.
-            unsafe {
-                let stats = row(stats, n);
-                mean[..len].copy_from_slice(&stats[c0..c0 + len]);
-                scale[..len].copy_from_slice(&stats[c + c0..c + c0 + len]);
-                if let Some(gamma) = gamma {
-                    scale.iter_mut().zip(&row(gamma, n)[c0..c0 + len]).for_each(|(s, g)| *s *= g);
-                }
-                if let Some(beta) = beta {
-                    shift[..len].copy_from_slice(&row(beta, n)[c0..c0 + len]);
-                }
+            let stats = row(stats, n);
+            mean[..len].copy_from_slice(&stats[c0..c0 + len]);
+            scale[..len].copy_from_slice(&stats[c + c0..c + c0 + len]);
+            if let Some(gamma) = gamma {
+                scale.iter_mut().zip(&row(gamma, n)[c0..c0 + len]).for_each(|(s, g)| *s *= g);
             }
-            for p in 0..tile.pixels {
-                // SAFETY: the tile is ours.
-                let values = unsafe { &mut tile.pixel(p)[first..first + len] };
+            if let Some(beta) = beta {
+                shift[..len].copy_from_slice(&row(beta, n)[c0..c0 + len]);
+            }
+            for p in 0..place.pixels {
+                let values = &mut tile.pixel_mut(p)[first..first + len];
                 for (l, v) in values.iter_mut().enumerate() {
                     *v = (*v - mean[l]) * scale[l] + shift[l];
                 }
@@ -129,9 +126,8 @@ impl Op for InvStd {
 }
 
 impl CpuKernel for InvStd {
-    fn run(&self, _ctx: &Ctx, call: KernelCall) {
-        // SAFETY: both vectors are one pixel of the plan's memory for this step.
-        let (var, out) = unsafe { (call.inputs[0].pixel(0), call.output.pixel(0)) };
+    fn run(&self, _ctx: &Ctx, mut call: KernelCall) {
+        let (var, out) = (call.inputs[0].pixel(0), call.output.pixel_mut(0));
         for (o, v) in out.iter_mut().zip(var) {
             *o = (1.0 / (f64::from(*v) + EPS).sqrt()) as f32;
         }

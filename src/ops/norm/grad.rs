@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use super::reduce::{Blocks, LANES};
-use super::{Apply, CHUNK, SecondGrad, check_parts, chunks, group_pixels, part, row};
+use super::{Apply, CHUNK, SecondGrad, check_parts, chunks, group_pixels, part, row, under};
 use crate::device::cpu::{Ctx, Isa, Tile, View};
 use crate::device::cuda::{Args, CudaCall, KernelLaunch, Part, PointwiseCode};
 use crate::graph::{
-    Application, CpuKernel, CpuPointwise, CudaKernel, CudaPointwise, Exec, Kernel, KernelCall, Op, Pointwise, Rounding,
-    Tape, Tensor64, Value, same_shape,
+    Application, CpuKernel, CpuPointwise, CudaKernel, CudaPointwise, Exec, Kernel, KernelCall, Op, Operands, Pointwise,
+    Rounding, Tape, Tensor64, Value, same_shape,
 };
 use crate::ops::add::Add;
 use crate::ops::mul::Mul;
@@ -68,27 +68,23 @@ impl CpuKernel for GradSums {
     }
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let [d, x, stats] = [call.inputs[0], call.inputs[1], call.inputs[2]];
-        let (channels, out) = (x.c, call.output);
-        let blocks = Blocks::new(x.shape(), out.n);
+        let (channels, out) = (x.c(), call.output);
+        let blocks = Blocks::new(x.shape(), out.n());
         let block = |first: usize, count: usize, sums: &mut [f32]| {
-            // SAFETY: the statistics have a row for every group.
-            let mean = unsafe { &stats.pixel(first / blocks.group)[..channels] };
+            let mean = &stats.pixel(first / blocks.group)[..channels];
             sum_block(ctx.isa, &d, &x, mean, first, count, sums);
         };
         let finish = |g: usize, at: Range<usize>, rows: &[f32]| {
-            // SAFETY: as above.
-            let inv = unsafe { &stats.pixel(g)[channels..2 * channels] };
-            for c in at {
+            let inv = &stats.pixel(g)[channels..2 * channels];
+            // SAFETY: these channels of group `g` belong to this item alone.
+            let [sums, products] = [0, channels].map(|part| unsafe { out.channels(g, part + at.start..part + at.end) });
+            for ((c, to_sum), to_product) in at.zip(sums).zip(products) {
                 let sum = |k: usize| (0..blocks.per_group()).map(|b| f64::from(rows[(2 * b + k) * channels + c])).sum();
                 let (plain, product): (f64, f64) = (sum(0), sum(1));
-                // SAFETY: channel `c` of group `g` belongs to this item alone.
-                unsafe {
-                    *out.at(g, 0, 0).add(c) = plain as f32;
-                    *out.at(g, 0, 0).add(channels + c) = (product * f64::from(inv[c])) as f32;
-                }
+                (*to_sum, *to_product) = (plain as f32, (product * f64::from(inv[c])) as f32);
             }
         };
-        blocks.run(ctx, call, 2, &block, &finish);
+        blocks.run(ctx, call.scratch, 2, &block, &finish);
     }
 }
 
@@ -110,11 +106,11 @@ impl CudaKernel for GradSums {
 simd_fn! {
     /// For each channel of `count` pixels: Σd and Σd·(x − mean).
     fn sum_block(d: &View, x: &View, mean: &[f32], first: usize, count: usize, sums: &mut [f32]) {
-        for c0 in (0..x.c).step_by(LANES) {
-            if c0 + LANES <= x.c {
+        for c0 in (0..x.c()).step_by(LANES) {
+            if c0 + LANES <= x.c() {
                 sum_channels(d, x, mean, first, count, c0..c0 + LANES, sums);
             } else {
-                sum_channels(d, x, mean, first, count, c0..x.c, sums);
+                sum_channels(d, x, mean, first, count, c0..x.c(), sums);
             }
         }
     }
@@ -128,15 +124,14 @@ fn sum_channels(d: &View, x: &View, mean: &[f32], first: usize, count: usize, at
     let mut m = [0f32; LANES];
     m[..len].copy_from_slice(&mean[at.clone()]);
     for p in first..first + count {
-        // SAFETY: the pixels of the block lie inside both views.
-        let (d, x) = unsafe { (&d.pixel(p)[at.clone()], &x.pixel(p)[at.clone()]) };
+        let (d, x) = (&d.pixel(p)[at.clone()], &x.pixel(p)[at.clone()]);
         for l in 0..len {
             sum[l] += d[l];
             product[l] += d[l] * (x[l] - m[l]);
         }
     }
     sums[at.start..][..len].copy_from_slice(&sum[..len]);
-    sums[x.c + at.start..][..len].copy_from_slice(&product[..len]);
+    sums[x.c() + at.start..][..len].copy_from_slice(&product[..len]);
 }
 
 /// `gamma·invstd·(d_output − m(d_output) − x̂·m(d_output·x̂))` with m = mean over the group: operands d_output, x,
@@ -218,7 +213,7 @@ fn gamma_grad(tape: &mut Tape, [x, stats, sums, u_sums, product]: [Value; 5], ga
 }
 
 impl CpuPointwise for InputGrad {
-    fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, operands: &[View]) {
+    fn apply(&self, isa: Isa, tile: &mut Tile, operands: &Operands) {
         input_grad(isa, tile, &operands[1], &operands[2], &operands[3], operands.get(4));
     }
 }
@@ -237,12 +232,12 @@ impl CudaPointwise for InputGrad {
 
 simd_fn! {
     fn input_grad(tile: &mut Tile, x: &View, stats: &View, sums: &View, gamma: Option<&View>) {
-        let (n, c) = (tile.n, x.c);
-        let per_pixel = 1.0 / group_pixels(x.shape(), stats.n) as f32;
-        // SAFETY: rows of the operands, whose extents the shape rule checked.
-        let (stats, sums, gamma) = unsafe { (row(stats, n), row(sums, n), gamma.map(|g| row(g, n))) };
-        chunks(tile, |first, len| {
-            let c0 = tile.c0 + first;
+        let (place, c) = (tile.place(), x.c());
+        let n = place.n;
+        let per_pixel = 1.0 / group_pixels(x.shape(), stats.n()) as f32;
+        let (stats, sums, gamma) = (row(stats, n), row(sums, n), gamma.map(|g| row(g, n)));
+        chunks(place, |first, len| {
+            let c0 = place.c0 + first;
             let (mut mean, mut scale) = ([0f32; CHUNK], [0f32; CHUNK]);
             let (mut slope, mut shift) = ([0f32; CHUNK], [0f32; CHUNK]);
             for l in 0..len {
@@ -252,12 +247,8 @@ simd_fn! {
                 shift[l] = scale[l] * sums[c0 + l] * per_pixel;
                 slope[l] = scale[l] * inv * sums[c + c0 + l] * per_pixel;
             }
-            for p in 0..tile.pixels {
-                // SAFETY: the tile is ours; x has the tile's pixels and channels.
-                let (values, x) = unsafe {
-                    let x = std::slice::from_raw_parts(x.at(n, tile.y, tile.x0 + p).add(c0), len);
-                    (&mut tile.pixel(p)[first..first + len], x)
-                };
+            for p in 0..place.pixels {
+                let (values, x) = (&mut tile.pixel_mut(p)[first..first + len], under(x, &place, p, c0..c0 + len));
                 for l in 0..len {
                     values[l] = scale[l] * values[l] - shift[l] - slope[l] * (x[l] - mean[l]);
                 }

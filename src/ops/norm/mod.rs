@@ -24,11 +24,13 @@ mod statistics;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
 use super::add::Add;
 use super::mul::Mul;
 use super::slice::SliceChannels;
 use crate::Result;
-use crate::device::cpu::{Tile, View};
+use crate::device::cpu::{Place, View};
 use crate::graph::{Tape, Value};
 use crate::types::Shape;
 
@@ -111,21 +113,24 @@ fn check_parts(x: Shape, v: Shape, parts: usize) -> Result<(), String> {
 }
 
 /// The row of a per-group vector that belongs to image `n`.
-///
-/// # Safety
-/// The view is readable.
-unsafe fn row<'a>(view: &View, n: usize) -> &'a [f32] {
-    // SAFETY: the caller's promise; there is one row or one per image.
-    unsafe { view.pixel(if view.n == 1 { 0 } else { n }) }
+fn row<'a>(view: &View<'a>, n: usize) -> &'a [f32] {
+    view.pixel(if view.n() == 1 { 0 } else { n })
 }
 
 /// Channels that a pointwise op works on at a time, with its per-channel factors in registers or L1.
 const CHUNK: usize = 64;
 
-/// Calls `work(first, len)` for the tile's channels in chunks, `first` counted inside the tile.
+/// The channels that are worked on, of pixel `p` of a tile, in a tensor of the tile's extent.
 #[inline(always)]
-fn chunks(tile: &Tile, mut work: impl FnMut(usize, usize)) {
-    for first in (0..tile.channels).step_by(CHUNK) {
-        work(first, CHUNK.min(tile.channels - first));
+fn under<'a>(view: &View<'a>, place: &Place, p: usize, channels: Range<usize>) -> &'a [f32] {
+    let pixel = (place.n * view.h() + place.y) * view.w() + place.x0 + p;
+    &view.pixel(pixel)[channels]
+}
+
+/// Calls `work(first, len)` for a tile's channels in chunks, `first` counted inside the tile.
+#[inline(always)]
+fn chunks(place: Place, mut work: impl FnMut(usize, usize)) {
+    for first in (0..place.channels).step_by(CHUNK) {
+        work(first, CHUNK.min(place.channels - first));
     }
 }

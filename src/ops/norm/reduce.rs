@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use crate::device::cpu::Ctx;
-use crate::graph::KernelCall;
 use crate::types::Shape;
 
 /// Channels that are summed at a time: their sums stay in registers.
@@ -54,20 +53,18 @@ impl Blocks {
     pub fn run(
         &self,
         ctx: &Ctx,
-        call: KernelCall,
+        scratch: &mut [f32],
         parts: usize,
         block: &(dyn Fn(usize, usize, &mut [f32]) + Sync),
         finish: &Finish,
     ) {
         let (per_group, row) = (self.per_group(), parts * self.channels);
-        let base = call.scratch.as_mut_ptr() as usize;
-        ctx.pool.run(self.groups * per_group, &|item, _| {
+        let partials = &mut scratch[..self.groups * per_group * row];
+        ctx.pool.run_parts(partials, row, &|item, sums| {
             let (g, b) = (item / per_group, item % per_group);
-            // SAFETY: each item owns one row of the scratch memory.
-            let sums = unsafe { std::slice::from_raw_parts_mut((base as *mut f32).add(item * row), row) };
             block(g * self.group + b * self.block, self.len(b), sums);
         });
-        let partials = &*call.scratch;
+        let partials = &*partials;
         let in_group = self.channels.div_ceil(64);
         ctx.pool.run(self.groups * in_group, &|item, _| {
             let (g, c0) = (item / in_group, item % in_group * 64);

@@ -1,10 +1,11 @@
 //! The gradient of the input gradient for x.
 
-use super::{CHUNK, check_parts, chunks, group_pixels, row};
-use crate::device::cpu::{Isa, Tile, View};
+use super::{CHUNK, check_parts, chunks, group_pixels, row, under};
+use crate::device::cpu::{Isa, Tile};
 use crate::device::cuda::{Part, PointwiseCode};
 use crate::graph::{
-    Application, CpuPointwise, CudaPointwise, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value, same_shape,
+    Application, CpuPointwise, CudaPointwise, Exec, Op, Operands, Pointwise, Rounding, Tape, Tensor64, Value,
+    same_shape,
 };
 use crate::types::Shape;
 use crate::{Error, Result, simd_fn};
@@ -56,7 +57,7 @@ impl Op for SecondGrad {
 }
 
 impl CpuPointwise for SecondGrad {
-    fn apply(&self, isa: Isa, tile: &mut Tile, _carrier: usize, operands: &[View]) {
+    fn apply(&self, isa: Isa, tile: &mut Tile, operands: &Operands) {
         second_grad(isa, tile, operands);
     }
 }
@@ -79,16 +80,15 @@ impl CudaPointwise for SecondGrad {
 }
 
 simd_fn! {
-    fn second_grad(tile: &mut Tile, operands: &[View]) {
+    fn second_grad(tile: &mut Tile, operands: &Operands) {
         let (d, x) = (&operands[1], &operands[2]);
-        let (n, c) = (tile.n, x.c);
-        let per_pixel = 1.0 / group_pixels(x.shape(), operands[3].n) as f32;
-        // SAFETY: rows of the operands, whose extents the shape rule checked.
-        let vector = |k: usize| unsafe { row(&operands[k], n) };
+        let (place, c) = (tile.place(), x.c());
+        let per_pixel = 1.0 / group_pixels(x.shape(), operands[3].n()) as f32;
+        let vector = |k: usize| row(&operands[k], place.n);
         let (stats, u_sums, d_sums, product) = (vector(3), vector(4), vector(5), vector(6));
-        let gamma = (operands.len() > 7).then(|| vector(7));
-        chunks(tile, |first, len| {
-            let c0 = tile.c0 + first;
+        let gamma = operands.get(7).map(|gamma| row(gamma, place.n));
+        chunks(place, |first, len| {
+            let c0 = place.c0 + first;
             let (mut by_x, mut by_u, mut by_d) = ([0f32; CHUNK], [0f32; CHUNK], [0f32; CHUNK]);
             let (mut mean, mut shift) = ([0f32; CHUNK], [0f32; CHUNK]);
             for l in 0..len {
@@ -102,12 +102,9 @@ simd_fn! {
                 (by_u[l], by_d[l]) = (factor * d2, factor * u2);
                 shift[l] = factor * (u1 * d2 + d1 * u2);
             }
-            for p in 0..tile.pixels {
-                // SAFETY: the tile is ours; d and x have the tile's pixels and channels.
-                let (u, d, x) = unsafe {
-                    let under = |v: &View| std::slice::from_raw_parts(v.at(n, tile.y, tile.x0 + p).add(c0), len);
-                    (&mut tile.pixel(p)[first..first + len], under(d), under(x))
-                };
+            for p in 0..place.pixels {
+                let u = &mut tile.pixel_mut(p)[first..first + len];
+                let [d, x] = [d, x].map(|v| under(v, &place, p, c0..c0 + len));
                 for l in 0..len {
                     u[l] = shift[l] - by_x[l] * (x[l] - mean[l]) - by_u[l] * u[l] - by_d[l] * d[l];
                 }

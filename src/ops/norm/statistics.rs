@@ -90,19 +90,18 @@ impl CpuKernel for Statistics {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let (x, out) = (call.inputs[0], call.output);
         let blocks = Blocks::new(x.shape(), self.groups(x.shape()));
-        let channels = x.c;
+        let channels = x.c();
         let block = |first: usize, count: usize, sums: &mut [f32]| moments(ctx.isa, &x, first, count, sums);
         let finish = |g: usize, at: Range<usize>, rows: &[f32]| {
-            for c in at {
+            // SAFETY: these channels of group `g` belong to this item alone.
+            let mut to = [0, 1, 2].map(|k| unsafe { out.channels(g, k * channels + at.start..k * channels + at.end) });
+            for (i, c) in at.enumerate() {
                 let (mean, var) = combine(&blocks, rows, c);
                 let inv = 1.0 / (var + EPS).sqrt();
-                for (k, v) in [mean, inv, var].into_iter().enumerate() {
-                    // SAFETY: channel `c` of group `g` belongs to this item alone.
-                    unsafe { *out.at(g, 0, 0).add(k * channels + c) = v as f32 };
-                }
+                to.iter_mut().zip([mean, inv, var]).for_each(|(to, v)| to[i] = v as f32);
             }
         };
-        blocks.run(ctx, call, 3, &block, &finish);
+        blocks.run(ctx, call.scratch, 3, &block, &finish);
     }
 }
 
@@ -143,11 +142,11 @@ simd_fn! {
     /// For each channel of `count` pixels: m ≈ mean, Σ(x − m), Σ(x − m)². Sums of differences keep their
     /// digits where the mean is large against the deviation.
     fn moments(x: &View, first: usize, count: usize, sums: &mut [f32]) {
-        for c0 in (0..x.c).step_by(LANES) {
-            if c0 + LANES <= x.c {
+        for c0 in (0..x.c()).step_by(LANES) {
+            if c0 + LANES <= x.c() {
                 moments_of(x, first, count, c0, LANES, sums);
             } else {
-                moments_of(x, first, count, c0, x.c - c0, sums);
+                moments_of(x, first, count, c0, x.c() - c0, sums);
             }
         }
     }
@@ -156,8 +155,7 @@ simd_fn! {
 /// [`moments`] of the channels `c0 .. c0 + len`.
 #[inline(always)]
 fn moments_of(x: &View, first: usize, count: usize, c0: usize, len: usize, sums: &mut [f32]) {
-    // SAFETY: the pixels of the block lie inside the view.
-    let pixel = |p: usize| unsafe { &x.pixel(first + p)[c0..c0 + len] };
+    let pixel = |p: usize| &x.pixel(first + p)[c0..c0 + len];
     let (mut m, mut sum, mut squares) = ([0f32; LANES], [0f32; LANES], [0f32; LANES]);
     m[..len].copy_from_slice(pixel(0));
     for p in 0..count {
@@ -179,6 +177,6 @@ fn moments_of(x: &View, first: usize, count: usize, c0: usize, len: usize, sums:
         }
     }
     for (k, values) in [m, sum, squares].iter().enumerate() {
-        sums[k * x.c + c0..][..len].copy_from_slice(&values[..len]);
+        sums[k * x.c() + c0..][..len].copy_from_slice(&values[..len]);
     }
 }

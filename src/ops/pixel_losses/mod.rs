@@ -11,7 +11,7 @@
 
 use super::flat::{Partials, no_derivative};
 use super::spectral_angle::{add_angle_grads, angle, angle_grad, sum_angles};
-use crate::device::cpu::{Ctx, Isa, View, ViewMut};
+use crate::device::cpu::{Ctx, Isa, View};
 use crate::graph::{Application, CpuKernel, Exec, Kernel, KernelCall, Op, Tape, Tensor64, Value, same_shape};
 use crate::types::Shape;
 use crate::{Result, simd_fn};
@@ -80,42 +80,39 @@ fn rows_per_item(shape: Shape) -> usize {
 }
 
 /// A row of an image without gaps; `packed` holds it where the pixels have gaps.
-pub(super) fn row<'a>(view: &View, n: usize, y: usize, packed: &'a mut Vec<f32>) -> &'a [f32] {
-    let first = (n * view.h + y) * view.w;
-    // SAFETY: the row lies inside the view.
-    unsafe {
-        if view.stride == view.c {
-            return std::slice::from_raw_parts(view.at(n, y, 0), view.w * view.c);
-        }
-        packed.clear();
-        (first..first + view.w).for_each(|p| packed.extend_from_slice(view.pixel(p)));
+pub(super) fn row<'a>(view: &View<'a>, n: usize, y: usize, packed: &'a mut Vec<f32>) -> &'a [f32] {
+    let first = (n * view.h() + y) * view.w();
+    if view.stride() == view.c() {
+        return view.run(first, view.w());
     }
+    packed.clear();
+    (first..first + view.w()).for_each(|p| packed.extend_from_slice(view.pixel(p)));
     packed
 }
 
 /// Sums for each image of a batch.
 pub(super) fn image_sums(ctx: &Ctx, sr: &View, hr: &View, max_val: f32) -> Vec<Sums> {
     let rows = rows_per_item(sr.shape());
-    let items = sr.h.div_ceil(rows);
-    let partials = Partials::new(sr.n * items * Sums::COUNT);
-    ctx.pool.run(sr.n * items, &|item, _| {
+    let items = sr.h().div_ceil(rows);
+    let partials = Partials::new(sr.n() * items * Sums::COUNT);
+    ctx.pool.run(sr.n() * items, &|item, _| {
         let (n, first) = (item / items, item % items * rows);
         let (mut a_rows, mut b_row) = ([vec![], vec![]], vec![]);
         let mut sums = Sums::default();
-        for y in first..sr.h.min(first + rows) {
+        for y in first..sr.h().min(first + rows) {
             let [this, next] = &mut a_rows;
             let (a, b) = (row(sr, n, y, this), row(hr, n, y, &mut b_row));
             sums.absolute += sum_absolute(ctx.isa, a, b);
             sums.squared += sum_squared(ctx.isa, a, b, max_val);
-            sums.angle += sum_angles(ctx.isa, a, b, sr.c);
-            sums.horizontal += sum_absolute(ctx.isa, &a[sr.c..], &a[..a.len() - sr.c]);
-            if y + 1 < sr.h {
+            sums.angle += sum_angles(ctx.isa, a, b, sr.c());
+            sums.horizontal += sum_absolute(ctx.isa, &a[sr.c()..], &a[..a.len() - sr.c()]);
+            if y + 1 < sr.h() {
                 sums.vertical += sum_absolute(ctx.isa, row(sr, n, y + 1, next), a);
             }
         }
         sums.store(&partials, item);
     });
-    (0..sr.n).map(|n| Sums::load(&partials, n * items..(n + 1) * items)).collect()
+    (0..sr.n()).map(|n| Sums::load(&partials, n * items..(n + 1) * items)).collect()
 }
 
 /// Σ f(a, b): f32 in 16 lanes over 4096 values, f64 over those.
@@ -193,7 +190,7 @@ impl Op for PixelLosses {
 }
 
 impl CpuKernel for PixelLosses {
-    fn run(&self, ctx: &Ctx, call: KernelCall) {
+    fn run(&self, ctx: &Ctx, mut call: KernelCall) {
         let (sr, hr) = (call.inputs[0], call.inputs[1]);
         let total = image_sums(ctx, &sr, &hr, self.max_val).into_iter().fold(Sums::default(), |a, b| Sums {
             absolute: a.absolute + b.absolute,
@@ -202,9 +199,8 @@ impl CpuKernel for PixelLosses {
             horizontal: a.horizontal + b.horizontal,
             squared: a.squared + b.squared,
         });
-        let components = total.components(sr.n, sr.shape(), f64::from(self.max_val));
-        // SAFETY: the output has one pixel of four channels.
-        let output = unsafe { call.output.pixel(0) };
+        let components = total.components(sr.n(), sr.shape(), f64::from(self.max_val));
+        let output = call.output.pixel_mut(0);
         output.iter_mut().zip(components).for_each(|(o, v)| *o = v as f32);
     }
 }
@@ -311,17 +307,19 @@ impl Op for PixelLossesGrad {
 impl CpuKernel for PixelLossesGrad {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let (sr, hr, out) = (call.inputs[0], call.inputs[1], call.output);
-        // SAFETY: `d_output` is one pixel of four channels.
-        let d_output = unsafe { call.inputs[2].pixel(0) };
+        let d_output = call.inputs[2].pixel(0);
         let factors = Factors::new(std::array::from_fn(|k| f64::from(d_output[k])), sr.shape());
         let rows = rows_per_item(sr.shape());
-        let items = sr.h.div_ceil(rows);
-        ctx.pool.run(sr.n * items, &|item, _| {
+        let items = sr.h().div_ceil(rows);
+        ctx.pool.run(sr.n() * items, &|item, _| {
             let (n, first) = (item / items, item % items * rows);
-            let mut d = vec![0f32; sr.w * sr.c];
-            for y in first..sr.h.min(first + rows) {
+            let mut d = vec![0f32; sr.w() * sr.c()];
+            for y in first..sr.h().min(first + rows) {
                 row_grad(ctx.isa, [&sr, &hr], (n, y), factors, &mut d);
-                store_row(&out, n, y, &d);
+                for (x, value) in d.chunks_exact(out.c()).enumerate() {
+                    // SAFETY: each row of the output is written by one item.
+                    unsafe { out.pixel((n * out.h() + y) * out.w() + x) }.copy_from_slice(value);
+                }
             }
         });
     }
@@ -337,26 +335,18 @@ fn row_grad(isa: Isa, [sr, hr]: [&View; 2], (n, y): (usize, usize), factors: Fac
         add_sign(isa, d, a, b, factors.absolute);
     }
     if factors.angle != 0.0 {
-        add_angle_grads(isa, a, b, sr.c, factors.angle, d);
+        add_angle_grads(isa, a, b, sr.c(), factors.angle, d);
     }
     if factors.horizontal != 0.0 {
-        let (left, right) = (&a[..a.len() - sr.c], &a[sr.c..]);
+        let (left, right) = (&a[..a.len() - sr.c()], &a[sr.c()..]);
         add_sign(isa, &mut d[..left.len()], left, right, factors.horizontal);
-        add_sign(isa, &mut d[sr.c..], right, left, factors.horizontal);
+        add_sign(isa, &mut d[sr.c()..], right, left, factors.horizontal);
     }
     if factors.vertical != 0.0 {
-        let below = (y + 1 < sr.h).then_some(y + 1);
+        let below = (y + 1 < sr.h()).then_some(y + 1);
         for neighbour in y.checked_sub(1).into_iter().chain(below) {
             add_sign(isa, d, a, row(sr, n, neighbour, &mut other), factors.vertical);
         }
-    }
-}
-
-fn store_row(out: &ViewMut, n: usize, y: usize, values: &[f32]) {
-    let first = (n * out.h + y) * out.w;
-    for (x, value) in values.chunks_exact(out.c).enumerate() {
-        // SAFETY: the pixel lies inside the output; each row is written by one item.
-        unsafe { out.pixel(first + x) }.copy_from_slice(value);
     }
 }
 

@@ -83,10 +83,7 @@ impl Ssim {
         let weights: Vec<f32> = self.weights().iter().map(|w| *w as f32).collect();
         let (count, each) = (tiles.per_image(), tiles.scratch());
         let partials = Partials::new(shape.n() * count);
-        let base = scratch.as_mut_ptr() as usize;
-        ctx.pool.run(shape.n() * count, &|item, worker| {
-            // SAFETY: each worker owns its part of the scratch memory, and runs one item at a time.
-            let own = unsafe { std::slice::from_raw_parts_mut((base as *mut f32).add(worker * each), each) };
+        ctx.pool.run_with_scratch(shape.n() * count, scratch, each, &|item, own| {
             let tile = tiles.tile(item / count, item % count);
             tiles.load(ctx.isa, self, images, &tile, own);
             partials.set(item, sum_tile(ctx.isa, self, &tiles, &tile, &weights, own));
@@ -187,7 +184,7 @@ impl Tiles {
         let width = tile.columns + self.window - 1;
         // Positions whose pixels follow each other in the image.
         let inner = self.before.saturating_sub(tile.x0)..width.min(self.w + self.before - tile.x0);
-        let dense = images.iter().all(|i| i.stride == i.c);
+        let dense = images.iter().all(|i| i.stride() == i.c());
         for (r, (s, d)) in rows.take(tile.rows + self.window - 1).enumerate() {
             let first = (tile.image * self.h + reflect(tile.y0 + r, self.before, self.h)) * self.w;
             let mut x = 0;
@@ -195,9 +192,7 @@ impl Tiles {
                 let pixels = if dense && x == inner.start { inner.len() } else { 1 };
                 let p = first + reflect(tile.x0 + x, self.before, self.w);
                 let to = x * self.c..(x + pixels) * self.c;
-                // SAFETY: `pixels` pixels from `p` on lie in one row of both images; several only if dense.
-                let [a, b] =
-                    images.map(|i| unsafe { std::slice::from_raw_parts(i.ptr.add(p * i.stride), pixels * self.c) });
+                let [a, b] = images.map(|i| i.run(p, pixels));
                 sum_and_difference(isa, a, b, ssim.max_val, &mut s[to.clone()], &mut d[to]);
                 x += pixels;
             }
@@ -339,10 +334,9 @@ impl CpuKernel for Ssim {
     fn scratch(&self, inputs: &[Shape], _output: Shape, threads: usize) -> usize {
         Ssim::scratch(self, inputs[0], threads)
     }
-    fn run(&self, ctx: &Ctx, call: KernelCall) {
+    fn run(&self, ctx: &Ctx, mut call: KernelCall) {
         let means = self.image_means(ctx, [&call.inputs[0], &call.inputs[1]], call.scratch);
-        // SAFETY: the output is a scalar.
-        unsafe { call.output.pixel(0)[0] = (means.iter().sum::<f64>() / means.len() as f64) as f32 };
+        call.output.pixel_mut(0)[0] = (means.iter().sum::<f64>() / means.len() as f64) as f32;
     }
 }
 

@@ -5,7 +5,7 @@
 //! depend on the number of threads.
 
 use super::mul::{Mul, Scale};
-use crate::device::cpu::{Ctx, View};
+use crate::device::cpu::{Ctx, View, ViewMut};
 use crate::graph::{Application, CpuKernel, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value};
 use crate::types::Shape;
 use crate::{Result, simd_fn};
@@ -121,84 +121,70 @@ impl CpuKernel for SumTo {
     fn scratch(&self, inputs: &[Shape], _output: Shape, _threads: usize) -> usize {
         Blocks::new(inputs[0], self.target).partials()
     }
-    fn run(&self, ctx: &Ctx, call: KernelCall) {
+    fn run(&self, ctx: &Ctx, mut call: KernelCall) {
         let a = call.inputs[0];
         let b = call.inputs.get(1).copied();
         if self.keeps_pixels(a.shape()) {
-            return sum_to_pixels(&a, b.as_ref(), &call);
+            return sum_to_pixels(&a, b.as_ref(), &mut call.output);
         }
         let cut = Blocks::new(a.shape(), self.target);
         let (per_group, width) = (cut.per_group(), cut.width);
-        let partials = call.scratch.as_mut_ptr() as usize;
-        ctx.pool.run(cut.groups * per_group, &|item, _| {
+        let partials = &mut call.scratch[..cut.partials()];
+        ctx.pool.run_parts(partials, width, &|item, out| {
             let from = item % per_group * cut.block;
             let (first, count) = (item / per_group * cut.pixels + from, cut.block.min(cut.pixels - from));
-            // SAFETY: each item owns its own `width` partial sums.
-            let out = unsafe { std::slice::from_raw_parts_mut((partials as *mut f32).add(item * width), width) };
-            if width == a.c {
+            if width == a.c() {
                 sum_block(ctx.isa, &a, b.as_ref(), first, count, out);
             } else {
                 out[0] = sum_all(ctx.isa, &a, b.as_ref(), first, count);
             }
         });
         let mut sums = vec![0f64; cut.groups * width];
-        for (item, part) in call.scratch[..cut.partials()].chunks_exact(width).enumerate() {
+        for (item, part) in partials.chunks_exact(width).enumerate() {
             let sums = &mut sums[item / per_group * width..][..width];
             sums.iter_mut().zip(part).for_each(|(sum, v)| *sum += f64::from(*v));
         }
-        let out = call.output;
-        for (i, v) in sums.into_iter().enumerate() {
-            // SAFETY: the output has `target.len()` elements, `stride` apart from image to image.
-            unsafe { *out.ptr.add(i / out.c * out.stride + i % out.c) = v as f32 };
+        for (p, sums) in sums.chunks_exact(width).enumerate() {
+            call.output.pixel_mut(p).iter_mut().zip(sums).for_each(|(to, v)| *to = *v as f32);
         }
     }
 }
 
 /// The rare sums that keep pixels: value by value.
-fn sum_to_pixels(a: &View, b: Option<&View>, call: &KernelCall) {
-    let out = call.output;
+fn sum_to_pixels(a: &View, b: Option<&View>, out: &mut ViewMut) {
     let repeated = |to: usize, from: usize, i: usize| if to == 1 { 0..from } else { i..i + 1 };
-    for i in 0..out.n * out.h * out.w * out.c {
-        let (p, k) = (i / out.c, i % out.c);
-        let (n, y, x) = (p / out.w / out.h, p / out.w % out.h, p % out.w);
+    for i in 0..out.n() * out.h() * out.w() * out.c() {
+        let (p, k) = (i / out.c(), i % out.c());
+        let (n, y, x) = (p / out.w() / out.h(), p / out.w() % out.h(), p % out.w());
         let mut sum = 0f64;
-        for (n, y) in repeated(out.n, a.n, n).flat_map(|n| repeated(out.h, a.h, y).map(move |y| (n, y))) {
-            for (x, c) in repeated(out.w, a.w, x).flat_map(|x| repeated(out.c, a.c, k).map(move |c| (x, c))) {
-                // SAFETY: the position lies inside both operands, which have the same extent.
-                sum += f64::from(unsafe { *a.at(n, y, x).add(c) * b.map_or(1.0, |b| *b.at(n, y, x).add(c)) });
+        for (n, y) in repeated(out.n(), a.n(), n).flat_map(|n| repeated(out.h(), a.h(), y).map(move |y| (n, y))) {
+            for (x, c) in repeated(out.w(), a.w(), x).flat_map(|x| repeated(out.c(), a.c(), k).map(move |c| (x, c))) {
+                let p = (n * a.h() + y) * a.w() + x;
+                sum += f64::from(a.pixel(p)[c] * b.map_or(1.0, |b| b.pixel(p)[c]));
             }
         }
-        // SAFETY: position `i` lies inside the output.
-        unsafe { *out.ptr.add(p * out.stride + k) = sum as f32 };
+        out.pixel_mut(p)[k] = sum as f32;
     }
 }
 
 simd_fn! {
     fn sum_block(a: &View, b: Option<&View>, first: usize, count: usize, out: &mut [f32]) {
         let channels = out.len();
-        let dense = a.stride == channels && b.is_none_or(|b| b.stride == channels);
+        let dense = a.stride() == channels && b.is_none_or(|b| b.stride() == channels);
         if dense && channels < 32 {
-            // SAFETY: `count` dense pixels from `first` on lie inside both operands.
-            unsafe {
-                let x = std::slice::from_raw_parts(a.ptr.add(first * channels), count * channels);
-                let y = b.map(|b| std::slice::from_raw_parts(b.ptr.add(first * channels), count * channels));
-                return sum_narrow(x, y, out);
-            }
+            return sum_narrow(a.run(first, count), b.map(|b| b.run(first, count)), out);
         }
         out.fill(0.0);
         for p in first..first + count {
-            // SAFETY: as above, pixel by pixel.
-            unsafe {
-                let x = std::slice::from_raw_parts(a.ptr.add(p * a.stride), channels);
-                match b {
-                    Some(b) => {
-                        let y = std::slice::from_raw_parts(b.ptr.add(p * b.stride), channels);
-                        for c in 0..channels {
-                            out[c] += x[c] * y[c];
-                        }
+            let x = &a.pixel(p)[..channels];
+            match b {
+                Some(b) => {
+                    let y = &b.pixel(p)[..channels];
+                    for c in 0..channels {
+                        out[c] += x[c] * y[c];
                     }
-                    None => out.iter_mut().zip(x).for_each(|(s, v)| *s += v),
                 }
+                None => out.iter_mut().zip(x).for_each(|(s, v)| *s += v),
             }
         }
     }
@@ -206,17 +192,12 @@ simd_fn! {
 
 simd_fn! {
     fn sum_all(a: &View, b: Option<&View>, first: usize, count: usize) -> f32 {
-        let dense = a.stride == a.c && b.is_none_or(|b| b.stride == a.c);
-        let (runs, len) = if dense { (1, count * a.c) } else { (count, a.c) };
+        let dense = a.stride() == a.c() && b.is_none_or(|b| b.stride() == a.c());
+        let (runs, len) = if dense { (1, count) } else { (count, 1) };
         let mut sum = 0.0;
         for p in first..first + runs {
-            // SAFETY: the channels of `count` pixels from `first` on lie inside both operands.
-            let (x, y) = unsafe {
-                let x = std::slice::from_raw_parts(a.ptr.add(p * a.stride), len);
-                (x, b.map(|b| std::slice::from_raw_parts(b.ptr.add(p * b.stride), len)))
-            };
             let mut part = [0.0];
-            sum_narrow(x, y, &mut part);
+            sum_narrow(a.run(p, len), b.map(|b| b.run(p, len)), &mut part);
             sum += part[0];
         }
         sum
@@ -282,14 +263,14 @@ impl Op for Expand {
 impl CpuKernel for Expand {
     fn run(&self, ctx: &Ctx, call: KernelCall) {
         let (a, out) = (call.inputs[0], call.output);
-        ctx.pool.run(out.n * out.h, &|row, _| {
-            let (n, y) = (row / out.h, row % out.h);
+        ctx.pool.run(out.n() * out.h(), &|row, _| {
+            let (n, y) = (row / out.h(), row % out.h());
             let at = |extent: usize, i: usize| if extent == 1 { 0 } else { i };
-            for x in 0..out.w {
-                let from = (at(a.n, n) * a.h + at(a.h, y)) * a.w + at(a.w, x);
-                // SAFETY: both pixels lie inside their views; rows are disjoint between items.
-                let (from, to) = unsafe { (a.pixel(from), out.pixel(row * out.w + x)) };
-                if a.c == 1 { to.fill(from[0]) } else { to.copy_from_slice(from) }
+            for x in 0..out.w() {
+                let from = (at(a.n(), n) * a.h() + at(a.h(), y)) * a.w() + at(a.w(), x);
+                // SAFETY: rows are disjoint between items.
+                let (from, to) = (a.pixel(from), unsafe { out.pixel(row * out.w() + x) });
+                if a.c() == 1 { to.fill(from[0]) } else { to.copy_from_slice(from) }
             }
         });
     }

@@ -8,7 +8,9 @@ use crate::Result;
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::PointwiseCode;
 use crate::device::cuda::host::{HostOptions, ThreadOrder};
-use crate::graph::{Application, CpuPointwise, CudaPointwise, Exec, Op, Pointwise, Rounding, Tape, Tensor64, Value};
+use crate::graph::{
+    Application, CpuPointwise, CudaPointwise, Exec, Op, Operands, Pointwise, Rounding, Tape, Tensor64, Value,
+};
 use crate::ops::slice::SliceChannels;
 use crate::plan::{Plan, PlanOptions, Program};
 use crate::runtime::{CudaTarget, Device};
@@ -43,7 +45,7 @@ impl Op for Store {
 }
 
 impl CpuPointwise for Store {
-    fn apply(&self, _isa: Isa, _tile: &mut Tile, _carrier: usize, _operands: &[View]) {}
+    fn apply(&self, _isa: Isa, _tile: &mut Tile, _operands: &Operands) {}
 }
 
 impl CudaPointwise for Store {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::choices::OWN;
 use super::{Device, Outcome, PartTime, PlanId, Run};
 use crate::device::Peaks;
-use crate::device::cpu::{Buffer, Ctx, Isa, Pool, View, ViewMut, memory, peak};
+use crate::device::cpu::{Buffer, Ctx, Isa, Pool, RawView, View, ViewMut, memory, peak};
 use crate::plan::{Plan, Step, Target};
 use crate::types::Shape;
 use crate::{Error, Result};
@@ -37,10 +37,39 @@ struct Loaded {
     slots: Vec<Buffer>,
     constants: Vec<Buffer>,
     steps: Vec<Ready>,
-    checks: Vec<View>,
-    outputs: Vec<View>,
-    commits: Vec<(Vec<View>, Vec<ViewMut>)>,
+    checks: Vec<RawView>,
+    outputs: Vec<RawView>,
+    /// Inputs and states of each commit.
+    commits: Vec<(Vec<RawView>, Vec<RawView>)>,
     times: Vec<Duration>,
+}
+
+impl Loaded {
+    /// Runs the steps and, if all checked values are finite, the commits; the outputs.
+    ///
+    /// # Safety
+    /// That of [`Ready::run`] for each step, and the same for the commits with their states as outputs.
+    unsafe fn run(&mut self, ctx: &Ctx, profile: bool) -> Outcome {
+        for (step, time) in self.steps.iter_mut().zip(&mut self.times) {
+            let start = profile.then(Instant::now);
+            // SAFETY: the caller's promise.
+            unsafe { step.run(ctx) };
+            if let Some(start) = start {
+                *time += start.elapsed();
+            }
+        }
+        // SAFETY: the plan's end values stay as they are until the next run; the caller's promise.
+        let [checks, outputs] = [&self.checks, &self.outputs].map(|raw| unsafe { View::all_from_raw(raw) });
+        let committed = checks.iter().all(all_finite);
+        if committed {
+            for (c, (inputs, states)) in self.plan.commits.iter().zip(&mut self.commits) {
+                // SAFETY: the caller's promise.
+                let (inputs, states) = unsafe { (View::all_from_raw(inputs), ViewMut::all_from_raw(states)) };
+                c.op.run(ctx, inputs, states);
+            }
+        }
+        Outcome { committed, outputs: outputs.iter().map(gather).collect() }
+    }
 }
 
 impl Cpu {
@@ -79,14 +108,10 @@ impl Cpu {
         let Loaded { plan, slots, constants, .. } = &self.plans[id];
         let at = Addresses { arena, states, plan, slots, constants };
         let steps = plan.steps.iter().map(|s| at.step(s)).collect::<Result<_>>()?;
-        let checks = plan.checks.iter().map(|l| at.view(l)).collect::<Result<_>>()?;
-        let outputs = plan.outputs.iter().map(|(_, l)| at.view(l)).collect::<Result<_>>()?;
-        let mut commits = Vec::new();
-        for c in &plan.commits {
-            let inputs = c.inputs.iter().map(|l| at.view(l)).collect::<Result<Vec<_>>>()?;
-            let states = c.states.iter().map(|l| at.view_mut(l)).collect::<Result<Vec<_>>>()?;
-            commits.push((inputs, states));
-        }
+        let checks = at.all(&plan.checks)?;
+        let outputs = at.all(plan.outputs.iter().map(|(_, loc)| loc))?;
+        let commits = plan.commits.iter().map(|c| Ok((at.all(&c.inputs)?, at.all(&c.states)?)));
+        let commits = commits.collect::<Result<_>>()?;
         let loaded = &mut self.plans[id];
         (loaded.steps, loaded.checks, loaded.outputs, loaded.commits) = (steps, checks, outputs, commits);
         Ok(())
@@ -108,7 +133,9 @@ impl Device for Cpu {
         }
         let mut slots = Vec::new();
         for slot in &plan.inputs {
-            slots.push(Buffer::zeroed((slot.shape.len() * slot.dtype.size()).div_ceil(4))?);
+            // A float for each element, however short: a view of the slot reads floats. What is never written costs
+            // no memory.
+            slots.push(Buffer::zeroed(slot.shape.len())?);
         }
         let mut constants = Vec::new();
         for data in &plan.constants {
@@ -146,20 +173,12 @@ impl Device for Cpu {
     fn start(&mut self, plan: PlanId) -> Result<Run> {
         let ctx = Ctx { pool: &self.pool, isa: self.isa };
         let loaded = &mut self.plans[plan.0];
-        for (step, time) in loaded.steps.iter().zip(&mut loaded.times) {
-            let start = self.profile.then(Instant::now);
-            step.run(&ctx);
-            if let Some(start) = start {
-                *time += start.elapsed();
-            }
-        }
-        let committed = loaded.checks.iter().all(all_finite);
-        if committed {
-            for (c, (inputs, states)) in loaded.plan.commits.iter().zip(&loaded.commits) {
-                c.op.run(&ctx, inputs, states);
-            }
-        }
-        let outcome = Outcome { committed, outputs: loaded.outputs.iter().map(gather).collect() };
+        // SAFETY: the device owns arena, states, slots and constants, and is borrowed mutably, so nothing else uses them;
+        // `load` renewed the addresses when the arena moved, and states never do. While a value is still read the plan
+        // gives its memory to no other, except where a step reads the last of it: to a pointwise step whose operand has
+        // the output's extent, and to a kernel that works in place. Scratch memory is the step's own, and states are
+        // written by commits alone, each of which names a state once and reads no state that it writes as an input.
+        let outcome = unsafe { loaded.run(&ctx, self.profile) };
         self.runs += 1;
         self.done.push_back((self.runs, outcome));
         Ok(Run { plan, ticket: self.runs })
@@ -230,9 +249,10 @@ impl Device for Cpu {
     }
 
     fn time_step(&mut self, plan: PlanId, step: usize, _way: &str, runs: u64) -> Result<Duration> {
-        let (ctx, step) = (Ctx { pool: &self.pool, isa: self.isa }, &self.plans[plan.0].steps[step]);
+        let (ctx, step) = (Ctx { pool: &self.pool, isa: self.isa }, &mut self.plans[plan.0].steps[step]);
         let start = Instant::now();
-        (0..runs).for_each(|_| step.run(&ctx));
+        // SAFETY: as in `start`.
+        (0..runs).for_each(|_| unsafe { step.run(&ctx) });
         Ok(start.elapsed())
     }
 
@@ -249,9 +269,7 @@ fn gather(view: &View) -> Vec<f32> {
     pixels(view).flatten().copied().collect()
 }
 
-fn pixels<'a>(view: &View) -> impl Iterator<Item = &'a [f32]> + use<'a> {
+fn pixels<'a>(view: &View<'a>) -> impl Iterator<Item = &'a [f32]> + use<'a> {
     let view = *view;
-    // SAFETY: the plan's end values stay in memory until the next run.
-    (0..view.n * view.h * view.w)
-        .map(move |p| unsafe { std::slice::from_raw_parts(view.ptr.add(p * view.stride), view.c) })
+    (0..view.pixels()).map(move |p| view.pixel(p))
 }

@@ -2,10 +2,11 @@
 //! sink of its tiles, pointwise stages tile by tile, or copies.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
-use crate::device::cpu::{Buffer, Ctx, Isa, Tile, TileSink, View, ViewMut};
-use crate::graph::{Exec, KernelCall, Op};
+use crate::device::cpu::{Buffer, Ctx, Isa, Place, RawView, Tile, TileSink, View, ViewMut, copy_pixels};
+use crate::graph::{Exec, KernelCall, Op, Operands, TiledCall};
 use crate::plan::{Base, Loc, Plan, Root, Step};
 use crate::types::Shape;
 use crate::{Error, Result};
@@ -16,23 +17,31 @@ const TILE: usize = 2048;
 /// A step with addresses.
 pub(super) struct Ready {
     start: Start,
+    /// Operands of the kernel, the carrier, or what is copied.
+    inputs: Vec<RawView>,
     stages: Vec<ReadyStage>,
-    stores: Vec<(usize, ViewMut)>,
-    scratch: (*mut f32, usize),
+    /// Operands of all stages.
+    operands: Vec<RawView>,
+    /// After how many stages the values go to each of the outputs.
+    stores: Vec<usize>,
+    /// Where values are stored, or else copied to, and after the copies what becomes zero.
+    outputs: Vec<RawView>,
+    scratch: RawView,
     /// The tile of a pointwise step may be the output itself.
     in_output: bool,
 }
 
 enum Start {
-    Kernel(Arc<dyn Op>, Vec<View>),
-    Carrier(View),
-    Copy(Vec<(View, ViewMut)>, Vec<ViewMut>),
+    Kernel(Arc<dyn Op>),
+    Carrier,
+    Copy,
 }
 
 struct ReadyStage {
     op: Arc<dyn Op>,
     carrier: usize,
-    operands: Vec<View>,
+    /// Which of the step's operands are its.
+    operands: Range<usize>,
 }
 
 /// Turns locations into addresses.
@@ -45,7 +54,8 @@ pub(super) struct Addresses<'a> {
 }
 
 impl Addresses<'_> {
-    pub fn view_mut(&self, loc: &Loc) -> Result<ViewMut> {
+    /// The address of a location, all of which lies in its buffer.
+    pub fn of(&self, loc: &Loc) -> Result<RawView> {
         let base = match loc.root {
             Root::Buffer(_) => self.arena,
             Root::Input(i) => &self.slots[i],
@@ -61,35 +71,39 @@ impl Addresses<'_> {
                 }
             }
         };
-        let [n, h, w, c] = loc.shape.0;
-        Ok(ViewMut { ptr: base.ptr().wrapping_add(loc.offset), n, h, w, c, stride: loc.stride })
+        self.inside(base, loc.offset, loc.shape, loc.stride)
     }
 
-    pub fn view(&self, loc: &Loc) -> Result<View> {
-        Ok(self.view_mut(loc)?.as_view())
+    pub fn all<'b>(&self, locs: impl IntoIterator<Item = &'b Loc>) -> Result<Vec<RawView>> {
+        locs.into_iter().map(|loc| self.of(loc)).collect()
+    }
+
+    fn inside(&self, base: &Buffer, offset: usize, shape: Shape, stride: usize) -> Result<RawView> {
+        let view = RawView::new(base.ptr().wrapping_add(offset), shape, stride);
+        let (end, len, name) = (offset + view.span(), base.len(), self.plan.name);
+        if end > len {
+            return Err(Error::Internal(format!("plan {name}: {shape} at {offset} ends at {end} of {len} floats")));
+        }
+        Ok(view)
     }
 
     pub fn step(&self, step: &Step) -> Result<Ready> {
-        let start = match &step.base {
-            Base::Kernel(op, inputs) => {
-                Start::Kernel(op.clone(), inputs.iter().map(|l| self.view(l)).collect::<Result<_>>()?)
-            }
-            Base::Carrier(loc) => Start::Carrier(self.view(loc)?),
+        let (start, inputs, mut outputs) = match &step.base {
+            Base::Kernel(op, inputs) => (Start::Kernel(op.clone()), self.all(inputs)?, vec![]),
+            Base::Carrier(loc) => (Start::Carrier, vec![self.of(loc)?], vec![]),
             Base::Copy { copies, zeros } => {
-                let copies = copies.iter().map(|(from, to)| Ok((self.view(from)?, self.view_mut(to)?)));
-                let zeros = zeros.iter().map(|l| self.view_mut(l)).collect::<Result<_>>()?;
-                Start::Copy(copies.collect::<Result<_>>()?, zeros)
+                let targets = copies.iter().map(|(_, to)| to).chain(zeros);
+                (Start::Copy, self.all(copies.iter().map(|(from, _)| from))?, self.all(targets)?)
             }
         };
-        let mut stages = Vec::new();
+        let (mut stages, mut operands) = (Vec::new(), Vec::new());
         for s in &step.stages {
-            let operands = s.operands.iter().map(|l| self.view(l)).collect::<Result<_>>()?;
-            stages.push(ReadyStage { op: s.op.clone(), carrier: s.carrier, operands });
+            let first = operands.len();
+            operands.extend(self.all(&s.operands)?);
+            stages.push(ReadyStage { op: s.op.clone(), carrier: s.carrier, operands: first..operands.len() });
         }
-        let mut stores = Vec::new();
-        for (after, loc) in &step.stores {
-            stores.push((*after, self.view_mut(loc)?));
-        }
+        outputs.extend(self.all(step.stores.iter().map(|(_, loc)| loc))?);
+        let stores = step.stores.iter().map(|(after, _)| *after).collect();
         let others = step
             .stages
             .iter()
@@ -98,77 +112,86 @@ impl Addresses<'_> {
             let output = step.stores[0].1;
             others.clone().all(|l| !l.overlaps(&output))
         };
-        let scratch = (self.arena.ptr().wrapping_add(step.scratch.0), step.scratch.1);
-        Ok(Ready { start, stages, stores, scratch, in_output })
+        let (offset, len) = step.scratch;
+        let scratch = self.inside(self.arena, offset, Shape::vector(len), len)?;
+        Ok(Ready { start, inputs, stages, operands, stores, outputs, scratch, in_output })
     }
 }
 
 impl Ready {
     /// Runs the step.
-    pub fn run(&self, ctx: &Ctx) {
-        match &self.start {
-            Start::Kernel(op, inputs) => self.run_kernel(ctx, op, inputs),
-            Start::Carrier(from) => self.run_pointwise(ctx, from),
-            Start::Copy(copies, zeros) => {
-                for (from, to) in copies {
-                    copy(ctx, from, to);
+    ///
+    /// # Safety
+    /// The buffers that the addresses were taken from are where they were, and nothing else uses them during the call.
+    /// Outputs and scratch memory share no element with each other or with an operand; but an output may lie where the
+    /// carrier does, or another operand of its extent that is read element by element, and that of a kernel which works
+    /// in place where operand 0 does.
+    pub unsafe fn run(&mut self, ctx: &Ctx) {
+        let Ready { start, inputs, stages, operands, stores, outputs, scratch, in_output } = self;
+        // SAFETY: all of them lie inside their buffers; for the rest, the caller's promise.
+        let (inputs, operands, outputs, mut scratch) = unsafe {
+            let (inputs, operands) = (View::all_from_raw(inputs), View::all_from_raw(operands));
+            (inputs, operands, ViewMut::all_from_raw(outputs), ViewMut::from_raw(*scratch))
+        };
+        match start {
+            Start::Copy => copy_all(ctx, inputs, outputs),
+            Start::Kernel(op) => {
+                let (Exec::Kernel(kernel), Some(output)) = (op.exec(), outputs.last_mut()) else { return };
+                let scratch = scratch.dense_mut();
+                if stages.is_empty() {
+                    return kernel.cpu.run(ctx, KernelCall { inputs, output: output.reborrow(), scratch });
                 }
-                for to in zeros {
-                    // SAFETY: a flat range of the arena that no other step of this moment uses.
-                    unsafe { std::slice::from_raw_parts_mut(to.ptr, to.c).fill(0.0) };
-                }
+                let call = TiledCall { inputs, output: output.shape(), scratch };
+                kernel.cpu.run_into(ctx, call, &Fused { stages, operands, stores, outputs, isa: ctx.isa });
+            }
+            Start::Carrier => {
+                let fused = Fused { stages, operands, stores, outputs, isa: ctx.isa };
+                fused.run_pointwise(ctx, &inputs[0], *in_output);
             }
         }
     }
+}
 
-    fn run_kernel(&self, ctx: &Ctx, op: &Arc<dyn Op>, inputs: &[View]) {
-        let Exec::Kernel(kernel) = op.exec() else { return };
-        let (ptr, len) = self.scratch;
-        // SAFETY: the planner reserved this range of the arena for this step.
-        let scratch = if len == 0 { &mut [][..] } else { unsafe { std::slice::from_raw_parts_mut(ptr, len) } };
-        let Some((_, output)) = self.stores.last() else { return };
-        let call = KernelCall { inputs, output: *output, scratch };
-        if self.stages.is_empty() {
-            kernel.cpu.run(ctx, call);
-        } else {
-            kernel.cpu.run_into(ctx, call, &Epilogue { step: self, isa: ctx.isa });
-        }
-    }
+/// The stages of a step with their operands, and where values are stored.
+struct Fused<'a> {
+    stages: &'a [ReadyStage],
+    operands: &'a [View<'a>],
+    stores: &'a [usize],
+    outputs: &'a [ViewMut<'a>],
+    isa: Isa,
+}
 
+impl Fused<'_> {
     /// Pointwise steps go tile by tile: part of a row, in the order of memory.
-    fn run_pointwise(&self, ctx: &Ctx, from: &View) {
-        let Some((_, output)) = self.stores.last() else { return };
-        let channels = output.c.min(TILE);
-        let pixels = (TILE / channels).clamp(1, output.w.max(1));
-        let (in_row, in_pixel) = (output.w.div_ceil(pixels), output.c.div_ceil(channels));
-        let items = output.n * output.h * in_row * in_pixel;
+    fn run_pointwise(&self, ctx: &Ctx, from: &View, in_output: bool) {
+        let Some(output) = self.outputs.last() else { return };
+        assert_eq!(from.shape(), output.shape(), "a carrier of another extent than the output");
+        let [n, h, w, c] = output.shape().0;
+        let channels = c.min(TILE);
+        let pixels = (TILE / channels).clamp(1, w.max(1));
+        let (in_row, in_pixel) = (w.div_ceil(pixels), c.div_ceil(channels));
+        let items = n * h * in_row * in_pixel;
         let work = |item: usize, _: usize| {
             let (c0, rest) = (item % in_pixel * channels, item / in_pixel);
             let (x0, row) = (rest % in_row * pixels, rest / in_row);
+            let place =
+                Place { n: row / h, y: row % h, x0, pixels: pixels.min(w - x0), c0, channels: channels.min(c - c0) };
             let mut local = [0f32; TILE];
-            let mut tile = Tile {
-                data: local.as_mut_ptr(),
-                row_stride: channels,
-                n: row / output.h,
-                y: row % output.h,
-                x0,
-                pixels: pixels.min(output.w - x0),
-                c0,
-                channels: channels.min(output.c - c0),
+            let mut tile = if in_output {
+                // SAFETY: the item alone writes this place of the output.
+                unsafe { Tile::from_raw(output.address_of(&place), output.stride(), place) }
+            } else {
+                Tile::new(&mut local, place)
             };
-            tile.row_stride = tile.channels;
-            let source = from.at(tile.n, tile.y, x0).wrapping_add(c0);
-            let target = output.at(tile.n, tile.y, x0).wrapping_add(c0);
-            if self.in_output {
-                (tile.data, tile.row_stride) = (target, output.stride);
+            let source = from.at(place.n, place.y, x0).wrapping_add(c0);
+            // SAFETY: the carrier has the output's extent, and lies where the output does or apart from it; items have
+            // different places.
+            unsafe {
+                tile.load(source, from.stride());
+                self.finish(tile);
             }
-            if tile.data.cast_const() != source {
-                // SAFETY: tile and carrier both have these pixels; different items have different ones.
-                unsafe { copy_pixels(source, from.stride, tile.data, tile.row_stride, tile.pixels, tile.channels) };
-            }
-            self.finish(tile, ctx.isa);
         };
-        if output.n * output.h * output.w * output.c <= 4 * TILE {
+        if n * h * w * c <= 4 * TILE {
             (0..items).for_each(|i| work(i, 0));
         } else {
             ctx.pool.run(items, &work);
@@ -176,71 +199,44 @@ impl Ready {
     }
 
     /// Runs the stages on a tile and stores what has to be stored.
-    fn finish(&self, mut tile: Tile, isa: Isa) {
-        let mut stores = self.stores.iter().peekable();
+    ///
+    /// # Safety
+    /// Nothing else reads or writes the tile's place in the outputs meanwhile.
+    unsafe fn finish(&self, mut tile: Tile) {
+        let mut stores = self.stores.iter().zip(self.outputs).peekable();
         for done in 0..=self.stages.len() {
-            while let Some((_, to)) = stores.next_if(|(after, _)| *after == done) {
-                let target = to.at(tile.n, tile.y, tile.x0).wrapping_add(tile.c0);
-                if target != tile.data {
-                    // SAFETY: the tile's elements belong to this item alone.
-                    unsafe {
-                        copy_pixels(tile.data, tile.row_stride, target, to.stride, tile.pixels, tile.channels);
-                    }
-                }
+            while let Some((_, to)) = stores.next_if(|(after, _)| **after == done) {
+                // SAFETY: the caller's promise.
+                unsafe { to.store(&tile) };
             }
             if let Some(stage) = self.stages.get(done)
                 && let Exec::Pointwise(p) = stage.op.exec()
             {
-                p.cpu.apply(isa, &mut tile, stage.carrier, &stage.operands);
+                let operands = Operands::new(&self.operands[stage.operands.clone()], stage.carrier);
+                p.cpu.apply(self.isa, &mut tile, &operands);
             }
         }
     }
 }
 
-/// The stages of a step as the sink of its kernel.
-struct Epilogue<'a> {
-    step: &'a Ready,
-    isa: Isa,
-}
-
-// SAFETY: addresses of memory that the plan gives to this step; tiles are disjoint.
-unsafe impl Sync for Ready {}
-
-impl TileSink for Epilogue<'_> {
-    fn store(&self, tile: &Tile) {
-        self.step.finish(*tile, self.isa);
+impl TileSink for Fused<'_> {
+    unsafe fn store(&self, tile: Tile) {
+        // SAFETY: tiles are disjoint, and the step owns its outputs.
+        unsafe { self.finish(tile) };
     }
 }
 
-/// Copies `pixels` runs of `channels` floats.
-///
-/// # Safety
-/// Source and target hold that many, and do not overlap.
-unsafe fn copy_pixels(
-    from: *const f32,
-    from_step: usize,
-    to: *mut f32,
-    to_step: usize,
-    pixels: usize,
-    channels: usize,
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        if from_step == channels && to_step == channels {
-            std::ptr::copy_nonoverlapping(from, to, pixels * channels);
-            return;
-        }
-        for p in 0..pixels {
-            std::ptr::copy_nonoverlapping(from.add(p * from_step), to.add(p * to_step), channels);
-        }
+/// Copies each source to its target, and fills the targets after those with zeros.
+fn copy_all(ctx: &Ctx, sources: &[View], targets: &mut [ViewMut]) {
+    let (targets, zeros) = targets.split_at_mut(sources.len());
+    for (from, to) in sources.iter().zip(targets) {
+        assert_eq!(from.shape(), to.shape(), "a copy to another extent");
+        let (w, c) = (from.w(), from.c());
+        let to = &*to;
+        ctx.pool.run(from.n() * from.h(), &|row, _| {
+            // SAFETY: rows of two tensors of one extent in different memory; each is written by one item.
+            unsafe { copy_pixels(from.at(0, row, 0), from.stride(), to.at(0, row, 0), to.stride(), w, c) };
+        });
     }
-}
-
-fn copy(ctx: &Ctx, from: &View, to: &ViewMut) {
-    ctx.pool.run(from.n * from.h, &|row, _| {
-        let (source, target) =
-            (from.ptr.wrapping_add(row * from.w * from.stride), to.ptr.wrapping_add(row * to.w * to.stride));
-        // SAFETY: rows of two tensors of equal extent in different memory.
-        unsafe { copy_pixels(source, from.stride, target, to.stride, from.w, from.c) };
-    });
+    zeros.iter_mut().for_each(|to| to.dense_mut().fill(0.0));
 }

@@ -22,6 +22,6 @@ impl Target for CpuTarget {
         kernel.cpu.scratch(inputs, output, self.threads)
     }
     fn works_in_place(&self, kernel: &Kernel, inputs: &[Shape], output: Shape) -> bool {
-        kernel.cpu.works_in_place(inputs, output)
+        kernel.cpu.works_in_place(inputs, output).is_some()
     }
 }

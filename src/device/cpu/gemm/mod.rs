@@ -11,7 +11,7 @@ mod tests;
 use super::micro::{DOT_CHANNELS, Pixels, WIDE_PIXELS};
 use super::scratch::{Shared, carve};
 use super::simd::{MAX_LANES, lanes, panel_width, panel_width_at};
-use super::{Ctx, Tile, TileSink, micro, scratch};
+use super::{Ctx, Place, Tile, TileSink, View, micro, scratch};
 
 /// Rows of C of a packed item, whole register blocks.
 const ROWS: usize = 96;
@@ -30,38 +30,39 @@ const SKINNY_COLS: usize = 48;
 /// Length of the pieces that dot products are summed from.
 const SKINNY_DEPTH: usize = 1024;
 
-/// A matrix in memory: element (i, j) is at `ptr + i * row_stride + j * col_stride` floats.
+/// A matrix in memory, borrowed for `'a`: element (i, j) is `i * row_stride + j * col_stride` floats after the first.
 #[derive(Clone, Copy, Debug)]
-pub struct Matrix {
-    /// Element (0, 0).
-    pub ptr: *const f32,
-    /// Floats from a row to the next.
-    pub row_stride: usize,
-    /// Floats from a column to the next.
-    pub col_stride: usize,
+pub struct Matrix<'a> {
+    /// Its rows, or if they are exchanged its columns, as pixels.
+    memory: View<'a>,
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
 }
 
-// SAFETY: an address and strides; whoever uses it promises that the memory behind it is readable.
-unsafe impl Send for Matrix {}
-// SAFETY: as above.
-unsafe impl Sync for Matrix {}
+impl<'a> Matrix<'a> {
+    /// A row-major matrix of `cols` columns, as many rows as `data` has.
+    pub fn rows(data: &'a [f32], cols: usize) -> Matrix<'a> {
+        Matrix::pixels(View::new(data, [1, 1, data.len() / cols, cols]))
+    }
 
-impl Matrix {
-    /// A row-major matrix of `cols` columns.
-    pub fn rows(data: &[f32], cols: usize) -> Matrix {
-        Matrix { ptr: data.as_ptr(), row_stride: cols, col_stride: 1 }
+    /// The matrix whose rows are the pixels of `view`.
+    pub fn pixels(view: View<'a>) -> Matrix<'a> {
+        Matrix { memory: view, rows: view.pixels(), cols: view.c(), row_stride: view.stride(), col_stride: 1 }
     }
 
     /// The same matrix with rows and columns exchanged.
     #[must_use]
-    pub fn transposed(self) -> Matrix {
-        Matrix { row_stride: self.col_stride, col_stride: self.row_stride, ..self }
+    pub fn transposed(self) -> Matrix<'a> {
+        let Matrix { memory, rows, cols, row_stride, col_stride } = self;
+        Matrix { memory, rows: cols, cols: rows, row_stride: col_stride, col_stride: row_stride }
     }
 
     /// The address of element (i, j).
     #[inline(always)]
-    pub fn at(&self, i: usize, j: usize) -> *const f32 {
-        self.ptr.wrapping_add(i * self.row_stride + j * self.col_stride)
+    fn at(&self, i: usize, j: usize) -> *const f32 {
+        self.memory.at(0, 0, 0).wrapping_add(i * self.row_stride + j * self.col_stride)
     }
 }
 
@@ -124,14 +125,13 @@ pub fn gemm_scratch_len(shape: &GemmShape, threads: usize) -> usize {
 
 /// C = A B, handed to `sink` as one image row of m pixels with n channels.
 ///
-/// # Safety
-/// All elements of `a` and `b` must be readable and unchanged during the call.
-///
 /// # Panics
-/// If `scratch` is shorter than [`gemm_scratch_len`] or a size is 0.
-pub unsafe fn gemm(ctx: &Ctx, shape: &GemmShape, a: Matrix, b: Matrix, sink: &dyn TileSink, scratch: &mut [f32]) {
+/// If `scratch` is shorter than [`gemm_scratch_len`], a size is 0, or a matrix has other sizes.
+pub fn gemm(ctx: &Ctx, shape: &GemmShape, a: Matrix, b: Matrix, sink: &dyn TileSink, scratch: &mut [f32]) {
     assert!(shape.m > 0 && shape.n > 0 && shape.k > 0, "empty product {shape:?}");
-    // SAFETY: the caller's promise.
+    let sizes = [[a.rows, a.cols], [b.rows, b.cols]];
+    assert_eq!(sizes, [[shape.m, shape.k], [shape.k, shape.n]], "factors of {shape:?}");
+    // SAFETY: the sizes were checked.
     unsafe {
         if shape.is_skinny(&b) {
             skinny(ctx, shape, a, b, sink, scratch);
@@ -144,6 +144,9 @@ pub unsafe fn gemm(ctx: &Ctx, shape: &GemmShape, a: Matrix, b: Matrix, sink: &dy
 }
 
 /// Dot products of A's rows and B's contiguous columns.
+///
+/// # Safety
+/// The matrices have the sizes of the shape.
 unsafe fn skinny(ctx: &Ctx, shape: &GemmShape, a: Matrix, b: Matrix, sink: &dyn TileSink, scratch: &mut [f32]) {
     let GemmShape { m, n, k } = *shape;
     let parts = shape.skinny_parts(ctx.pool.threads());
@@ -168,7 +171,7 @@ unsafe fn skinny(ctx: &Ctx, shape: &GemmShape, a: Matrix, b: Matrix, sink: &dyn 
         let (sums, block) = (own(sums, 1), own(block, 2));
         let (first, cols) = (item * SKINNY_COLS, SKINNY_COLS.min(n - item * SKINNY_COLS));
         // SAFETY: columns of B up to `whole`; the worker's own sums, with a spare place for columns past the
-        // end; after that, elements of A and B.
+        // end; after that, elements of A and B. The block holds finished results, which no other item stores.
         unsafe {
             sums.write_bytes(0, (SKINNY_COLS + 1) * stride);
             for p in (0..whole).step_by(SKINNY_DEPTH) {
@@ -190,12 +193,16 @@ unsafe fn skinny(ctx: &Ctx, shape: &GemmShape, a: Matrix, b: Matrix, sink: &dyn 
                 let rest: f32 = (whole..k).map(|p| *a.at(i, p) * *b.at(p, first + j)).sum();
                 *block.add(i * cols + j) = *sums.add(j * stride + i) + rest;
             }
+            let place = Place { n: 0, y: 0, x0: 0, pixels: m, c0: first, channels: cols };
+            sink.store(Tile::from_raw(block, cols, place));
         }
-        sink.store(&Tile { data: block, row_stride: cols, n: 0, y: 0, x0: 0, pixels: m, c0: first, channels: cols });
     });
 }
 
 /// Rows of B, four at a time, added to rows of C, two at a time.
+///
+/// # Safety
+/// As for [`skinny`].
 unsafe fn streamed(ctx: &Ctx, shape: &GemmShape, a: Matrix, b: Matrix, sink: &dyn TileSink, scratch: &mut [f32]) {
     let GemmShape { m, n, k } = *shape;
     let parts = shape.streamed_parts(ctx.pool.threads());
@@ -205,7 +212,7 @@ unsafe fn streamed(ctx: &Ctx, shape: &GemmShape, a: Matrix, b: Matrix, sink: &dy
         let block = blocks.at(worker * (parts[0] / ctx.pool.threads()));
         let (first, cols) = (item * stride, stride.min(n - item * stride));
         // SAFETY: elements of A and B; the worker's own block, whose spare row takes what an odd number of
-        // rows leaves over.
+        // rows leaves over. No other item stores the block's results.
         unsafe {
             block.write_bytes(0, (m + 1) * stride);
             for p in (0..k).step_by(4) {
@@ -217,12 +224,16 @@ unsafe fn streamed(ctx: &Ctx, shape: &GemmShape, a: Matrix, b: Matrix, sink: &dy
                     micro::add_rows(ctx.isa, rows_c, &factors, rows_b, cols);
                 }
             }
+            let place = Place { n: 0, y: 0, x0: 0, pixels: m, c0: first, channels: cols };
+            sink.store(Tile::from_raw(block, stride, place));
         }
-        sink.store(&Tile { data: block, row_stride: stride, n: 0, y: 0, x0: 0, pixels: m, c0: first, channels: cols });
     });
 }
 
 /// Register blocks over packed panels of B.
+///
+/// # Safety
+/// As for [`skinny`].
 unsafe fn packed(ctx: &Ctx, shape: &GemmShape, a: Matrix, b: Matrix, sink: &dyn TileSink, scratch: &mut [f32]) {
     let GemmShape { m, n, k } = *shape;
     let parts = shape.packed_parts(ctx.pool.threads());
@@ -264,16 +275,9 @@ unsafe fn packed(ctx: &Ctx, shape: &GemmShape, a: Matrix, b: Matrix, sink: &dyn 
                 }
             }
         }
-        sink.store(&Tile {
-            data: c_block,
-            row_stride: stride,
-            n: 0,
-            y: 0,
-            x0: row,
-            pixels: rows,
-            c0: col,
-            channels: cols,
-        });
+        let place = Place { n: 0, y: 0, x0: row, pixels: rows, c0: col, channels: cols };
+        // SAFETY: the worker's block of finished results, which no other item stores.
+        unsafe { sink.store(Tile::from_raw(c_block, stride, place)) };
     });
 }
 

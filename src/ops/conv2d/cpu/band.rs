@@ -37,13 +37,13 @@ pub(super) unsafe fn copy_rect(view: &View, n: usize, rect: Rect, pixel: usize, 
     let row = rect.cols * pixel;
     let left = rect.x.clamp(-(rect.cols as isize), 0).unsigned_abs();
     let x0 = rect.x.max(0) as usize;
-    let inside = view.w.saturating_sub(x0).min(rect.cols - left);
+    let inside = view.w().saturating_sub(x0).min(rect.cols - left);
     for y in 0..rect.rows {
         let source_y = rect.y + y as isize;
         // SAFETY: row `y` of the room; source rows and columns were clipped to the image.
         unsafe {
             let to = to.add(y * row);
-            if source_y < 0 || source_y >= view.h as isize {
+            if source_y < 0 || source_y >= view.h() as isize {
                 to.write_bytes(0, row);
                 continue;
             }
@@ -63,15 +63,15 @@ pub(super) unsafe fn copy_rect(view: &View, n: usize, rect: Rect, pixel: usize, 
 unsafe fn copy_pixels(from: *const f32, view: &View, count: usize, pixel: usize, to: *mut f32) {
     // SAFETY: the caller's promise.
     unsafe {
-        if view.stride == view.c && pixel == view.c {
+        if view.stride() == view.c() && pixel == view.c() {
             std::ptr::copy_nonoverlapping(from, to, count * pixel);
             return;
         }
         for i in 0..count {
             let to = to.add(i * pixel);
-            std::ptr::copy_nonoverlapping(from.add(i * view.stride), to, view.c);
-            if view.c < pixel {
-                to.add(view.c).write_bytes(0, pixel - view.c);
+            std::ptr::copy_nonoverlapping(from.add(i * view.stride()), to, view.c());
+            if view.c() < pixel {
+                to.add(view.c()).write_bytes(0, pixel - view.c());
             }
         }
     }

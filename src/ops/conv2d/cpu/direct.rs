@@ -10,7 +10,7 @@ use super::pack::{PackedWeights, PhaseWeights, WeightOrder};
 use crate::device::cpu::micro::{DEPTHWISE_PIXELS, DOT_CHANNELS, Pixels, WIDE_PIXELS};
 use crate::device::cpu::scratch::Shared;
 use crate::device::cpu::simd::{MAX_LANES, lanes, panel_width, panel_width_at};
-use crate::device::cpu::{Ctx, Tile, TileSink, View, micro, scratch};
+use crate::device::cpu::{Ctx, Place, Tile, TileSink, View, micro, scratch};
 use crate::types::{ConvShape, Pass};
 
 /// Most floats of finished results that an item collects.
@@ -129,7 +129,7 @@ impl Correlation {
     /// Runs the correlation.
     ///
     /// # Safety
-    /// The view's elements are readable and unchanged during the call.
+    /// The view and the weight have the sizes of the shape.
     pub(super) unsafe fn run(&self, ctx: &Ctx, source: View, weight: &[f32], sink: &dyn TileSink, scratch: &mut [f32]) {
         let threads = ctx.pool.threads();
         let parts = self.parts(threads);
@@ -145,12 +145,13 @@ impl Correlation {
             let band = bands.at(worker * (parts[1] / threads));
             let results = Shared::new(results.at(worker * (parts[2] / threads)));
             let item = Item { correlation: self, ctx, packed: &packed, n, start, size, results };
-            // SAFETY: the worker's own parts of scratch; the caller's promise about the view.
+            // SAFETY: the worker's own parts of scratch; the view was checked.
             unsafe {
                 let band = item.source(&source, band);
                 item.compute(&band);
             }
-            item.store(sink);
+            // SAFETY: as above; items have different result pixels.
+            unsafe { item.store(sink) };
         });
     }
 }
@@ -193,11 +194,11 @@ impl Item<'_> {
         let rect = c.source_rect(self.start, self.size);
         let inside = rect.y >= 0
             && rect.x >= 0
-            && rect.y as usize + rect.rows <= view.h
-            && rect.x as usize + rect.cols <= view.w;
+            && rect.y as usize + rect.rows <= view.h()
+            && rect.x as usize + rect.cols <= view.w();
         if inside && c.lanes == Lanes::Results && c.taps_x.iter().all(|t| t.len() <= 1) {
             let ptr = view.at(self.n, rect.y as usize, rect.x as usize);
-            return Band { ptr, row: view.w * view.stride, pixel: view.stride };
+            return Band { ptr, row: view.w() * view.stride(), pixel: view.stride() };
         }
         // SAFETY: the room was sized for the largest rectangle and a tail that the last vector may read.
         unsafe {
@@ -316,19 +317,17 @@ impl Item<'_> {
     }
 
     /// Hands the rows to the sink.
-    fn store(&self, sink: &dyn TileSink) {
+    ///
+    /// # Safety
+    /// The results are computed, and no other item has these.
+    unsafe fn store(&self, sink: &dyn TileSink) {
         let (row_stride, channels) = (padded(self.correlation.result_ch), self.correlation.result_ch);
         for row in 0..self.size[0] {
-            sink.store(&Tile {
-                data: self.results.at(row * self.size[1] * row_stride),
-                row_stride,
-                n: self.n,
-                y: self.start[0] + row,
-                x0: self.start[1],
-                pixels: self.size[1],
-                c0: 0,
-                channels,
-            });
+            let data = self.results.at(row * self.size[1] * row_stride);
+            let (y, x0, pixels) = (self.start[0] + row, self.start[1], self.size[1]);
+            let place = Place { n: self.n, y, x0, pixels, c0: 0, channels };
+            // SAFETY: a row of the worker's results; the caller's promise.
+            unsafe { sink.store(Tile::from_raw(data, row_stride, place)) };
         }
     }
 }

@@ -14,8 +14,8 @@ mod winograd_weight_grad;
 mod winograd_weights;
 
 use super::{Conv2d, Conv2dInputGrad, Conv2dWeightGrad};
-use crate::device::cpu::{Ctx, StoreTo, TileSink, View};
-use crate::graph::{CpuKernel, KernelCall};
+use crate::device::cpu::{Ctx, TileSink, View};
+use crate::graph::{CpuKernel, KernelCall, TiledCall};
 use crate::types::{ConvShape, Pass, Shape};
 use direct::Correlation;
 use stacked_weight_grad::StackedWeightGrad;
@@ -70,13 +70,10 @@ pub(super) fn scratch_len_with(algorithm: Algorithm, shape: &ConvShape, pass: Pa
 /// Forward pass or input gradient by the given algorithm: `output = input * weight` (weight O,kh,kw,I), or its gradient
 /// by the input, handed to `sink` in tiles.
 ///
-/// # Safety
-/// The view's elements must be readable and unchanged during the call.
-///
 /// # Panics
 /// If the sizes of the view, the weight or the scratch memory ([`scratch_len`]) do not fit the shape.
 #[expect(clippy::too_many_arguments, reason = "a pass's operands and the choice of its algorithm")]
-pub(super) unsafe fn correlate(
+pub(super) fn correlate(
     algorithm: Algorithm,
     ctx: &Ctx,
     shape: &ConvShape,
@@ -89,7 +86,7 @@ pub(super) unsafe fn correlate(
     check_shape(shape);
     check_view(&source, shape, pass == Pass::Forward);
     assert_eq!(weight.len(), shape.weight_len(), "weights of {shape:?}");
-    // SAFETY: the caller's promise; the sizes were checked.
+    // SAFETY: the sizes were checked.
     unsafe {
         match algorithm {
             Algorithm::Direct | Algorithm::Stacked => {
@@ -102,12 +99,9 @@ pub(super) unsafe fn correlate(
 
 /// The gradient by the weight, written to `d_weight` (O,kh,kw,I), by the given algorithm.
 ///
-/// # Safety
-/// The views' elements must be readable and unchanged during the call.
-///
 /// # Panics
 /// If the sizes of the views, the gradient or the scratch memory ([`scratch_len`]) do not fit the shape.
-pub(super) unsafe fn weight_grad(
+pub(super) fn weight_grad(
     algorithm: Algorithm,
     ctx: &Ctx,
     shape: &ConvShape,
@@ -120,7 +114,7 @@ pub(super) unsafe fn weight_grad(
     check_view(&input, shape, true);
     check_view(&d_output, shape, false);
     assert_eq!(d_weight.len(), shape.weight_len(), "weights of {shape:?}");
-    // SAFETY: the caller's promise; the sizes were checked.
+    // SAFETY: the sizes were checked.
     unsafe {
         match algorithm {
             Algorithm::Direct => WeightGrad::new(shape).run(ctx, input, d_output, d_weight, scratch),
@@ -139,8 +133,8 @@ fn check_shape(s: &ConvShape) {
 
 fn check_view(v: &View, s: &ConvShape, input: bool) {
     let want = if input { [s.batch, s.in_h, s.in_w, s.in_ch] } else { [s.batch, s.out_h, s.out_w, s.out_ch] };
-    assert_eq!([v.n, v.h, v.w, v.c], want, "a view for {s:?}");
-    assert!(v.stride >= v.c, "a view whose pixels overlap");
+    assert_eq!(v.shape().0, want, "a view for {s:?}");
+    assert!(v.stride() >= v.c(), "a view whose pixels overlap");
 }
 
 impl CpuKernel for Conv2d {
@@ -148,15 +142,14 @@ impl CpuKernel for Conv2d {
         scratch_len(&self.0.conv_shape(inputs[0], inputs[1], output), Pass::Forward, threads)
     }
     fn run(&self, ctx: &Ctx, call: KernelCall) {
-        let sink = StoreTo(call.output);
+        let (call, sink) = call.into_tiles();
         self.run_into(ctx, call, &sink);
     }
-    fn run_into(&self, ctx: &Ctx, call: KernelCall, sink: &dyn TileSink) {
+    fn run_into(&self, ctx: &Ctx, call: TiledCall, sink: &dyn TileSink) {
         let [input, weight] = [call.inputs[0], call.inputs[1]];
-        let s = self.0.conv_shape(input.shape(), weight.shape(), call.output.shape());
+        let s = self.0.conv_shape(input.shape(), weight.shape(), call.output);
         let pass = Pass::Forward;
-        // SAFETY: the plan gives the operands this step's memory; weights are contiguous.
-        unsafe { correlate(algorithm(&s, pass), ctx, &s, pass, input, weight.dense(), sink, call.scratch) };
+        correlate(algorithm(&s, pass), ctx, &s, pass, input, weight.dense(), sink, call.scratch);
     }
 }
 
@@ -165,15 +158,14 @@ impl CpuKernel for Conv2dInputGrad {
         scratch_len(&self.geometry.conv_shape(output, inputs[1], inputs[0]), Pass::InputGrad, threads)
     }
     fn run(&self, ctx: &Ctx, call: KernelCall) {
-        let sink = StoreTo(call.output);
+        let (call, sink) = call.into_tiles();
         self.run_into(ctx, call, &sink);
     }
-    fn run_into(&self, ctx: &Ctx, call: KernelCall, sink: &dyn TileSink) {
+    fn run_into(&self, ctx: &Ctx, call: TiledCall, sink: &dyn TileSink) {
         let [d_output, weight] = [call.inputs[0], call.inputs[1]];
         let s = self.geometry.conv_shape(self.input, weight.shape(), d_output.shape());
         let pass = Pass::InputGrad;
-        // SAFETY: the plan gives the operands this step's memory; weights are contiguous.
-        unsafe { correlate(algorithm(&s, pass), ctx, &s, pass, d_output, weight.dense(), sink, call.scratch) };
+        correlate(algorithm(&s, pass), ctx, &s, pass, d_output, weight.dense(), sink, call.scratch);
     }
 }
 
@@ -181,11 +173,10 @@ impl CpuKernel for Conv2dWeightGrad {
     fn scratch(&self, inputs: &[Shape], output: Shape, threads: usize) -> usize {
         scratch_len(&self.geometry.conv_shape(inputs[0], output, inputs[1]), Pass::WeightGrad, threads)
     }
-    fn run(&self, ctx: &Ctx, call: KernelCall) {
+    fn run(&self, ctx: &Ctx, mut call: KernelCall) {
         let [input, d_output] = [call.inputs[0], call.inputs[1]];
         let s = self.geometry.conv_shape(input.shape(), self.weight, d_output.shape());
         let algorithm = algorithm(&s, Pass::WeightGrad);
-        // SAFETY: the plan gives operands and output this step's memory; weights are contiguous.
-        unsafe { weight_grad(algorithm, ctx, &s, input, d_output, call.output.dense(), call.scratch) };
+        weight_grad(algorithm, ctx, &s, input, d_output, call.output.dense_mut(), call.scratch);
     }
 }

@@ -69,7 +69,7 @@ impl StackedWeightGrad {
     /// Computes the gradient.
     ///
     /// # Safety
-    /// The views' elements are readable and unchanged during the call.
+    /// The views and the gradient have the sizes of the shape.
     pub(super) unsafe fn run(&self, ctx: &Ctx, input: View, d_output: View, d_weight: &mut [f32], scratch: &mut [f32]) {
         let s = &self.stacked;
         let parts = self.parts(ctx.pool.threads());
@@ -85,10 +85,12 @@ impl StackedWeightGrad {
                 // SAFETY: each item writes one row of the stack.
                 unsafe { self.stack_row(&d_output, n, y, stack.at(y * s.out_w * s.out_ch)) };
             });
-            let stack = View { ptr: stack.at(0), n: 1, h: s.out_h, w: s.out_w, c: s.out_ch, stride: s.out_ch };
-            let image = View { ptr: input.at(n, 0, 0), n: 1, ..input };
-            // SAFETY: the caller's promise about the input.
-            unsafe { WinogradWeightGrad::new(s).run(ctx, image, stack, gradient, inner) };
+            // SAFETY: all rows of the stack were written; the sizes are those of the 3×3 convolution.
+            unsafe {
+                let stack = std::slice::from_raw_parts(stack.at(0), parts[0]);
+                let stack = View::new(stack, [1, s.out_h, s.out_w, s.out_ch]);
+                WinogradWeightGrad::new(s).run(ctx, input.image(n), stack, gradient, inner);
+            }
             self.add_unstacked(gradient, d_weight);
         }
     }
@@ -96,17 +98,17 @@ impl StackedWeightGrad {
     /// One row of the stack: d_output, moved by each block's place, zero where it does not reach.
     unsafe fn stack_row(&self, d_output: &View, n: usize, y: usize, to: *mut f32) {
         let (width, channels, out_ch) = (self.stacked.out_w, self.stacked.out_ch, self.shape.out_ch);
-        // SAFETY: the row has `width` pixels of `channels` floats; moved by at most `width - d_output.w` pixels,
+        // SAFETY: the row has `width` pixels of `channels` floats; moved by at most `width - d_output.w()` pixels,
         // d_output's row lies inside.
         unsafe {
             to.write_bytes(0, width * channels);
             for block in 0..self.blocks * self.blocks {
                 let (move_y, move_x) = (block / self.blocks * BLOCK, block % self.blocks * BLOCK);
-                let Some(source_y) = y.checked_sub(move_y).filter(|y| *y < d_output.h) else { continue };
+                let Some(source_y) = y.checked_sub(move_y).filter(|y| *y < d_output.h()) else { continue };
                 let from = d_output.at(n, source_y, 0);
                 let to = to.add(move_x * channels + block * out_ch);
-                for x in 0..d_output.w {
-                    let (from, to) = (from.add(x * d_output.stride), to.add(x * channels));
+                for x in 0..d_output.w() {
+                    let (from, to) = (from.add(x * d_output.stride()), to.add(x * channels));
                     (0..out_ch).for_each(|o| *to.add(o) = *from.add(o));
                 }
             }

@@ -29,9 +29,8 @@ impl Sliced {
         Sliced { buffer, sizes, stride, offset }
     }
 
-    fn view(&self) -> View {
-        let [n, h, w, c] = self.sizes;
-        View { ptr: self.buffer[self.offset..].as_ptr(), n, h, w, c, stride: self.stride }
+    fn view(&self) -> View<'_> {
+        View::strided(&self.buffer[self.offset..], self.sizes, self.stride)
     }
 }
 
@@ -69,24 +68,21 @@ impl Case {
         let input = Sliced::new(&self.input, in_sizes, 5, 3);
         let d_output = Sliced::new(&self.d_output, out_sizes, 8, 8);
         let what = format!("{pass:?} of {s:?}");
-        // SAFETY: the views are of live buffers.
-        unsafe {
-            match pass {
-                Pass::Forward => {
-                    let sink = Collect::new(out_sizes);
-                    correlate(algorithm, ctx, s, pass, input.view(), &self.weight, &sink, &mut scratch);
-                    sink.finish(&what)
-                }
-                Pass::InputGrad => {
-                    let sink = Collect::new(in_sizes);
-                    correlate(algorithm, ctx, s, pass, d_output.view(), &self.weight, &sink, &mut scratch);
-                    sink.finish(&what)
-                }
-                Pass::WeightGrad => {
-                    let mut d_weight = vec![f32::NAN; s.weight_len()];
-                    weight_grad(algorithm, ctx, s, input.view(), d_output.view(), &mut d_weight, &mut scratch);
-                    d_weight
-                }
+        match pass {
+            Pass::Forward => {
+                let sink = Collect::new(out_sizes);
+                correlate(algorithm, ctx, s, pass, input.view(), &self.weight, &sink, &mut scratch);
+                sink.finish(&what)
+            }
+            Pass::InputGrad => {
+                let sink = Collect::new(in_sizes);
+                correlate(algorithm, ctx, s, pass, d_output.view(), &self.weight, &sink, &mut scratch);
+                sink.finish(&what)
+            }
+            Pass::WeightGrad => {
+                let mut d_weight = vec![f32::NAN; s.weight_len()];
+                weight_grad(algorithm, ctx, s, input.view(), d_output.view(), &mut d_weight, &mut scratch);
+                d_weight
             }
         }
     }
@@ -214,11 +210,8 @@ fn stacked_weight_gradients_are_right() {
     }
 }
 
-/// # Safety
-/// As for [`correlate`].
-unsafe fn forward(ctx: &Ctx, s: &ConvShape, input: View, weight: &[f32], sink: &Collect, scratch: &mut [f32]) {
-    // SAFETY: the caller's promise.
-    unsafe { correlate(algorithm(s, Pass::Forward), ctx, s, Pass::Forward, input, weight, sink, scratch) };
+fn forward(ctx: &Ctx, s: &ConvShape, input: View, weight: &[f32], sink: &Collect, scratch: &mut [f32]) {
+    correlate(algorithm(s, Pass::Forward), ctx, s, Pass::Forward, input, weight, sink, scratch);
 }
 
 #[test]
@@ -229,8 +222,7 @@ fn too_little_scratch_is_refused() {
     let mut scratch = vec![0.0; scratch_len(&shape, Pass::Forward, 1) - 1];
     let ctx = Ctx { pool: &pool, isa: Isa::PORTABLE };
     let sink = Collect::new([1, 4, 4, 8]);
-    // SAFETY: the view is of a live buffer.
-    unsafe { forward(&ctx, &shape, View::new(&input, [1, 4, 4, 8]), &weight, &sink, &mut scratch) };
+    forward(&ctx, &shape, View::new(&input, [1, 4, 4, 8]), &weight, &sink, &mut scratch);
 }
 
 #[test]
@@ -240,6 +232,5 @@ fn a_view_of_another_shape_is_refused() {
     let (input, weight, pool) = (vec![0.0; 128], vec![0.0; 576], Pool::new(1));
     let ctx = Ctx { pool: &pool, isa: Isa::PORTABLE };
     let sink = Collect::new([1, 4, 4, 8]);
-    // SAFETY: the view is of a live buffer.
-    unsafe { forward(&ctx, &shape, View::new(&input, [1, 8, 4, 4]), &weight, &sink, &mut []) };
+    forward(&ctx, &shape, View::new(&input, [1, 8, 4, 4]), &weight, &sink, &mut []);
 }

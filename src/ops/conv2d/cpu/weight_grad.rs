@@ -107,12 +107,12 @@ impl WeightGrad {
     /// Computes the gradient.
     ///
     /// # Safety
-    /// The views' elements are readable and unchanged during the call.
+    /// The views and the gradient have the sizes of the shape.
     pub(super) unsafe fn run(&self, ctx: &Ctx, input: View, d_output: View, d_weight: &mut [f32], scratch: &mut [f32]) {
         let [band, panels, sums] = carve(scratch, self.parts());
         let d_weight_to = Shared::new(d_weight.as_mut_ptr());
         for (i, chunk) in self.chunks().enumerate() {
-            // SAFETY: the parts were sized for the largest chunk; the caller's promise about the views; items
+            // SAFETY: the parts were sized for the largest chunk; items
             // own disjoint weights.
             unsafe {
                 self.copy(ctx, chunk, &input, &d_output, band, panels);
@@ -157,7 +157,7 @@ impl WeightGrad {
                     // SAFETY: one pixel of one panel; the pixel's channels of d_output.
                     unsafe {
                         let to = panels.at(p * panel_floats + (row * s.out_w + x) * self.panel);
-                        let from = from.add(x * d_output.stride + p * self.panel);
+                        let from = from.add(x * d_output.stride() + p * self.panel);
                         match channels {
                             // Constant sizes compile to moves instead of calls.
                             6 => std::ptr::copy_nonoverlapping(from, to, 6),

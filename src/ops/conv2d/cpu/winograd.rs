@@ -298,12 +298,12 @@ pub(super) fn pixel_addresses<const MAX: usize>(
     let mut addresses = [zeros; MAX];
     for (i, row) in addresses.chunks_mut(side).take(side).enumerate() {
         let y = y + i as isize;
-        if y < 0 || y >= view.h as isize {
+        if y < 0 || y >= view.h() as isize {
             continue;
         }
         for (j, address) in row.iter_mut().enumerate() {
             let x = x + j as isize;
-            if x >= 0 && x < view.w as isize {
+            if x >= 0 && x < view.w() as isize {
                 *address = view.at(n, y as usize, x as usize);
             }
         }

@@ -11,7 +11,7 @@ use super::winograd_weights::{STAGED_SOURCES, Weights};
 use crate::device::cpu::micro::{Pixels, WIDE_PIXELS};
 use crate::device::cpu::scratch::{Shared, carve};
 use crate::device::cpu::simd::{MAX_LANES, MAX_PANEL, dividing, lanes, panel_width, panel_width_at};
-use crate::device::cpu::{Ctx, Tile, TileSink, View, micro, scratch};
+use crate::device::cpu::{Ctx, Place, Tile, TileSink, View, micro, scratch};
 use crate::types::{ConvShape, Pass};
 
 /// Tiles that are transformed back at a time, four register blocks.
@@ -111,7 +111,7 @@ impl WinogradConv {
     /// Runs the convolution.
     ///
     /// # Safety
-    /// The view's elements are readable and unchanged during the call.
+    /// The view and the weight have the sizes of the shape.
     pub(super) unsafe fn run(&self, ctx: &Ctx, source: View, weight: &[f32], sink: &dyn TileSink, scratch: &mut [f32]) {
         let parts = self.parts(ctx.pool.threads());
         let memory = carve(scratch, parts);
@@ -281,16 +281,10 @@ impl Block<'_> {
                 }
             }
             for i in 0..side.min(c.result[0] - y) {
-                sink.store(&Tile {
-                    data: results.wrapping_add(i * row),
-                    row_stride: BLOCK_CHANNELS,
-                    n,
-                    y: y + i,
-                    x0: x,
-                    pixels: (run * side).min(c.result[1] - x),
-                    c0,
-                    channels,
-                });
+                let pixels = (run * side).min(c.result[1] - x);
+                let place = Place { n, y: y + i, x0: x, pixels, c0, channels };
+                // SAFETY: a row of the worker's results, which no other block and group of channels has.
+                unsafe { sink.store(Tile::from_raw(results.add(i * row), BLOCK_CHANNELS, place)) };
             }
             done += run;
         }

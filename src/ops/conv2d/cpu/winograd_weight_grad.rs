@@ -83,7 +83,7 @@ impl WinogradWeightGrad {
     /// Computes the gradient.
     ///
     /// # Safety
-    /// The views' elements are readable and unchanged during the call.
+    /// The views and the gradient have the sizes of the shape.
     pub(super) unsafe fn run(&self, ctx: &Ctx, input: View, d_output: View, d_weight: &mut [f32], scratch: &mut [f32]) {
         let s = &self.shape;
         let parts = self.parts(ctx.pool.threads());
