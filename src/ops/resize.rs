@@ -1,5 +1,5 @@
 //! Bicubic resizing, as PyTorch's `interpolate(mode="bicubic", align_corners=False)` with and without
-//! antialiasing: rows first, then columns, with the weights of [`super::resize_taps`]. Images are data here, so
+//! antialiasing: rows first, then columns, with the weights of `resize_taps`. Images are data here, so
 //! there is no derivative.
 
 use super::resize_taps::{ResizeTaps, resize_taps};

@@ -3,10 +3,10 @@
 //! Passes, each reading only what ops declare, never their names, and asking what a device can do ([`Target`]), never
 //! which it is:
 //! 1. dead nodes are dropped;
-//! 2. [`fuse`]: chains of pointwise ops (where the device can, with pixel shuffles among them) join the kernel, or the
+//! 2. `fuse`: chains of pointwise ops (where the device can, with pixel shuffles among them) join the kernel, or the
 //!    first pointwise op, that feeds them;
-//! 3. [`place`]: views and concatenations become slices of one buffer, outputs take over operands that die;
-//! 4. [`memory`]: lifetimes over the step list give every buffer its offset in one arena.
+//! 3. `place`: views and concatenations become slices of one buffer, outputs take over operands that die;
+//! 4. `memory`: lifetimes over the step list give every buffer its offset in one arena.
 
 mod fuse;
 mod gather;
