@@ -8,6 +8,19 @@ use crate::rng::{Rng, Stream};
 /// Allowed relative L2 error of direct sums in f32.
 pub(crate) const DIRECT: f64 = 1e-6;
 
+/// Whether the tests run under a memory checker, which takes 20 to 100 times as long: tests/memcheck.sh says so.
+pub(crate) fn is_memcheck() -> bool {
+    std::env::var_os("SRGAN_MEMCHECK").is_some()
+}
+
+/// All cases; under a memory checker the first one of each kind.
+pub(crate) fn of_each_kind<T: Copy>(kinds: &[&[T]]) -> Vec<T> {
+    let each = if is_memcheck() { 1 } else { usize::MAX };
+    let cases: Vec<T> = kinds.iter().flat_map(|kind| kind.iter().take(each)).copied().collect();
+    assert!(cases.len() >= kinds.len(), "a kind without cases");
+    cases
+}
+
 /// Random numbers of a case.
 pub(crate) fn rng(case: u64) -> Rng {
     Rng::new(11, Stream::Init, case, 0)

@@ -247,7 +247,7 @@ fn operands_of_four_channels_come_by_halves_of_chunks() {
         (view(256, 4, 4, bf16), f32, false, 4),
         (view(256, 5, 8, f32), f32, false, 1),
     ] {
-        let fetch = Fetch::of(&view, view.shape.c(), view.stride(), to);
+        let fetch = Fetch::of(&view, view.shape.c(), view.stride, to);
         assert_eq!(fetch, Fetch { is_async, run }, "{view:?} to {to:?}");
     }
 }

@@ -5,7 +5,7 @@ use half::bf16;
 
 use super::{Case, all_cases, assert_close, cuda, inputs_of};
 use crate::Result;
-use crate::device::cpu::{Isa, Tile, View};
+use crate::device::cpu::{Isa, Tile};
 use crate::device::cuda::PointwiseCode;
 use crate::device::cuda::host::{HostOptions, ThreadOrder};
 use crate::graph::{

@@ -3,6 +3,8 @@
 
 mod ready;
 mod target;
+#[cfg(test)]
+mod tests;
 
 pub use target::CpuTarget;
 
@@ -110,8 +112,7 @@ impl Cpu {
         let steps = plan.steps.iter().map(|s| at.step(s)).collect::<Result<_>>()?;
         let checks = at.all(&plan.checks)?;
         let outputs = at.all(plan.outputs.iter().map(|(_, loc)| loc))?;
-        let commits = plan.commits.iter().map(|c| Ok((at.all(&c.inputs)?, at.all(&c.states)?)));
-        let commits = commits.collect::<Result<_>>()?;
+        let commits = plan.commits.iter().map(|c| at.commit(c)).collect::<Result<_>>()?;
         let loaded = &mut self.plans[id];
         (loaded.steps, loaded.checks, loaded.outputs, loaded.commits) = (steps, checks, outputs, commits);
         Ok(())
@@ -143,7 +144,6 @@ impl Device for Cpu {
             buffer.as_mut_slice().copy_from_slice(data);
             constants.push(buffer);
         }
-        // Nothing below can fail, so that no plan is left with addresses of an arena that is gone.
         let grows = plan.arena_len > self.arena.len();
         if grows {
             self.arena = Buffer::zeroed(plan.arena_len)?;
@@ -152,8 +152,10 @@ impl Device for Cpu {
         let (steps, checks, outputs, commits) = (vec![], vec![], vec![], vec![]);
         self.plans.push(Loaded { plan, slots, constants, steps, checks, outputs, commits, times });
         let last = self.plans.len() - 1;
+        // The plans before were resolved once and cannot fail now, so none is left with addresses of an arena that is
+        // gone. One that fails is not kept.
         for id in if grows { 0 } else { last }..=last {
-            self.resolve(id)?;
+            self.resolve(id).inspect_err(|_| self.plans.truncate(last))?;
         }
         Ok(PlanId(last))
     }
@@ -174,10 +176,11 @@ impl Device for Cpu {
         let ctx = Ctx { pool: &self.pool, isa: self.isa };
         let loaded = &mut self.plans[plan.0];
         // SAFETY: the device owns arena, states, slots and constants, and is borrowed mutably, so nothing else uses them;
-        // `load` renewed the addresses when the arena moved, and states never do. While a value is still read the plan
-        // gives its memory to no other, except where a step reads the last of it: to a pointwise step whose operand has
-        // the output's extent, and to a kernel that works in place. Scratch memory is the step's own, and states are
-        // written by commits alone, each of which names a state once and reads no state that it writes as an input.
+        // `load` renewed the addresses when the arena moved, and states never do. The plan gives the memory of a value
+        // that is still read to no other, except by the step that reads it last: to a pointwise op whose operand has the
+        // output's extent, and to a kernel that works in place. Scratch memory is the step's own. Only commits write
+        // states. That places lie inside their buffers, and outputs and states apart from what is read, `resolve`
+        // checked.
         let outcome = unsafe { loaded.run(&ctx, self.profile) };
         self.runs += 1;
         self.done.push_back((self.runs, outcome));

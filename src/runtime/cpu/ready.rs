@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::device::cpu::{Buffer, Ctx, Isa, Place, RawView, Tile, TileSink, View, ViewMut, copy_pixels};
 use crate::graph::{Exec, KernelCall, Op, Operands, TiledCall};
-use crate::plan::{Base, Loc, Plan, Root, Step};
+use crate::plan::{Base, Loc, Plan, PlannedCommit, Root, Step};
 use crate::types::Shape;
 use crate::{Error, Result};
 
@@ -87,7 +87,31 @@ impl Addresses<'_> {
         Ok(view)
     }
 
+    /// Inputs and states of a commit.
+    pub fn commit(&self, commit: &PlannedCommit) -> Result<(Vec<RawView>, Vec<RawView>)> {
+        let PlannedCommit { op, inputs, states } = commit;
+        let mut others = (0..states.len()).flat_map(|k| states[..k].iter().chain(inputs).map(move |l| (&states[k], l)));
+        self.apart(op.name(), others.all(|(state, other)| !state.overlaps(other)))?;
+        Ok((self.all(inputs)?, self.all(states)?))
+    }
+
+    /// An error unless what an op writes lies apart from what it reads and else writes.
+    fn apart(&self, op: &str, apart: bool) -> Result<()> {
+        if apart {
+            return Ok(());
+        }
+        Err(Error::Internal(format!("plan {}: {op} writes over what it reads", self.plan.name)))
+    }
+
     pub fn step(&self, step: &Step) -> Result<Ready> {
+        if let Base::Kernel(op, inputs) = &step.base
+            && let Exec::Kernel(kernel) = op.exec()
+        {
+            let shapes: Vec<Shape> = inputs.iter().map(|l| l.shape).collect();
+            let in_place = kernel.cpu.works_in_place(&shapes, step.shape_before(0)).is_some();
+            let mut reads = inputs.iter().skip(usize::from(in_place));
+            self.apart(op.name(), reads.all(|read| step.stores.iter().all(|(_, to)| !to.overlaps(read))))?;
+        }
         let (start, inputs, mut outputs) = match &step.base {
             Base::Kernel(op, inputs) => (Start::Kernel(op.clone()), self.all(inputs)?, vec![]),
             Base::Carrier(loc) => (Start::Carrier, vec![self.of(loc)?], vec![]),
