@@ -3,7 +3,7 @@
 use crate::graph::Tape;
 use crate::ops::sum_to::Expand;
 use crate::plan::{Base, Loc, Plan, PlanOptions, Program};
-use crate::runtime::{Cpu, CpuTarget, Device, bytes_of};
+use crate::runtime::{Cpu, CpuTarget, Device};
 use crate::types::{DType, Shape};
 
 /// x (1,1,1,3), repeated over 2x2 pixels.
@@ -32,6 +32,6 @@ fn a_plan_that_leaves_its_memory_is_refused_and_the_others_still_run() {
     let error = cpu.load(over).unwrap_err().to_string();
     assert!(error.contains("plan case: expand writes over what it reads"), "{error}");
 
-    cpu.upload(good, "x", bytes_of(&[1.0f32, 2.0, 3.0])).unwrap();
+    cpu.upload(good, "x", bytemuck::cast_slice(&[1.0f32, 2.0, 3.0])).unwrap();
     assert_eq!(cpu.run(good).unwrap().outputs[0], [1.0, 2.0, 3.0].repeat(4));
 }
