@@ -23,7 +23,7 @@ tests=(
     ops::tests::cpu_code_computes_the_references
 )
 
-messages=$(cargo test --lib --no-run --message-format=json-render-diagnostics)
+messages=$(cargo test --lib --no-run --features slow-tests --message-format=json-render-diagnostics)
 binary=$(grep -o '"executable":"[^"]*"' <<<"$messages" | tail -n 1 | cut -d '"' -f 4 || true)
 if [[ ! -x $binary ]]; then
     echo "memcheck: cargo named no test binary of the library" >&2
