@@ -30,7 +30,7 @@ if [[ ! -x $binary ]]; then
     exit 1
 fi
 for filter in "${tests[@]}"; do
-    if ! "$binary" "$filter" --list | grep -q ': test$'; then
+    if ! grep -q ': test$' <<<"$("$binary" "$filter" --list)"; then
         echo "memcheck: there is no test $filter" >&2
         exit 1
     fi

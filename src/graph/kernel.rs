@@ -1,5 +1,5 @@
-//! How an op runs on each kind of device: a side of it for the CPU, one for CUDA devices, and, where a library has the
-//! same, one for libraries.
+//! How an op runs on each kind of device: one trait for the CPU, one for CUDA devices, and one for ops that a library
+//! can compute too.
 
 use std::ops::Index;
 
@@ -14,7 +14,7 @@ pub struct Kernel<'a> {
     pub cpu: &'a dyn CpuKernel,
     /// What a CUDA device launches.
     pub cuda: &'a dyn CudaKernel,
-    /// What a library can do instead.
+    /// The library call that can take the CUDA kernel's place.
     pub library: Option<&'a dyn LibraryKernel>,
     /// Whether pointwise ops can be fused behind it, on every device: the output is handed out in tiles.
     pub hosts_epilogue: bool,
@@ -24,12 +24,12 @@ pub struct Kernel<'a> {
 }
 
 impl<'a> Kernel<'a> {
-    /// A kernel for every kind of device, which no library has.
+    /// A kernel for every kind of device, without a library call.
     pub fn of<K: CpuKernel + CudaKernel>(op: &'a K) -> Kernel<'a> {
         Kernel { cpu: op, cuda: op, library: None, hosts_epilogue: false, shuffle_factor: None }
     }
 
-    /// The same for an op that a library can do too.
+    /// The same with a library call as an alternative.
     #[must_use]
     pub fn with_library(self, op: &'a dyn LibraryKernel) -> Kernel<'a> {
         Kernel { library: Some(op), ..self }
@@ -71,7 +71,7 @@ pub struct TiledCall<'a> {
     pub scratch: &'a mut [f32],
 }
 
-/// The word of a kernel that its output may lie where operand 0 does.
+/// A kernel's promise that its output may overwrite operand 0.
 #[derive(Clone, Copy, Debug)]
 pub struct InPlace(());
 
@@ -113,8 +113,8 @@ pub trait CudaKernel: Send + Sync {
     /// The launches that compute the output. A kernel that hosts an epilogue hands every element of the output to
     /// `call.finish` exactly once, the others write `call.output`.
     fn launches(&self, call: &CudaCall) -> Vec<KernelLaunch>;
-    /// The same by Hopper's own instructions, `wgmma` and bulk copies, each way that may be the fastest with a name that
-    /// means the same in every run; only asked of a kernel that a library can do too.
+    /// Alternatives to [`launches`](CudaKernel::launches) that use `wgmma` and bulk copies, which only Hopper has. Each is
+    /// a candidate for the fastest; its name means the same in every run. Called only for kernels with a library call.
     fn warpgroups(&self, _call: &CudaCall) -> Vec<(String, Vec<KernelLaunch>)> {
         Vec::new()
     }
@@ -122,8 +122,8 @@ pub trait CudaKernel: Send + Sync {
 
 /// The side of a kernel that one call of a library computes.
 pub trait LibraryKernel: Send + Sync {
-    /// The call that writes `call.output` as it is, where a library has it; what is to become of the values after that
-    /// is not its business.
+    /// The library call that writes the op's plain result to `call.output`; `None` if the library cannot compute it.
+    /// The runtime applies fused stages afterwards.
     fn call(&self, call: &CudaCall) -> Option<LibraryCall>;
 }
 

@@ -1,7 +1,7 @@
 //! Every op of the project, one home each: formula, extent, derivative rule, f64 reference, CPU code, CUDA launches, and
 //! small example cases that feed the gradient check and the checks of every device against the reference.
 //!
-//! An op is a file or a folder here, its kernels in `kernels/<op>.cu`, and one line below. Nothing under `graph`, `plan`
+//! An op is a file or a folder here, its kernels in `kernels/<op>.cu`, and two lines below. Nothing under `graph`, `plan`
 //! and `runtime` knows it by name: they read what [`Op`](crate::graph::Op) declares.
 
 #[cfg(test)]

@@ -26,7 +26,8 @@ pub trait Target: Debug + Sync {
     fn fuses_shuffles(&self) -> bool {
         false
     }
-    /// Whether a library may compute kernels that have one; results that cannot go to a step's output then need room.
+    /// Whether a library may compute kernels that have a library call; a result that cannot go to the step's output then
+    /// needs scratch memory.
     fn has_libraries(&self) -> bool {
         false
     }

@@ -117,7 +117,7 @@ pub trait Device {
     /// do not name is timed.
     fn reuse(&mut self, _choices: Choices) {}
 
-    /// Bytes of memory that states and plans can still take; `None` where nobody says.
+    /// Bytes of memory that states and plans can still take; `None` if that is not known.
     ///
     /// # Errors
     /// Fails if the GPU reports an error.
@@ -150,15 +150,15 @@ pub trait Device {
     /// Fails if the GPU reports an error.
     fn ways(&mut self, plan: PlanId, step: usize) -> Result<Vec<String>>;
 
-    /// Does a step of a loaded plan alone, `runs` times in one of its ways, and says how long that took in all. It
-    /// computes on what memory holds. On a GPU the time is taken there and caches are cold: each run follows a pass over
-    /// a buffer larger than the last of them, which does not count.
+    /// Runs one step of a loaded plan `runs` times in one of its ways and returns the total time. The operands are
+    /// whatever memory holds. On a GPU the time is measured on the device and with cold caches: before each run, outside
+    /// the measured time, a pass goes over a buffer larger than the last-level cache.
     ///
     /// # Errors
     /// Fails if the GPU reports an error, or the library of this way cannot do the step.
     fn time_step(&mut self, plan: PlanId, step: usize, way: &str, runs: u64) -> Result<Duration>;
 
-    /// Measures what the device can do at most; takes a fraction of a second and needs idle processors.
+    /// Measures the device's peak rates; takes a fraction of a second and needs an otherwise idle machine.
     ///
     /// # Errors
     /// Fails if the memory to copy cannot be had.

@@ -37,7 +37,7 @@ impl Need {
     }
 }
 
-/// Bytes that the device has for a run, what the session's states have taken included; `None` where nobody says.
+/// Bytes that the device has for a run, what the session's states have taken included; `None` if it is not known.
 ///
 /// # Errors
 /// Those of the device.

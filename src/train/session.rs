@@ -75,7 +75,7 @@ pub struct Session {
     plans: HashMap<Key, PlanId>,
     /// The metrics in each plan's output `metrics`.
     metrics: HashMap<PlanId, Vec<Metric>>,
-    /// Runs that were started and have not ended well.
+    /// Runs that were started and not collected, or that failed.
     open_runs: usize,
 }
 
@@ -336,8 +336,8 @@ impl Session {
         self.collect(run)
     }
 
-    /// Whether every run that was started has ended well. Only then the states are those after a whole step: a run
-    /// that failed may have changed some of them.
+    /// Whether every run that was started has succeeded. Only then are the states those after a whole step: a run that
+    /// failed may have changed some of them.
     pub fn is_settled(&self) -> bool {
         self.open_runs == 0
     }

@@ -3,10 +3,11 @@
 //! ```text
 //! discriminator gradients | discriminator update | generator gradients | generator update
 //! ```
-//! in pretraining the last two. At the border behind gradients stands a network's bucket: its gradients and the verdict
-//! on its loss. Without gradient accumulation all segments are written on one tape and values pass the borders as they
-//! are. With it each is a program of its own, those of gradients run once for each micro-batch: the border sums buckets
-//! in a state, and what else passes is held in `staged.*` states ([`StepTape`]).
+//! of which pretraining has the last two. A gradient segment ends with its network's bucket: the gradients and a verdict,
+//! 0 or NaN, on the loss. Without gradient accumulation all segments are written on one tape, and each reads the values of
+//! those before it. With accumulation each segment is a program of its own, and gradient segments run once per
+//! micro-batch: buckets are summed in a state, and everything else that later segments need is held in `staged.*` states
+//! ([`StepTape`]).
 //!
 //! Ops have no side effects: nothing that a checkpoint holds changes before the last segment, whose commits are made
 //! only if the verdicts and both gradient norms are finite. The discriminator's update is staged until then.

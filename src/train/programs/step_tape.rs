@@ -123,8 +123,8 @@ impl<'p> StepTape<'p> {
         self.metrics.push((metric, value));
     }
 
-    /// The border behind a network's gradients: those of `loss`, and 0 · `loss` as the verdict, in one flat tensor. Apart
-    /// it is added to the sum over micro-batches, each with its share.
+    /// Ends a gradient segment with the network's bucket: the gradients of `loss`, then 0 · `loss` as the verdict, in one
+    /// flat tensor. In a program of its own the segment adds its share of the bucket to the sum over micro-batches.
     pub fn close_bucket(&mut self, network: Network, loss: Value) -> Result<()> {
         let micro_batches = self.programs.config().training.accumulate_grad_batches;
         let share = 1.0 / micro_batches as f32;
@@ -158,8 +158,8 @@ impl<'p> StepTape<'p> {
         Ok(params.iter().zip(grads).filter_map(|((offset, _), grad)| Some((*offset, grad?))).unzip())
     }
 
-    /// Crosses the border before a segment. Before an update a network's bucket is complete: apart that is the sum over
-    /// micro-batches.
+    /// Begins a segment. Before an update the network's bucket is complete; in a program of its own, the update reads the
+    /// sum over micro-batches.
     pub fn begin(&mut self, segment: Segment) {
         let bucket = match segment {
             Segment::DiscriminatorUpdate => Some(self.bucket(Network::Discriminator)),
@@ -251,7 +251,7 @@ impl Programs {
     /// What comes before a step's first micro-batch: buckets are cleared, and buffers staged as they are.
     ///
     /// # Errors
-    /// None for networks that could be built.
+    /// Never fails for networks that could be built.
     pub fn begin(&self, phase: Phase, shape: BatchShape) -> Result<Recorded> {
         let mut step = StepTape::joined(self, phase, shape);
         for network in phase.networks() {

@@ -240,7 +240,7 @@ fn decode_error(path: &Path, error: &TiffError) -> Error {
             Error::data(path, format!("TIFF values of {bits} bits are not supported")).with_hint(CONVERT_TYPE)
         }
         TiffError::UnsupportedSampleFormat(_) => {
-            Error::data(path, "TIFF values that are neither whole numbers nor real ones are not supported")
+            Error::data(path, "TIFF samples that are neither integers nor floating-point numbers are not supported")
                 .with_hint(CONVERT_TYPE)
         }
         TiffError::DecodeOutputTooLarge { requested, limit } => {
