@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use super::{Tile, TileSink};
+use super::{Isa, IsaKind, Tile, TileSink};
 use crate::rng::{Rng, Stream};
 
 /// Allowed relative L2 error of direct sums in f32.
@@ -19,6 +19,11 @@ pub(crate) fn of_each_kind<T: Copy>(kinds: &[&[T]]) -> Vec<T> {
     let cases: Vec<T> = kinds.iter().flat_map(|kind| kind.iter().take(each)).copied().collect();
     assert!(cases.len() >= kinds.len(), "a kind without cases");
     cases
+}
+
+/// The instruction sets to test; under a memory checker only those that are used.
+pub(crate) fn sets() -> impl Iterator<Item = Isa> {
+    Isa::all().filter(|isa| !is_memcheck() || isa.kind() != IsaKind::Emulated)
 }
 
 /// Random numbers of a case.

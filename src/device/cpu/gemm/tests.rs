@@ -1,8 +1,8 @@
 //! Matrix products against plain sums in f64.
 
 use super::*;
-use crate::device::cpu::testing::{Collect, DIRECT, assert_close, random, rng, wide};
-use crate::device::cpu::{Isa, Pool};
+use crate::device::cpu::Pool;
+use crate::device::cpu::testing::{Collect, DIRECT, assert_close, random, rng, sets, wide};
 
 /// `a` (m rows of k) times the transpose of `b` (n rows of k).
 fn product([m, n, k]: [usize; 3], a: &[f64], b: &[f64]) -> Vec<f64> {
@@ -35,7 +35,7 @@ fn gemm_is_right_in_every_order() {
         let (a_t, b_t) = (transpose(&a, m, k), transpose(&b, n, k));
         let orders_a = [Matrix::rows(&a, k), Matrix::rows(&a_t, m).transposed()];
         let orders_b = [Matrix::rows(&b, k).transposed(), Matrix::rows(&b_t, n)];
-        for isa in Isa::all() {
+        for isa in sets() {
             for (a, b) in orders_a.iter().flat_map(|a| orders_b.iter().map(move |b| (*a, *b))) {
                 let what = format!("{m}x{n}x{k} {isa:?} {a:?} {b:?}");
                 let shape = GemmShape { m, n, k };
