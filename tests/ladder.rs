@@ -155,8 +155,8 @@ fn fault(module: &[String], path: &[String], modules: &BTreeSet<Vec<String>>) ->
         if from == to || !modules.iter().any(|m| m.starts_with(&path[..=depth])) {
             return None;
         }
-        match (rung(ladder, from)?, rung(ladder, to)) {
-            (here, Some(there)) if there < here => None,
+        match (rung(ladder, from), rung(ladder, to)) {
+            (Some(here), Some(there)) if there < here => None,
             _ => Some(format!("{from} uses {}, which does not stand below it", path.join("::"))),
         }
     };

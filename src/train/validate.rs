@@ -156,13 +156,13 @@ impl Means {
     }
 }
 
-/// BCE(D(SR), 0) + BCE(D(HR), 1) of one image's logits, or mean D(SR) − mean D(HR) for Wasserstein.
+/// ½[BCE(D(SR), 0) + BCE(D(HR), 1)] of one image's logits, or mean D(SR) − mean D(HR) for Wasserstein.
 fn discriminator_loss(cfg: &Config, real: &[f32], fake: &[f32]) -> f64 {
     let mean =
         |logits: &[f32], f: fn(f64) -> f64| logits.iter().map(|v| f(f64::from(*v))).sum::<f64>() / logits.len() as f64;
     match cfg.training.losses.adv_loss_type {
         AdvLoss::Wasserstein => mean(fake, |v| v) - mean(real, |v| v),
-        AdvLoss::Bce => mean(fake, softplus) + mean(real, |v| softplus(-v)),
+        AdvLoss::Bce => 0.5 * (mean(fake, softplus) + mean(real, |v| softplus(-v))),
     }
 }
 
@@ -188,5 +188,22 @@ impl From<crate::data::PixelType> for DType {
             crate::data::PixelType::I16 => DType::I16,
             crate::data::PixelType::F32 => DType::F32,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_discriminators_loss_is_halved_and_wassersteins_is_a_difference() {
+        let mut cfg = Config::default();
+        // At logits of 0 each term is ln 2, and so is half of their sum.
+        assert!((discriminator_loss(&cfg, &[0.0; 3], &[0.0; 3]) - 2f64.ln()).abs() < 1e-15);
+        // ½[softplus(1) + softplus(−2)]: D takes SR for real a little, HR surely.
+        let want = 0.5 * (1.313_261_687_518_222_8 + 0.126_928_011_042_972_6);
+        assert!((discriminator_loss(&cfg, &[2.0], &[1.0]) - want).abs() < 1e-12);
+        cfg.training.losses.adv_loss_type = AdvLoss::Wasserstein;
+        assert_eq!(discriminator_loss(&cfg, &[2.0, 4.0], &[1.0, 0.0]), -2.5);
     }
 }

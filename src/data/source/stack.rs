@@ -43,6 +43,10 @@ pub(super) fn open(paths: &[PathBuf], layout: Layout) -> Result<Box<dyn Source>>
             let hint = "files of one scene need one size: gdalwarp -tr brings a coarser band to the finer grid";
             return Err(Error::data(path, message).with_hint(hint));
         }
+        if own.alpha.is_some() {
+            let hint = "leave the alpha band out: gdal_translate -b 1 in.tif out.tif";
+            return Err(Error::data(path, "a file with an alpha band cannot be stacked").with_hint(hint));
+        }
         let added = own.bands;
         members.push(Member { source, first_band: bands, pending: Vec::new(), rows: 0 });
         bands += added;
@@ -71,6 +75,8 @@ fn describe(members: &[Member], bands: usize, paths: &[PathBuf]) -> SourceInfo {
         (info.nodata, stated.find(|value| Some(value.to_bits()) != info.nodata.map(f64::to_bits)))
     {
         info.notes.push(format!("its files state the no-data values {first} and {other}: {first} is taken for all"));
+    } else if let Some(value) = info.nodata.filter(|_| infos.iter().any(|own| own.nodata.is_none())) {
+        info.notes.push(format!("not all of its files state a no-data value: {value} is taken for all"));
     }
     info.mask = infos.iter().find_map(|own| own.mask);
     if infos.iter().any(|own| own.scaling.is_some()) {

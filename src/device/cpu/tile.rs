@@ -38,7 +38,7 @@ impl<'a> Tile<'a> {
     /// # Panics
     /// If `data` is shorter than the tile.
     pub fn new(data: &'a mut [f32], place: Place) -> Tile<'a> {
-        let (len, floats) = (place.pixels * place.channels, data.len());
+        let (len, floats) = (place.pixels.saturating_mul(place.channels), data.len());
         assert!(floats >= len, "a tile of {len} values needs more than {floats}");
         Tile { data: data.as_mut_ptr(), row_stride: place.channels, place, memory: PhantomData }
     }

@@ -44,10 +44,14 @@ impl RawView {
         RawView { ptr, n, h, w, c, stride }
     }
 
-    /// Floats from the first element to the end of the last one.
+    /// Floats from the first element to the end of the last one; `usize::MAX` where no memory holds so many.
     pub fn span(&self) -> usize {
-        let pixels = self.n * self.h * self.w;
-        if pixels * self.c == 0 { 0 } else { (pixels - 1) * self.stride + self.c }
+        if [self.n, self.h, self.w, self.c].contains(&0) {
+            return 0;
+        }
+        let pixels = self.n.checked_mul(self.h).and_then(|rows| rows.checked_mul(self.w));
+        let last = pixels.and_then(|pixels| (pixels - 1).checked_mul(self.stride));
+        last.and_then(|last| last.checked_add(self.c)).unwrap_or(usize::MAX)
     }
 }
 

@@ -151,7 +151,9 @@ impl Source for TiffSource {
         match (&self.mask, self.info.alpha) {
             (Some(mask), _) => {
                 let failed = |e| decode_error(&self.path, &e);
-                out.extend(mask.read(&self.file, first, rows, &[0], 0.0).map_err(failed)?);
+                let values = mask.read(&self.file, first, rows, &[0], 0.0).map_err(failed)?;
+                let size = mask.value_type().bytes();
+                out.extend(values.chunks_exact(size).map(|value| u8::from(value.iter().any(|&byte| byte != 0))));
             }
             (None, Some(alpha)) => self.read_flags(first, rows, alpha, out)?,
             (None, None) => out.resize(out.len() + rows * self.info.width, 1),

@@ -98,6 +98,10 @@ impl Overlay {
             }
             entries.push((*tag, entry));
         }
+        if !order.big && values_at > u64::from(u32::MAX) {
+            let message = "a TIFF file just under 4 GiB, whose tags have to be read anew, must be a BigTIFF file";
+            return Err(TiffError::Other(message.into()));
+        }
         entries.sort_by_key(|(code, _)| *code);
         out.extend(order.bytes(count as u64, count_len));
         entries.iter().for_each(|(_, entry)| out.extend_from_slice(entry));

@@ -94,7 +94,8 @@ impl Page {
             && usize::from(self.layout.bits_per_sample) == 8 * self.value_type.bytes()
             && joined
             && stated == wanted;
-        self.blocks.first().filter(|_| plain).map(|&(at, _)| at)
+        // A block at 0 was never written.
+        self.blocks.first().map(|&(at, _)| at).filter(|&at| plain && at != 0)
     }
 
     /// Values of rows from `first` on: rows, columns, `bands`. Strips and tiles that were never written hold `fill`.
