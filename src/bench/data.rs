@@ -129,7 +129,7 @@ pub struct LoaderResult {
 /// Loads `epochs` epochs, at least one, and drops every batch at once.
 ///
 /// # Errors
-/// Those of the data.
+/// Fails if the data cannot be read.
 pub fn bench_loader(dataset: &Dataset, cfg: &Config, epochs: u64) -> Result<LoaderResult> {
     let batches = dataset.steps_per_epoch(cfg.data.train_batch_size)?;
     let epochs = epochs.max(1);

@@ -148,7 +148,7 @@ trait Steps {
 /// Times `options.steps` steps of `cfg` on `device`.
 ///
 /// # Errors
-/// Those of the options, of the data, and of building and running the program.
+/// Fails if the options are wrong, the data cannot be read, or the program cannot be built or run.
 pub fn bench(cfg: &Config, device: Box<dyn Device>, options: &BenchOptions) -> Result<BenchResult> {
     let mut session = Session::new(cfg.clone(), device)?;
     // As the peer counts: networks and optimisers are resident, nothing of a step is.

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+// A closed pipe ends a line, not the program.
+use anstream::{eprintln, println};
 use clap::Parser;
 use srgan::config::{Config, Resume};
 use srgan::log::Messages;

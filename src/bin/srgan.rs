@@ -4,6 +4,8 @@ use std::fmt::Display;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+// A closed pipe ends a line, not the program.
+use anstream::{eprintln, println};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use srgan::bench::{BenchOptions, Phase, Source, bench, bench_loader};

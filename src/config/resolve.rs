@@ -22,7 +22,7 @@ const IGNORED: &[(&str, &str)] = &[
     ("Data.sen2naip_phase", "only the SEN2NAIP data set uses it"),
     ("Data.sen2naip_val_fraction", "only the SEN2NAIP data set uses it"),
     ("Schedulers.verbose", "changes of a learning rate are always reported"),
-    ("Training.Losses.randomize_bands", "bands are never picked at random; set fixed_idx"),
+    ("Training.Losses.randomize_bands", "bands are drawn for each batch unless fixed_idx names them"),
     ("Training.Losses.content_loss_weight", "set the weights of the single terms"),
 ];
 

@@ -93,7 +93,7 @@ pub fn generator_loss(tape: &mut Tape, kind: Adversarial, fake: Value, real: Opt
 /// relativistic objective, of both relative to the other side's mean.
 ///
 /// # Errors
-/// Those of the tape.
+/// Fails if an op cannot work on the extents.
 pub fn probabilities(tape: &mut Tape, kind: Adversarial, real: Value, fake: Value) -> Result<Vec<(Metric, Value)>> {
     tape.scoped("probabilities", |tape| {
         let mut all = vec![

@@ -27,7 +27,7 @@ pub fn discriminator(net: &mut Net, cfg: &Config, image: Value) -> Result<Value>
 /// The table of the discriminator's tensors.
 ///
 /// # Errors
-/// Those of [`discriminator`].
+/// Fails if a layer cannot work on the extents, with its path.
 pub fn discriminator_layout(cfg: &Config) -> Result<Layout> {
     let mut layout = Layout::new(Network::Discriminator.name());
     let mut tape = Tape::new();

@@ -32,7 +32,7 @@ pub fn generator(net: &mut Net, cfg: &Config, lr: Value, noise: Option<Value>) -
 /// The table of the generator's tensors.
 ///
 /// # Errors
-/// Those of [`generator`].
+/// Fails if a layer cannot work on the extents, with its path.
 pub fn generator_layout(cfg: &Config) -> Result<Layout> {
     let mut layout = Layout::new(Network::Generator.name());
     let mut tape = Tape::new();

@@ -124,7 +124,7 @@ impl Layout {
     /// order.
     ///
     /// # Errors
-    /// Those of `read`.
+    /// Fails if `read` fails.
     pub fn filled(&self, mut read: impl FnMut(&str) -> Result<Vec<f32>>) -> Result<Vec<f32>> {
         let mut flat = vec![0.0; self.len];
         for p in &self.params {

@@ -65,7 +65,7 @@ pub fn perceptual_distance(
 /// The table of the tensors of the config's perceptual network.
 ///
 /// # Errors
-/// Those of [`perceptual_distance`].
+/// Fails as [`perceptual_distance`] does.
 pub fn perceptual_layout(cfg: &Config) -> Result<Layout> {
     let mut layout = Layout::new("perceptual");
     let mut tape = Tape::new();

@@ -40,7 +40,7 @@ impl Need {
 /// Bytes that the device has for a run, what the session's states have taken included; `None` if it is not known.
 ///
 /// # Errors
-/// Those of the device.
+/// Fails if the device fails.
 pub(super) fn available(session: &Session) -> Result<Option<usize>> {
     let StateBytes { weights, optimiser } = session.state_bytes();
     Ok(session.device().available_memory()?.map(|left| left + weights + optimiser))

@@ -52,7 +52,7 @@ fn show_warnings(messages: &Messages) -> OnWarning {
 /// The device that a config asks for.
 ///
 /// # Errors
-/// Those of [`open_device_with`].
+/// Fails as [`open_device_with`] does.
 pub fn open_device(cfg: &Config) -> Result<Box<dyn Device>> {
     open_device_with(cfg, &DeviceOptions::default())
 }

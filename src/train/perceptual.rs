@@ -59,7 +59,7 @@ impl Bands {
     /// Gives a plan the bands drawn for (`stream`, `step`, `sample`), if it takes any.
     ///
     /// # Errors
-    /// Those of the device.
+    /// Fails if the device fails.
     pub fn upload(session: &mut Session, plan: PlanId, (stream, step, sample): (Stream, u64, u32)) -> Result<()> {
         if !session.device().plan(plan).has_input(BANDS_SLOT) {
             return Ok(());
@@ -150,7 +150,7 @@ impl PerceptualWeights {
     /// Gives the weights to a session of the same config.
     ///
     /// # Errors
-    /// Those of reading and of the device.
+    /// Fails if the data cannot be read, or the device fails.
     pub fn load(mut self, session: &mut Session) -> Result<()> {
         session.set_perceptual(|name| {
             if !is_of_file(name) {

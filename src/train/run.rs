@@ -59,7 +59,7 @@ pub fn run(cfg: &Config, warnings: &[String], options: &RunOptions, program: Opt
 /// Trains as [`run`] does, on the device that `open` opens; messages go to `messages`.
 ///
 /// # Errors
-/// Those of [`run`], and of `open`.
+/// Fails as [`run`] does, or if `open` fails.
 pub fn run_on(
     open: impl FnOnce() -> Result<Box<dyn Device>>,
     cfg: &Config,

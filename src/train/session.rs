@@ -184,7 +184,7 @@ impl Session {
     /// Loads plans, so that what has to be compiled and chosen for them is compiled and chosen.
     ///
     /// # Errors
-    /// Those of [`Session::plan`].
+    /// Fails if a kernel does not compile or the plan does not fit in memory.
     pub fn load_all(&mut self, keys: &[Key]) -> Result<Vec<PlanId>> {
         keys.iter().map(|key| self.plan(*key)).collect()
     }
@@ -202,7 +202,7 @@ impl Session {
     /// The ways in which the device can do a step of a loaded plan.
     ///
     /// # Errors
-    /// Those of the device.
+    /// Fails if the device fails.
     pub fn ways(&mut self, plan: PlanId, step: usize) -> Result<Vec<String>> {
         self.device.ways(plan, step)
     }
@@ -210,7 +210,7 @@ impl Session {
     /// The time of `runs` runs of one step of a loaded plan, see [`Device::time_step`].
     ///
     /// # Errors
-    /// Those of the device.
+    /// Fails if the device fails.
     pub fn time_step(&mut self, plan: PlanId, step: usize, way: &str, runs: u64) -> Result<Duration> {
         self.device.time_step(plan, step, way, runs)
     }
@@ -310,7 +310,7 @@ impl Session {
     /// Starts a run of a plan with this step's scalars, to be collected.
     ///
     /// # Errors
-    /// Those of the device.
+    /// Fails if the device fails.
     pub fn start(&mut self, plan: PlanId, step: [f32; scalars::COUNT]) -> Result<Run> {
         self.device.upload(plan, scalars::SLOT, bytemuck::cast_slice(&step))?;
         self.open_runs += 1;
@@ -320,7 +320,7 @@ impl Session {
     /// Waits for a run and takes what it gave back.
     ///
     /// # Errors
-    /// Those of the device.
+    /// Fails if the device fails.
     pub fn collect(&mut self, run: Run) -> Result<Outcome> {
         let outcome = self.device.collect(run)?;
         self.open_runs -= 1;
@@ -330,7 +330,7 @@ impl Session {
     /// Runs a plan with this step's scalars and waits for it.
     ///
     /// # Errors
-    /// Those of the device.
+    /// Fails if the device fails.
     pub fn run(&mut self, plan: PlanId, step: [f32; scalars::COUNT]) -> Result<Outcome> {
         let run = self.start(plan, step)?;
         self.collect(run)
@@ -345,7 +345,7 @@ impl Session {
     /// Updates done: generator, discriminator, EMA.
     ///
     /// # Errors
-    /// Those of the device.
+    /// Fails if the device fails.
     pub fn counters(&self) -> Result<[u64; 3]> {
         let read = |name: &str| Ok(self.device.state(name)?.first().map_or(0, |v| *v as u64));
         let [generator, discriminator, average] = COUNTERS.map(read);
@@ -355,7 +355,7 @@ impl Session {
     /// Sets the numbers of updates done.
     ///
     /// # Errors
-    /// Those of the device.
+    /// Fails if the device fails.
     pub fn set_counters(&mut self, counters: [u64; 3]) -> Result<()> {
         for (name, value) in COUNTERS.into_iter().zip(counters) {
             self.device.set_state(name, Shape::SCALAR, &[value as f32])?;

@@ -16,7 +16,7 @@ use crate::table::Table;
 /// `None` if a signal came in between.
 ///
 /// # Errors
-/// Those of reading the data and of the device.
+/// Fails if the data cannot be read, or the device fails.
 pub fn compare_with_bicubic(session: &mut Session, dataset: &Dataset, stop: &StopSignal) -> Result<Option<Table>> {
     let cfg = session.config().clone();
     let options = plans::comparison(uses_average(session)?);

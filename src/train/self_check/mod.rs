@@ -165,7 +165,7 @@ impl Checked {
     /// Opens it. Kernels for Hopper that have not passed are not used.
     ///
     /// # Errors
-    /// Those of the driver.
+    /// Fails if the driver fails.
     pub fn open(self) -> Result<GpuDriver> {
         let all = self.report.warpgroups == Some(Verdict::Passed);
         let gpu = self.gpu.open()?;

@@ -88,7 +88,7 @@ pub struct Trace {
 /// Trains on a device: one step of the generator alone, one adversarial step.
 ///
 /// # Errors
-/// Those of the device.
+/// Fails if the device fails.
 pub fn trace(device: Box<dyn Device>, precision: config::Precision) -> Result<Trace> {
     let (mut cfg, _) = Config::from_yaml(PROBLEM, None, &[])?;
     cfg.training.precision = precision;

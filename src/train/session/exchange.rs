@@ -16,7 +16,7 @@ impl Session {
     /// Every tensor of a checkpoint, in file order.
     ///
     /// # Errors
-    /// Those of the device.
+    /// Fails if the device fails.
     pub fn tensors(&self) -> Result<Vec<SavedTensor>> {
         let mut out = Vec::new();
         for FlatState { network, prefix, name, .. } in flat_states(&self.programs, self.has_ema()) {
@@ -124,7 +124,7 @@ impl Session {
     /// Sets every tensor from `read`, which is given the name in files and answers in file order.
     ///
     /// # Errors
-    /// Those of `read` and of the device.
+    /// Fails if `read` or the device fails.
     pub fn set_tensors(&mut self, read: impl FnMut(&str) -> Result<Vec<f32>>) -> Result<()> {
         self.set_some_tensors(|_| true, read)
     }
@@ -133,7 +133,7 @@ impl Session {
     /// and answers in file order. Does nothing without the term.
     ///
     /// # Errors
-    /// Those of `read` and of the device.
+    /// Fails if `read` or the device fails.
     pub fn set_perceptual(&mut self, mut read: impl FnMut(&str) -> Result<Vec<f32>>) -> Result<()> {
         let Some(layout) = self.programs.perceptual() else { return Ok(()) };
         let flat = layout.filled(&mut read)?;
