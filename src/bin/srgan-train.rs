@@ -3,11 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-// A closed pipe ends a line, not the program.
-use anstream::{eprintln, println};
 use clap::Parser;
 use srgan::config::{Config, Resume};
-use srgan::log::Messages;
+use srgan::log::{Messages, say, say_error};
 use srgan::train::{DeviceOptions, RunOptions, dry_run, run, self_check, torch_hub};
 use srgan::{Error, Result};
 
@@ -69,8 +67,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             match &e {
-                Error::Stopped { .. } => eprintln!("{e}"),
-                _ => eprintln!("error: {e}"),
+                Error::Stopped { .. } => say_error(&e),
+                _ => say_error(format_args!("error: {e}")),
             }
             ExitCode::from(e.exit_code())
         }
@@ -85,10 +83,9 @@ fn start(args: Args) -> Result<()> {
     let program = self_check::this_program();
     let torch_hub = torch_hub(&|name| std::env::var_os(name));
     if args.dry_run {
-        warnings.iter().for_each(|w| eprintln!("warning: {w}"));
+        warnings.iter().for_each(|w| say_error(format_args!("warning: {w}")));
         let options = DeviceOptions { messages: Some(Messages::stderr()), program, ..DeviceOptions::default() };
-        println!("{}", dry_run(&cfg, args.verbose, &options, torch_hub.as_deref())?);
-        return Ok(());
+        return say(dry_run(&cfg, args.verbose, &options, torch_hub.as_deref())?);
     }
     let resume = args.resume.map(|r| if r == "auto" { Resume::Auto } else { Resume::From(r.into()) });
     let options = RunOptions { resume, run_dir: args.run_dir, sync_kernels: args.sync_kernels, torch_hub };

@@ -4,15 +4,13 @@ use std::fmt::Display;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-// A closed pipe ends a line, not the program.
-use anstream::{eprintln, println};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use srgan::bench::{BenchOptions, Phase, Source, bench, bench_loader};
 use srgan::config::Config;
 use srgan::data::Dataset;
 use srgan::doctor::{StoreFolder, examine};
-use srgan::log::Messages;
+use srgan::log::{Messages, say, say_error};
 use srgan::train::{DeviceOptions, data_settings, open_device_with, self_check};
 use srgan::{Error, Result};
 
@@ -113,7 +111,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("error: {e}");
+            say_error(format_args!("error: {e}"));
             ExitCode::from(e.exit_code())
         }
     }
@@ -126,9 +124,8 @@ fn run_doctor(args: &DoctorArgs) -> Result<()> {
     };
     let stores = StoreFolder { dir: &cfg.data.store_dir, days: cfg.data.store_days };
     let program = self_check::this_program();
-    let report = examine(&|name| std::env::var_os(name), program.as_deref(), stores, |text| eprintln!("{text}"));
-    println!("{report}");
-    Ok(())
+    let report = examine(&|name| std::env::var_os(name), program.as_deref(), stores, |text| say_error(text));
+    say(report)
 }
 
 fn run_bench(args: BenchArgs) -> Result<()> {
@@ -137,7 +134,7 @@ fn run_bench(args: BenchArgs) -> Result<()> {
     overrides.extend(args.isa.map(|i| format!("Training.isa={i}")));
     overrides.extend(args.threads.map(|n| format!("Training.num_threads={n}")));
     let (cfg, warnings) = Config::load(&args.config, &overrides)?;
-    warnings.iter().for_each(|w| eprintln!("warning: {w}"));
+    warnings.iter().for_each(|w| say_error(format_args!("warning: {w}")));
     let open = |cfg: &Config| Dataset::open(&data_settings(cfg));
     let phase = match args.phase {
         PhaseName::Forward => Phase::Forward,
@@ -181,9 +178,8 @@ fn refuse_side(hr: Option<usize>) -> Result<()> {
 fn print(result: &(impl Display + Serialize), json: bool) -> Result<()> {
     if json {
         let line = serde_json::to_string(result).map_err(|e| Error::Internal(e.to_string()))?;
-        println!("{line}");
+        say(line)
     } else {
-        println!("{result}");
+        say(result)
     }
-    Ok(())
 }

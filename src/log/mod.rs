@@ -9,12 +9,14 @@ mod compiling;
 mod console;
 mod csv;
 mod events;
+mod lines;
 mod metrics;
 mod panel;
 mod progress;
 
 pub use compiling::CompileProgress;
 pub use console::{Messages, RunLogFile};
+pub use lines::{say, say_error};
 pub use metrics::{MetricsLog, Scalar};
 pub use panel::{PanelShape, Panels, Picture};
 pub use progress::{Progress, StepInfo};

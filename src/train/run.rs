@@ -79,6 +79,8 @@ fn train(
     options: &RunOptions,
     messages: &Messages,
 ) -> Result<()> {
+    // Before the first file is opened: no signal ends the preparations without a saved state.
+    let stop = StopSignal::install()?;
     let perceptual = PerceptualWeights::open(cfg, options.torch_hub.as_deref())?;
     let begin = begin(cfg, options)?;
     // A folder is locked before its checkpoint is read: an earlier job may still be writing it.
@@ -110,7 +112,6 @@ fn train(
     let patches = dataset.train_len();
     messages.info(&format!("data {patches} training patches · {steps_per_epoch} steps per epoch"));
 
-    let stop = StopSignal::install()?;
     let shape = train_shape(cfg, &dataset);
     let (compares, validation) = (plans.compares, plans.validation);
     let parts = RunParts { folder, log, messages: messages.clone(), stop: stop.clone(), validation };

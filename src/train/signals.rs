@@ -3,13 +3,33 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use libc::SIGXCPU;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::flag;
 
 use crate::{Error, Result};
 
 /// Exit code of a run ended by a second Ctrl-C: 128 + SIGINT, as a shell would say.
 const INTERRUPTED: i32 = 130;
+
+/// Signals that ask to stop, with their names: those of people and terminals, then those of batch systems.
+const STOPPING: [(i32, &str); 6] = [
+    (SIGINT, "Ctrl-C (SIGINT)"),
+    (SIGTERM, "SIGTERM"),
+    (SIGHUP, "SIGHUP"),
+    (SIGUSR1, "SIGUSR1"),
+    (SIGUSR2, "SIGUSR2"),
+    (SIGXCPU, "SIGXCPU"),
+];
+
+/// Whether the process was started with this signal ignored, as `nohup` does with SIGHUP.
+fn is_ignored(signal: i32) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: a null new action only asks for the old one, which is written to memory of its type.
+    let known = unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) } == 0;
+    // SAFETY: written by the call; all zeros is a value of the type too.
+    known && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
+}
 
 /// Remembers that the run was asked to stop.
 #[derive(Clone, Debug)]
@@ -19,9 +39,12 @@ pub struct StopSignal {
 }
 
 impl StopSignal {
-    /// From now on SIGINT, SIGTERM and SIGUSR1 (a batch system's warning) no longer end the process but are
-    /// remembered. A second Ctrl-C ends it at once, with code 130. A file that reaches the process's size limit is
-    /// an error of writing from now on, not the end of the process (SIGXFSZ).
+    /// From now on signals that ask to stop no longer end the process but are remembered; SIGHUP stays ignored where
+    /// it was (`nohup`). A second Ctrl-C ends the process at once, with code 130. A file that reaches the process's
+    /// size limit is an error of writing from now on, not the end of the process (SIGXFSZ).
+    ///
+    /// # Errors
+    /// Fails if the system does not take the handlers.
     pub fn install() -> Result<Self> {
         let received = Arc::new(AtomicUsize::new(0));
         let interrupted = Arc::new(AtomicBool::new(false));
@@ -30,7 +53,8 @@ impl StopSignal {
             flag::register_conditional_shutdown(SIGINT, INTERRUPTED, Arc::clone(&interrupted))?;
             flag::register(SIGINT, interrupted)?;
             flag::register(libc::SIGXFSZ, Arc::default())?;
-            for signal in [SIGINT, SIGTERM, SIGUSR1] {
+            for (signal, _) in STOPPING.iter().filter(|(signal, _)| *signal != SIGHUP || !is_ignored(SIGHUP)) {
+                let signal = *signal;
                 flag::register_usize(signal, Arc::clone(&received), signal as usize)?;
             }
             Ok(())
@@ -41,12 +65,8 @@ impl StopSignal {
 
     /// The name of the signal that asked to stop, if one did.
     pub fn received(&self) -> Option<&'static str> {
-        match self.received.load(Ordering::Relaxed) as i32 {
-            0 => None,
-            SIGINT => Some("Ctrl-C (SIGINT)"),
-            SIGTERM => Some("SIGTERM"),
-            _ => Some("SIGUSR1"),
-        }
+        let received = self.received.load(Ordering::Relaxed) as i32;
+        STOPPING.iter().find(|(signal, _)| *signal == received).map(|(_, name)| *name)
     }
 }
 
@@ -76,7 +96,7 @@ mod tests {
 
     #[test]
     fn the_first_signal_is_remembered() {
-        for (signal, name) in [(SIGINT, "Ctrl-C (SIGINT)"), (SIGTERM, "SIGTERM"), (SIGUSR1, "SIGUSR1")] {
+        for (signal, name) in STOPPING {
             let (code, text) = run(&[signal]);
             assert_eq!(code, Some(0), "{text}");
             assert!(text.contains(&format!("received: Some({name:?})")), "{text}");
