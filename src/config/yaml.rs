@@ -16,6 +16,8 @@ use crate::{Error, Result};
 const MAX_DEPTH: usize = 32;
 /// Most nodes accepted in one document, copies made by anchors included.
 const MAX_NODES: usize = 10_000;
+/// Most bytes of values and keys accepted in one document, copies made by anchors included.
+const MAX_TEXT: usize = 4 << 20;
 
 /// Parses a file's text to a mapping; an empty text is an empty mapping. Errors: with file and line.
 pub(crate) fn parse_file(text: &str, file: Option<&Path>) -> Result<Node> {
@@ -42,7 +44,7 @@ pub(crate) fn apply_override(root: &mut Node, text: &str) -> Result<()> {
 
 fn parse(text: &str, key: &str, origin: &dyn Fn(usize) -> Origin) -> Result<Node> {
     let parser = Parser::new_from_str(text);
-    let mut builder = Builder { parser, origin, anchors: HashMap::new(), nodes: 0 };
+    let mut builder = Builder { parser, origin, anchors: HashMap::new(), nodes: 0, text: 0 };
     builder.document(key)
 }
 
@@ -51,6 +53,7 @@ struct Builder<'a> {
     origin: &'a dyn Fn(usize) -> Origin,
     anchors: HashMap<usize, Node>,
     nodes: usize,
+    text: usize,
 }
 
 impl<'a> Builder<'a> {
@@ -99,10 +102,7 @@ impl<'a> Builder<'a> {
     /// The node that `event` starts, read to its end.
     fn value(&mut self, event: Event<'a>, span: Span, key: &str, depth: usize) -> Result<Node> {
         let mut node = self.node(key, &span, Content::List(vec![]));
-        self.nodes += 1;
-        if depth > MAX_DEPTH || self.nodes > MAX_NODES {
-            return Err(node.error(Wrong::new("this YAML is nested too deeply or is too large for a configuration")));
-        }
+        self.grow(&node, depth, (1, key.len()))?;
         let anchor = match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let is_text = tag.is_some_and(|tag| tag.suffix == "str");
@@ -120,10 +120,12 @@ impl<'a> Builder<'a> {
                 anchor
             }
             Event::Alias(anchor) => {
-                let copy = self.anchors.get(&anchor).cloned();
-                let copy = copy.ok_or_else(|| node.error(Wrong::new("this refers to a value that contains it")))?;
-                self.nodes += count(&copy);
-                node.content = copy.content;
+                let shared = self.anchors.get(&anchor);
+                let shared = shared.ok_or_else(|| node.error(Wrong::new("this refers to a value that contains it")))?;
+                // Before it is copied; the copy's keys begin with this one.
+                let (nodes, text) = size(shared);
+                self.grow(&node, depth, (nodes, text + nodes * key.len()))?;
+                node.content = self.anchors[&anchor].content.clone();
                 node.rekey(key);
                 0
             }
@@ -133,6 +135,16 @@ impl<'a> Builder<'a> {
             self.anchors.insert(anchor, node.clone());
         }
         Ok(node)
+    }
+
+    /// Counts nodes and bytes of text that `node` adds.
+    fn grow(&mut self, node: &Node, depth: usize, (nodes, text): (usize, usize)) -> Result<()> {
+        self.nodes += nodes;
+        self.text += text;
+        if depth > MAX_DEPTH || self.nodes > MAX_NODES || self.text > MAX_TEXT {
+            return Err(node.error(Wrong::new("this YAML is nested too deeply or is too large for a configuration")));
+        }
+        Ok(())
     }
 
     fn list(&mut self, key: &str, depth: usize) -> Result<Vec<Node>> {
@@ -207,10 +219,13 @@ fn refuse_references(node: &Node) -> Result<()> {
     }
 }
 
-fn count(node: &Node) -> usize {
-    1 + match &node.content {
-        Content::Scalar { .. } => 0,
-        Content::List(items) => items.iter().map(count).sum(),
-        Content::Map(entries) => entries.iter().map(|entry| count(&entry.node)).sum(),
+/// Nodes of a tree, and bytes of their values and keys.
+fn size(node: &Node) -> (usize, usize) {
+    let sum = |a: (usize, usize), b: (usize, usize)| (a.0 + b.0, a.1 + b.1);
+    let own = (1, node.key.len());
+    match &node.content {
+        Content::Scalar { text, .. } => sum(own, (0, text.len())),
+        Content::List(items) => items.iter().map(size).fold(own, sum),
+        Content::Map(entries) => entries.iter().map(|entry| size(&entry.node)).fold(own, sum),
     }
 }

@@ -277,3 +277,12 @@ fn unreadable_files_are_named() {
     std::fs::write(&path, "\u{feff}Model: {in_bands: 4}\r\nTraining: {seed: 5}\r\n").unwrap();
     assert_eq!(Config::load(&path, &[]).unwrap().0.training.seed, 5);
 }
+
+/// A long value under one anchor, named many times: refused before it is copied so often.
+#[test]
+fn anchors_cannot_multiply_a_long_value() {
+    let text = format!("Data:\n  scenes: [&a {}, {}]\n", "x".repeat(1 << 20), vec!["*a"; 5000].join(", "));
+    let error = Config::from_yaml(&text, None, &[]).unwrap_err().to_string();
+    assert!(error.contains("too large for a configuration"), "{}", &error[..error.len().min(300)]);
+    assert!(error.len() < 400, "{} bytes", error.len());
+}
