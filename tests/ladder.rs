@@ -27,6 +27,10 @@ const LADDER: &[&[&str]] = &[
 /// Within `device`, processors do not know each other.
 const DEVICE: &[&[&str]] = &[&["peaks"], &["cpu", "cuda"]];
 
+/// Within `device/cuda`.
+const CUDA: &[&[&str]] =
+    &[&["pointer", "sources"], &["launch"], &["driver"], &["libraries"], &["compile"], &["gpu", "host"]];
+
 /// Module of a source file below `src/`, as path segments: `device/cuda/launch/mod.rs` is `[device, cuda, launch]`.
 fn module_of(file: &str) -> Vec<String> {
     let path = file.strip_suffix(".rs").unwrap_or(file);
@@ -160,8 +164,12 @@ fn fault(module: &[String], path: &[String], modules: &BTreeSet<Vec<String>>) ->
             _ => Some(format!("{from} uses {}, which does not stand below it", path.join("::"))),
         }
     };
-    let within_device = || (module[0] == "device" && path[0] == "device").then(|| inside(DEVICE, 1)).flatten();
-    inside(LADDER, 0).or_else(within_device)
+    let both = |folder: &[&str]| {
+        module.iter().zip(folder).all(|(a, b)| a == b) && path.iter().zip(folder).all(|(a, b)| a == b)
+    };
+    let within_device = || both(&["device"]).then(|| inside(DEVICE, 1)).flatten();
+    let within_cuda = || both(&["device", "cuda"]).then(|| inside(CUDA, 2)).flatten();
+    inside(LADDER, 0).or_else(within_device).or_else(within_cuda)
 }
 
 /// Every source file below `src/` that is not test code.
@@ -204,6 +212,7 @@ fn planted_faults_are_found() {
             .collect();
         files.insert("device/cpu/mod.rs".into(), String::new());
         files.insert("device/cuda/mod.rs".into(), String::new());
+        files.insert("device/cuda/driver.rs".into(), String::new());
         files.insert(file.to_owned(), text.to_owned());
         faults(&files)
     };
@@ -219,6 +228,7 @@ fn planted_faults_are_found() {
         ("log/mod.rs", "use crate::checkpoint::Meta;\n", "log uses checkpoint::Meta"),
         ("types/shape.rs", "use super::super::graph::Tape;\n", "types uses graph::Tape"),
         ("device/cpu/pool.rs", "use super::super::cuda::Args;\n", "cpu uses device::cuda::Args"),
+        ("device/cuda/launch/mod.rs", "use crate::device::cuda::driver::Driver;\n", "launch uses device::cuda::driver"),
         ("device/cuda/args.rs", "use crate::device::cpu::View;\n", "cuda uses device::cpu::View"),
         ("models/mod.rs", "", "module models stands on no rung"),
     ] {

@@ -119,7 +119,7 @@ fn weighted_sum(tape: &mut Tape, terms: Vec<(f32, Value)>) -> Result<Value> {
 /// The components of each image of a validation, (N,1,1,T), and the metrics of the T channels.
 ///
 /// # Errors
-/// As for [`content`].
+/// If the images differ in extent or are too small for SSIM's window.
 pub fn image_components(tape: &mut Tape, images: &Images, losses: &Losses) -> Result<(Value, Vec<Metric>)> {
     let op = ImageMetrics { max_val: losses.max_val as f32, ssim_win: losses.ssim_win };
     let mut parts = vec![tape.push(op, &[images.sr, images.hr])?];

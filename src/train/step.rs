@@ -188,7 +188,7 @@ pub fn start_step(
 /// Runs a step as [`start_step`] does, and waits for it.
 ///
 /// # Errors
-/// As for [`start_step`] and [`StartedStep::finish`].
+/// If the images do not fit the plan, or the device fails.
 pub fn run_step(
     session: &mut Session,
     shape: BatchShape,

@@ -87,7 +87,7 @@ pub fn dry_run(cfg: &Config, verbose: bool, options: &DeviceOptions, torch_hub: 
 /// The same for a run on this device.
 ///
 /// # Errors
-/// As for [`dry_run`].
+/// If the data cannot be opened or do not fit the config, or a plan cannot be built.
 pub fn dry_run_on(device: Box<dyn Device>, cfg: &Config, verbose: bool) -> Result<String> {
     let mut session = Session::new(cfg.clone(), device)?;
     let dataset = Dataset::open(&data_settings(cfg))?;

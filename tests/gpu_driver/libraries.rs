@@ -1,9 +1,9 @@
 //! Convolutions and matrix products by libraries, against plain loops over the same description: whatever the
 //! descriptors that the library was given say, its results are those of the description.
 
-use srgan::device::cuda::driver::{DevicePtr, Driver};
+use srgan::device::cuda::driver::{DevicePtr, Driver, Work};
 use srgan::device::cuda::host::{HostDriver, HostOptions, Libraries};
-use srgan::device::cuda::launch::library::{LibraryLaunch, Work};
+use srgan::device::cuda::launch::library::LibraryLaunch;
 use srgan::device::cuda::{Convolution, Factor, Layout, LibraryCall, LibraryOp, Product};
 use srgan::types::{ConvShape, Element, Pass, Precision};
 

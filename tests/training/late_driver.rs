@@ -6,9 +6,8 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use srgan::device::Compiling;
-use srgan::device::cuda::driver::{DevicePtr, Driver, FunctionId, GraphId, Launch, ModuleSource, ReadId};
+use srgan::device::cuda::driver::{self, DevicePtr, Driver, FunctionId, GraphId, Launch, ModuleSource, ReadId};
 use srgan::device::cuda::host::{HostDriver, HostOptions};
-use srgan::device::cuda::launch::library;
 use srgan::runtime::{Cuda, Device};
 use srgan::{Error, Result};
 
@@ -221,11 +220,11 @@ impl Driver for LateDriver {
         self.push(Work::Launch(launch.clone()))
     }
 
-    unsafe fn record(&mut self, work: &[library::Work]) -> Result<GraphId> {
+    unsafe fn record(&mut self, work: &[driver::Work]) -> Result<GraphId> {
         self.check()?;
         let launches = work.iter().map(|entry| match entry {
-            library::Work::Kernel(launch) => launch.clone(),
-            library::Work::Library(call) => panic!("{call:?}: this driver has no libraries"),
+            driver::Work::Kernel(launch) => launch.clone(),
+            driver::Work::Library(call) => panic!("{call:?}: this driver has no libraries"),
         });
         self.graphs.push(launches.collect());
         Ok(GraphId(self.graphs.len() - 1))

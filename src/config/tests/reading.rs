@@ -44,11 +44,11 @@ fn full_losses() -> Losses {
         sam_weight: 0.25,
         perceptual_weight: 0.125,
         perceptual_metric: PerceptualMetric::Lpips,
-        perceptual_file: Some("weights/alexnet.pth".into()),
         fixed_idx: Some([3, 2, 1]),
         tv_weight: 1e-3,
         max_val: 2.0,
         ssim_win: 7,
+        ..Losses::default()
     }
 }
 
@@ -67,6 +67,15 @@ fn full_generator() -> Generator {
         use_icnr: true,
         noise_dim: 16,
     }
+}
+
+#[test]
+fn the_file_of_perceptual_weights_is_read() {
+    let (config, _) = read_with(
+        LEAST,
+        &["Training.Losses.perceptual_weight=1", "Training.Losses.perceptual_file=weights/alexnet.pth"],
+    );
+    assert_eq!(config.training.losses.perceptual_file, Some("weights/alexnet.pth".into()));
 }
 
 #[test]

@@ -7,19 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::device::Compiling;
 use crate::device::cuda::launch::args::ArgsContent;
-use crate::device::cuda::launch::library::{LibraryLaunch, LibraryOp, Work};
+use crate::device::cuda::launch::library::{LibraryLaunch, LibraryOp};
 use crate::{Error, Result};
 
-/// An address in the driver's memory, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct DevicePtr(pub u64);
-
-impl DevicePtr {
-    /// The address `bytes` further on.
-    pub fn offset_by(self, bytes: usize) -> DevicePtr {
-        DevicePtr(self.0 + bytes as u64)
-    }
-}
+pub use crate::device::cuda::pointer::DevicePtr;
 
 /// Blocks of a launch, threads of a block, and dynamic shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +62,21 @@ pub struct Launch {
     pub args: ArgsContent,
     /// Path of the node that it belongs to, for messages.
     pub path: std::sync::Arc<str>,
+}
+
+/// One entry of a plan's work.
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// A kernel of this program.
+    Kernel(Launch),
+    /// A library's.
+    Library(LibraryLaunch),
+}
+
+impl From<Launch> for Work {
+    fn from(launch: Launch) -> Work {
+        Work::Kernel(launch)
+    }
 }
 
 /// Memory, compilation and launches. Work is done in the order of the calls.

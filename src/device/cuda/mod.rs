@@ -11,6 +11,7 @@ pub mod gpu;
 pub mod host;
 pub mod launch;
 pub mod libraries;
+pub mod pointer;
 mod sources;
 
 pub use compile::{Usage, machine_code};

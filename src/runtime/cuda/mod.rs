@@ -24,9 +24,8 @@ use std::time::Duration;
 
 use super::{Choices, Device, Outcome, PartTime, PlanId, Run};
 use crate::device::cuda::compile::module::module;
-use crate::device::cuda::driver::{DevicePtr, Driver, FunctionId, GraphId, Launch, ModuleSource, ReadId};
+use crate::device::cuda::driver::{DevicePtr, Driver, FunctionId, GraphId, Launch, ModuleSource, ReadId, Work};
 use crate::device::cuda::launch::KernelLaunch;
-use crate::device::cuda::launch::library::Work;
 use crate::device::{OnCompile, OnWarning, Peaks};
 use crate::plan::{Plan, Step, Target};
 use crate::types::Shape;

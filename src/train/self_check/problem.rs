@@ -276,6 +276,7 @@ mod tests {
 
     /// The kernels of the CUDA device train as the CPU does, with room for other orders of sums.
     #[test]
+    #[cfg_attr(not(feature = "slow-tests"), ignore = "slow: cargo test --features slow-tests")]
     fn the_kernels_pass() {
         let cpu = on_cpu();
         let all = [Precision::F32, Precision::Tf32, Precision::Bf16].map(|precision| (precision, false));
@@ -297,6 +298,7 @@ mod tests {
 
     /// Whatever is wrong is named; nothing of a trace is left out.
     #[test]
+    #[cfg_attr(not(feature = "slow-tests"), ignore = "slow: cargo test --features slow-tests")]
     fn every_quantity_counts() {
         let cpu = on_cpu();
         assert_eq!(cpu.difference(&cpu, Precision::F32), None);

@@ -23,13 +23,13 @@ use cudarc::driver::{CudaContext, CudaFunction, CudaGraph, CudaStream, DriverErr
 use cudarc::nvrtc::Ptx;
 
 use super::compile::machine_code;
-use super::driver::{DevicePtr, Driver, FunctionId, GraphId, Launch, ModuleSource, ReadId, time_one_by_one};
+use super::driver::{DevicePtr, Driver, FunctionId, GraphId, Launch, ModuleSource, ReadId, Work, time_one_by_one};
 use super::libraries::Version;
 use crate::device::Compiling;
 use crate::device::cuda::compile::cache::Cache;
 use crate::device::cuda::compile::module::all_kernels;
 use crate::device::cuda::compile::nvrtc::{Arch, Nvrtc};
-use crate::device::cuda::launch::library::{LibraryLaunch, LibraryOp, Work};
+use crate::device::cuda::launch::library::{LibraryLaunch, LibraryOp};
 use crate::device::cuda::libraries::math::{Math, WORKSPACE_BYTES};
 use crate::device::cuda::libraries::search::{Env, SearchPath};
 use crate::{Error, Result};

@@ -10,8 +10,8 @@ use cudarc::driver::{CudaEvent, CudaGraph};
 use super::failure::failure;
 use super::{GpuDriver, unknown};
 use crate::Result;
-use crate::device::cuda::driver::{Driver, Launch};
-use crate::device::cuda::launch::library::{LibraryLaunch, Work};
+use crate::device::cuda::driver::{Driver, Launch, Work};
+use crate::device::cuda::launch::library::LibraryLaunch;
 
 impl GpuDriver {
     /// Allows a kernel the shared memory of a launch: beyond 48 KiB a kernel has to ask.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use half::bf16;
 
 use super::Libraries;
-use crate::device::cuda::driver::DevicePtr;
-use crate::device::cuda::launch::library::{Convolution, Layout, LibraryLaunch, LibraryOp, Product, Work};
+use crate::device::cuda::driver::{DevicePtr, Work};
+use crate::device::cuda::launch::library::{Convolution, Layout, LibraryLaunch, LibraryOp, Product};
 use crate::types::{Element, Pass};
 use crate::{Error, Result};
 

@@ -22,9 +22,9 @@ use libloading::Library;
 use compile::Toolchain;
 pub use compile::sanitizer_library;
 
-use super::driver::{DevicePtr, Driver, FunctionId, GraphId, Launch, ModuleSource, ReadId};
+use super::driver::{DevicePtr, Driver, FunctionId, GraphId, Launch, ModuleSource, ReadId, Work};
 use crate::device::Compiling;
-use crate::device::cuda::launch::library::{LibraryLaunch, LibraryOp, Work};
+use crate::device::cuda::launch::library::{LibraryLaunch, LibraryOp};
 use crate::{Error, Result};
 
 /// What `alloc` promises, and what vector accesses of kernels rely on.

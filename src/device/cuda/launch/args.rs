@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 
 use super::finish::Finish;
-use crate::device::cuda::driver::DevicePtr;
+use crate::device::cuda::pointer::DevicePtr;
 use crate::types::{Element, Shape};
 
 /// An NHWC tensor in device memory, or a channel slice of one.

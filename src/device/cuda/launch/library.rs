@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::args::DeviceView;
-use crate::device::cuda::driver::{DevicePtr, Launch};
+use crate::device::cuda::pointer::DevicePtr;
 use crate::types::{ConvShape, Element, Pass, Precision};
 
 /// Alignments beyond this make no difference to a library.
@@ -140,21 +140,6 @@ pub struct LibraryLaunch {
     pub algorithm: Arc<str>,
     /// Path of the node that it belongs to, for messages.
     pub path: Arc<str>,
-}
-
-/// One entry of a plan's work.
-#[derive(Clone, Debug)]
-pub enum Work {
-    /// A kernel of this program.
-    Kernel(Launch),
-    /// A library's.
-    Library(LibraryLaunch),
-}
-
-impl From<Launch> for Work {
-    fn from(launch: Launch) -> Work {
-        Work::Kernel(launch)
-    }
 }
 
 #[cfg(test)]

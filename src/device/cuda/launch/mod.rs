@@ -8,7 +8,7 @@ pub use args::{Args, ArgsContent, DeviceView, TensorMap};
 pub use finish::{Finish, Part, PointwiseCode};
 pub use library::{Convolution, Factor, Layout, LibraryCall, LibraryOp, Product};
 
-use super::driver::DevicePtr;
+use super::pointer::DevicePtr;
 use crate::types::Precision;
 
 /// Threads of a block where an op has no reason for another number.

@@ -5,10 +5,9 @@
 //! bug.
 
 use crate::Result;
-use crate::device::cuda::driver::Driver;
+use crate::device::cuda::driver::{Driver, Work};
 use crate::device::cuda::launch::KernelLaunch;
 use crate::device::cuda::launch::args::DeviceView;
-use crate::device::cuda::launch::library::Work;
 use crate::runtime::cuda::fill::Region;
 use crate::types::{Element, Precision};
 

@@ -1,7 +1,7 @@
 //! Kernels that are right.
 
 use super::*;
-use crate::device::cuda::launch::library::Work;
+use crate::device::cuda::driver::Work;
 
 /// Sum of a block: shuffles within a warp, shared memory among warps.
 const BLOCK_SUM: &str = "
