@@ -1,10 +1,11 @@
-//! Source files, each read once from top to bottom in bounded pieces.
+//! Source files, read from top to bottom in bounded pieces.
 
 mod array;
 mod masked;
 pub(crate) mod npy_header;
 mod picture;
 mod stack;
+pub(crate) mod tags;
 mod tiff;
 mod values;
 
@@ -12,6 +13,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
+pub(crate) use self::tags::RawTag;
 use self::values::ValueType;
 use super::{Layout, PixelType};
 use crate::error::{Error, Result};
@@ -66,6 +68,8 @@ pub(crate) struct SourceInfo {
     pub plain_at: Option<u64>,
     /// The shape as the file states it, for messages.
     pub shape: String,
+    /// Tags of a TIFF file that say where and what its pixels are: [`tags::KEPT`].
+    pub tags: Vec<RawTag>,
     /// Whether `Data.layout` decided what the axes mean.
     pub layout_applied: bool,
     /// What the user should know about the file, to follow its name.
@@ -91,13 +95,14 @@ impl SourceInfo {
             scaling: None,
             plain_at: None,
             shape,
+            tags: Vec::new(),
             layout_applied: false,
             notes,
         }
     }
 }
 
-/// A file open for one pass.
+/// An open file, read by windows of full-width rows: what a format has to provide for training and for maps.
 pub(crate) trait Source {
     /// What the file holds.
     fn info(&self) -> &SourceInfo;
@@ -105,6 +110,9 @@ pub(crate) trait Source {
     /// Appends the next full-width rows to `out` (rows, columns, `bands`; native byte order) and returns their
     /// number, 0 at the end.
     fn next_rows(&mut self, bands: &[usize], out: &mut Vec<u8>) -> Result<usize>;
+
+    /// The next rows start at `row`.
+    fn seek(&mut self, row: usize);
 
     /// Appends a byte for each pixel of `rows` rows from `first` on: 0 where the file's mask hides it.
     fn read_mask(&mut self, first: usize, rows: usize, out: &mut Vec<u8>) -> Result<()>;
@@ -146,6 +154,11 @@ pub(crate) fn open(path: &Path, layout: Layout) -> Result<Box<dyn Source>> {
         return Err(Error::data(path, format!("the image is empty: {}", info.shape)));
     }
     Ok(source)
+}
+
+/// The text of a tag of the first image of a TIFF file, if it is one.
+pub(crate) fn tiff_text(path: &Path, code: u16) -> Option<String> {
+    tiff::text_tag(path, code)
 }
 
 /// Opens the files of one image: their bands follow each other.
