@@ -11,18 +11,33 @@ use srgan::log::Messages;
 use srgan::predict::{PredictOptions, predict};
 use srgan::runtime::Cpu;
 use srgan::train::DeviceOptions;
-use srgan::train::session::Session;
+use srgan::train::session::{SavedTensor, Session};
 use srgan::{Error, Result};
 use tempfile::TempDir;
 
 /// Generators whose pixels depend on a bounded neighbourhood.
 pub const LOCAL: [(&str, &str); 6] = [
-    ("standard", "{model_type: SRResNet, block_type: standard, n_channels: 6, n_blocks: 1, scaling_factor: 4, large_kernel_size: 5}"),
-    ("res", "{model_type: SRResNet, block_type: res, n_channels: 6, n_blocks: 2, scaling_factor: 2, large_kernel_size: 3}"),
-    ("rrdb", "{model_type: SRResNet, block_type: rrdb, n_channels: 6, n_blocks: 1, scaling_factor: 2, large_kernel_size: 3}"),
-    ("lka", "{model_type: SRResNet, block_type: lka, n_channels: 6, n_blocks: 1, scaling_factor: 2, large_kernel_size: 3}"),
+    (
+        "standard",
+        "{model_type: SRResNet, block_type: standard, n_channels: 6, n_blocks: 1, scaling_factor: 4, large_kernel_size: 5}",
+    ),
+    (
+        "res",
+        "{model_type: SRResNet, block_type: res, n_channels: 6, n_blocks: 2, scaling_factor: 2, large_kernel_size: 3}",
+    ),
+    (
+        "rrdb",
+        "{model_type: SRResNet, block_type: rrdb, n_channels: 6, n_blocks: 1, scaling_factor: 2, large_kernel_size: 3}",
+    ),
+    (
+        "lka",
+        "{model_type: SRResNet, block_type: lka, n_channels: 6, n_blocks: 1, scaling_factor: 2, large_kernel_size: 3}",
+    ),
     ("esrgan", "{model_type: esrgan, n_channels: 8, growth_channels: 4, n_blocks: 1, scaling_factor: 4}"),
-    ("stochastic", "{model_type: stochastic_gan, n_channels: 6, n_blocks: 1, noise_dim: 4, scaling_factor: 2, large_kernel_size: 3}"),
+    (
+        "stochastic",
+        "{model_type: stochastic_gan, n_channels: 6, n_blocks: 1, noise_dim: 4, scaling_factor: 2, large_kernel_size: 3}",
+    ),
 ];
 
 /// One whose pixels depend on the whole window.
@@ -76,7 +91,7 @@ impl Scratch {
     /// A checkpoint with the initial weights of a generator for `bands` bands; `data` goes on with the section Data.
     pub fn checkpoint(&self, name: &str, generator: &str, bands: usize, data: &str) -> PathBuf {
         let yaml = format!(
-            "Data: {{{data}}}\nModel: {{in_bands: {bands}}}\nTraining: {{EMA: {{enabled: true}}, seed: 5}}\n\
+            "Data: {{dataset_type: Scenes, scenes: [s.npy], hr_size: 16, {data}}}\nModel: {{in_bands: {bands}}}\nTraining: {{EMA: {{enabled: true}}, seed: 5}}\n\
              Generator: {generator}\nDiscriminator: {{model_type: patchgan, n_blocks: 1}}\n"
         );
         let (cfg, _) = Config::from_yaml(&yaml, None, &[]).unwrap();
@@ -84,12 +99,8 @@ impl Scratch {
         let tensors = session.tensors().unwrap();
         let counters = Counters { ema_updates: 1, ..Counters::default() };
         let meta = Meta { config: cfg.to_yaml(), step: 7, counters, ..Meta::default() };
-        let of = |t| {
-            let srgan::train::session::SavedTensor { name, shape, data } = t;
-            TensorRef { name, shape, data }
-        };
         let path = self.path(name);
-        CheckpointFile { tensors: tensors.iter().map(of).collect(), meta: &meta }.write_atomic(&path).unwrap();
+        CheckpointFile { tensors: tensors.iter().map(tensor_ref).collect(), meta: &meta }.write_atomic(&path).unwrap();
         path
     }
 
@@ -117,6 +128,10 @@ impl Scratch {
         fs::write(&path, bytes).unwrap();
         path
     }
+}
+
+fn tensor_ref(t: &SavedTensor) -> TensorRef<'_> {
+    TensorRef { name: &t.name, shape: &t.shape, data: &t.data }
 }
 
 /// Options on one thread of the CPU.
