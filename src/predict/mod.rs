@@ -100,6 +100,8 @@ impl fmt::Display for Part {
 pub struct PredictOptions {
     /// Checkpoint, or the folder of a run.
     pub checkpoint: PathBuf,
+    /// Configuration of a checkpoint that holds none, as those of opensr-srgan.
+    pub config: Option<PathBuf>,
     /// Overrides of the checkpoint's configuration: where to run, and in which precision.
     pub overrides: Vec<String>,
     /// Bands of the scene by number from 0 or by name, separated by commas; `None` is the configuration's.

@@ -18,34 +18,45 @@ use crate::train::step::latent_noise;
 use crate::types::{DType, Precision, Shape};
 use crate::{Error, Result};
 
+/// PyTorch counts the batches that a batch norm has seen; nothing here reads it.
+const BATCH_COUNT: &str = ".num_batches_tracked";
+
 /// An opened checkpoint: its configuration, with what the command line says about where to run.
 pub(super) struct Checkpoint {
     path: PathBuf,
     file: TensorFile,
     meta: Meta,
+    /// Whether there are averaged weights, and they have taken part in any step.
+    pub has_average: bool,
     /// The configuration that the weights were trained with.
     pub cfg: Config,
 }
 
 impl Checkpoint {
-    /// Opens a checkpoint file, or the last checkpoint of a run's folder.
+    /// Opens a checkpoint file, or the last checkpoint of a run's folder. `config` is the configuration of a file that does
+    /// not hold one, as those of opensr-srgan.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] if it is none; [`Error::Config`] if an override is wrong.
-    pub fn open(path: &Path, overrides: &[String]) -> Result<Checkpoint> {
+    /// [`Error::Checkpoint`] if it is none; [`Error::Config`] if the configuration or an override is wrong.
+    pub fn open(path: &Path, config: Option<&Path>, overrides: &[String]) -> Result<Checkpoint> {
         let path = if path.is_dir() { path.join(LAST) } else { path.to_owned() };
-        let (file, meta) = TensorFile::open_checkpoint(&path)?;
-        if meta.config.is_empty() {
-            return Err(Error::checkpoint(&path, "it does not hold the configuration of its run"));
-        }
         // Where and how fast the run trained says nothing about this machine.
         let here = ["Training.device=auto", "Training.num_threads=null"].map(str::to_owned);
         let overrides: Vec<String> = here.into_iter().chain(overrides.iter().cloned()).collect();
-        let (mut cfg, _) = Config::from_yaml(&meta.config, Some(&path), &overrides)?;
+        let (file, meta, (mut cfg, _)) = match config {
+            Some(config) => (TensorFile::open(&path)?, Meta::default(), Config::load(config, &overrides)?),
+            None => {
+                let (file, meta) = own(&path)?;
+                let cfg = Config::from_yaml(&meta.config, Some(&path), &overrides)?;
+                (file, meta, cfg)
+            }
+        };
         if !overrides.iter().any(|o| o.starts_with("Training.isa=")) {
             cfg.training.isa = IsaChoice::Auto;
         }
-        Ok(Checkpoint { path, file, meta, cfg })
+        let averaged = file.entries().iter().any(|e| e.name.starts_with(EMA));
+        let has_average = averaged && (config.is_some() || meta.counters.ema_updates > 0);
+        Ok(Checkpoint { path, file, meta, has_average, cfg })
     }
 
     /// The checkpoint's file.
@@ -53,15 +64,28 @@ impl Checkpoint {
         &self.path
     }
 
-    /// Steps that the weights were trained for.
-    pub fn step(&self) -> u64 {
-        self.meta.step
+    /// Its weights in words.
+    pub fn describe(&self, averaged: bool) -> String {
+        let weights = if averaged { "averaged weights" } else { "live weights" };
+        match self.meta.step {
+            0 => weights.to_owned(),
+            step => format!("{weights} of step {step}"),
+        }
     }
+}
 
-    /// Whether there are averaged weights, and they have taken part in any step.
-    pub fn has_average(&self) -> bool {
-        self.meta.counters.ema_updates > 0 && self.file.entries().iter().any(|e| e.name.starts_with(EMA))
+/// A checkpoint of this program, with its configuration.
+fn own(path: &Path) -> Result<(TensorFile, Meta)> {
+    const HINT: &str = "name the YAML that it was trained with: --config FILE";
+    if TensorFile::open(path)?.is_of_torch() {
+        let message = "a file of PyTorch does not hold the configuration of its networks";
+        return Err(Error::checkpoint(path, message).with_hint(HINT));
     }
+    let (file, meta) = TensorFile::open_checkpoint(path)?;
+    if meta.config.is_empty() {
+        return Err(Error::checkpoint(path, "it does not hold the configuration of its run").with_hint(HINT));
+    }
+    Ok((file, meta))
 }
 
 /// Extent and type of the batches of windows that a plan is for.
@@ -204,7 +228,8 @@ fn set_weights(
     let in_file = |name: &str| format!("{prefix}{}", name.strip_prefix(&live).unwrap_or(name));
     let tensors = layout.params.iter().chain(&layout.buffers);
     let expected: Vec<_> = tensors.map(|t| (in_file(&t.name), t.file_shape())).collect();
-    let found: Vec<_> = checkpoint.file.shapes(prefix);
+    let mut found = checkpoint.file.shapes(prefix);
+    found.retain(|(name, _)| !name.ends_with(BATCH_COUNT));
     if let Some(table) = compare_architecture(&expected, &found) {
         let message = format!("its generator is not that of its configuration\n{table}");
         return Err(Error::checkpoint(&checkpoint.path, message));

@@ -37,14 +37,13 @@ pub fn predict(inputs: &[PathBuf], out: &Path, options: &PredictOptions, device:
     let messages = device.messages.clone().unwrap_or_else(Messages::stderr);
     let outputs = outputs::outputs(inputs, out)?;
     inputs.iter().zip(&outputs).try_for_each(|(input, output)| outputs::check(input, output, options))?;
-    let mut checkpoint = Checkpoint::open(&options.checkpoint, &options.overrides)?;
-    let averaged = checkpoint.has_average() && !options.live;
+    let mut checkpoint = Checkpoint::open(&options.checkpoint, options.config.as_deref(), &options.overrides)?;
+    let averaged = checkpoint.has_average && !options.live;
     let id = FileId::of(checkpoint.path())?;
     let device = open_device_with(&checkpoint.cfg, device)?;
     let model = Model::load(&mut checkpoint, device, averaged, &messages)?;
-    let weights = if averaged { "averaged weights" } else { "live weights" };
-    let (path, step) = (checkpoint.path().display(), checkpoint.step());
-    messages.info(&format!("{path}: {weights} of step {step} · {}", model.device().describe()));
+    let (path, weights) = (checkpoint.path().display(), checkpoint.describe(averaged));
+    messages.info(&format!("{path}: {weights} · {}", model.device().describe()));
     let threads = checkpoint.cfg.training.num_threads;
     let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let mut mapper = Mapper { options, model, checkpoint: id, averaged, stop, messages, threads };

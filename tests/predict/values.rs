@@ -1,7 +1,13 @@
 //! Values, masks and bands of maps.
 
+use std::path::Path;
+
+use srgan::checkpoint::TensorFile;
+use srgan::config::Config;
 use srgan::predict::{Matching, PredictOptions};
 use srgan::rng::{Rng, Stream};
+use srgan::runtime::Cpu;
+use srgan::train::session::{Key, Session};
 
 use crate::common::{SMALL, Scratch, assert_close, ground, map, options, read_floats};
 
@@ -120,4 +126,37 @@ fn averaged_weights_are_used_unless_live_ones_are_asked_for() {
     let live = PredictOptions { live: true, ..options(&checkpoint) };
     let said = map(&scene, &scratch.path("b.npy"), &live).unwrap();
     assert!(said.contains("live weights of step 7"), "{said}");
+}
+
+/// The configuration of tests/fixtures/torch/opensr.ckpt, as opensr-srgan has it.
+const OPENSR: &str = "
+Data: {normalization: zero_one}
+Model: {in_bands: 3}
+Generator: {model_type: SRResNet, block_type: standard, large_kernel_size: 3, n_channels: 4, n_blocks: 1, scaling_factor: 2}
+Discriminator: {model_type: esrgan, base_channels: 1, linear_size: 2}
+Training: {EMA: {enabled: True}}
+";
+
+#[test]
+fn checkpoints_of_opensr_srgan_are_mapped_with() {
+    let scratch = Scratch::new();
+    let config = scratch.path("theirs.yaml");
+    std::fs::write(&config, OPENSR).unwrap();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/torch/opensr.ckpt");
+    let scene = scratch.floats("s.npy", &[20, 24, 3], ground);
+    let theirs = PredictOptions { config: Some(config), ..options(&path) };
+    let said = map(&scene, &scratch.path("map.npy"), &theirs).unwrap();
+    assert!(said.contains("live weights"), "{said}");
+    // The same network as the trainer takes it.
+    let (mut cfg, _) = Config::from_yaml(OPENSR, None, &["Training.device=cpu".into()]).unwrap();
+    cfg.training.ema.enabled = false;
+    let mut session = Session::new(cfg, Box::new(Cpu::new(1).unwrap())).unwrap();
+    session.restore_weights(&mut TensorFile::open(&path).unwrap(), &path).unwrap();
+    let plan = session.plan(Key::Forward(1, 20, 24)).unwrap();
+    let lr: Vec<f32> = (0..20 * 24 * 3).map(ground).collect();
+    session.upload(plan, "lr", bytemuck::cast_slice(&lr)).unwrap();
+    let want: Vec<f32> = session.run(plan, Default::default()).unwrap().outputs.remove(0);
+    let want: Vec<f32> = want.iter().map(|v| v.clamp(0.0, 1.0)).collect();
+    assert!(want.iter().any(|v| *v > 0.0));
+    assert_close(&read_floats(&scratch.path("map.npy")).1, &want, 1e-6, "map");
 }

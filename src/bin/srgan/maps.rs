@@ -26,9 +26,12 @@ fn positive() -> RangedU64ValueParser<usize> {
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct PredictArgs {
-    /// Checkpoint of this program, or the folder of a run: its last one
+    /// Checkpoint, or the folder of a run: its last one
     #[arg(short, long, value_name = "CHECKPOINT")]
     model: PathBuf,
+    /// Configuration of a checkpoint that holds none: the YAML of an opensr-srgan .ckpt
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Scenes: GeoTIFF, .npy and what else training reads
     #[arg(required = true, value_name = "INPUT")]
     inputs: Vec<PathBuf>,
@@ -146,6 +149,7 @@ pub fn run_predict(args: PredictArgs) -> Result<()> {
     ];
     let options = PredictOptions {
         checkpoint: args.model,
+        config: args.config,
         overrides: named.into_iter().filter_map(|(key, value)| Some(format!("Training.{key}={}", value?))).collect(),
         bands: args.bands,
         window: args.window,

@@ -24,10 +24,13 @@ use crate::{Error, Result};
 
 /// Rows and columns of a tile.
 const TILE: usize = 512;
+/// Bytes before compression up to which a file is a classic one; compression adds little, and other things take little.
+const CLASSIC_BYTES: u64 = u32::MAX as u64 - (1 << 24);
 /// Tiles that each thread compresses before they are written.
 const AHEAD: usize = 4;
-/// What tells GDAL that the directories come first.
-const STRUCTURE: &str = "LAYOUT=IFDS_BEFORE_DATA\nKNOWN_INCOMPATIBLE_EDITION=NO\n ";
+/// What tells GDAL how the file is laid out: each tile stands between its length and its last four bytes once more.
+const STRUCTURE: &str = "LAYOUT=IFDS_BEFORE_DATA\nBLOCK_ORDER=ROW_MAJOR\nBLOCK_LEADER=SIZE_AS_UINT4\n\
+    BLOCK_TRAILER=LAST_4_BYTES_REPEATED\nKNOWN_INCOMPATIBLE_EDITION=NO\n ";
 
 const NEW_SUBFILE_TYPE: u16 = 254;
 const PHOTOMETRIC: u16 = 262;
@@ -88,7 +91,20 @@ pub(super) fn write(
     let stored = overviews(image, pixels, folder, threads, watch)?;
     let full = full_level(image);
     let levels: Vec<&Level> = [&full].into_iter().chain(stored.iter().map(Stored::level)).collect();
-    let format = Format { big: raw_bytes(image, &levels) > u64::from(u32::MAX) - (1 << 24) };
+    let format = Format { big: raw_bytes(image, &levels) > CLASSIC_BYTES };
+    let sources: Vec<&dyn Pixels> = [pixels].into_iter().chain(stored.iter().map(|level| level as _)).collect();
+    write_levels(image, format, (&levels, &sources), (file, path), threads, &|share| watch(0.3 + 0.7 * share))
+}
+
+/// Writes the levels of an image, of which the first is the full size.
+fn write_levels(
+    image: &Image,
+    format: Format,
+    (levels, sources): (&[&Level], &[&dyn Pixels]),
+    (file, path): (&File, &Path),
+    threads: usize,
+    watch: &Watch,
+) -> Result<()> {
     let mut pages = Vec::new();
     for (number, level) in levels.iter().enumerate() {
         pages.push(page(image, level, number, false));
@@ -102,17 +118,18 @@ pub(super) fn write(
     let all: usize = pages.iter().map(|page| page.offsets.len()).sum();
     let mut written = 0;
     for number in (0..levels.len()).rev() {
-        let source: &dyn Pixels = if number == 0 { pixels } else { &stored[number - 1] };
         for page in pages.iter_mut().filter(|page| page.level == number) {
-            let tiles = Tiles { image, level: levels[number], source, is_mask: page.is_mask };
+            let tiles = Tiles { image, level: levels[number], source: sources[number], is_mask: page.is_mask };
             for first in (0..page.offsets.len()).step_by(threads * AHEAD) {
                 let count = (threads * AHEAD).min(page.offsets.len() - first);
                 for (place, bytes) in in_parallel(threads, count, |i| tiles.tile(first + i))?.into_iter().enumerate() {
+                    out.write(&(bytes.len() as u32).to_le_bytes())?;
                     (page.offsets[first + place], page.lengths[first + place]) = (out.at, bytes.len() as u64);
                     out.write(&bytes)?;
+                    out.write(&bytes[bytes.len().saturating_sub(4)..])?;
                 }
                 written += count;
-                watch(0.3 + 0.7 * written as f64 / all as f64)?;
+                watch(written as f64 / all as f64)?;
             }
         }
     }
@@ -169,7 +186,7 @@ fn overviews(image: &Image, pixels: &dyn Pixels, folder: &Path, threads: usize, 
     Ok(stored)
 }
 
-/// Bytes of all tiles before compression; compression adds less than the slack that the caller leaves.
+/// Bytes of all tiles before compression.
 fn raw_bytes(image: &Image, levels: &[&Level]) -> u64 {
     let pixel = image.bands * image.values.dtype.bytes() + 1;
     let tiles: usize = levels.iter().map(|level| level.height.div_ceil(TILE) * level.width.div_ceil(TILE)).sum();
@@ -310,5 +327,82 @@ impl Tiles<'_> {
         let (compression, dtype) = (self.image.compression, self.image.values.dtype);
         tile::predicted(&mut bytes, TILE, self.level.bands, dtype, compression.predictor(dtype));
         tile::compressed(bytes, compression)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ops::Range;
+
+    use tiff_reader::TiffFile;
+
+    const HEIGHT: usize = 700;
+    const WIDTH: usize = 530;
+
+    /// Two bands of numbers, every 50th row without a value.
+    struct Ramp;
+
+    fn value(row: usize, column: usize, band: usize) -> u16 {
+        (row * 7 + column * 3 + band * 1000) as u16
+    }
+
+    impl Pixels for Ramp {
+        fn read(&self, row: usize, columns: Range<usize>, values: &mut Vec<u8>, valid: &mut Vec<u8>) -> Result<()> {
+            for column in columns {
+                (0..2).for_each(|band| values.extend(value(row, column, band).to_ne_bytes()));
+                valid.push(u8::from(!row.is_multiple_of(50)));
+            }
+            Ok(())
+        }
+    }
+
+    fn written(format: Format, threads: usize) -> Vec<u8> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("map.tif");
+        let values = Values { dtype: PixelType::U16, fill: None, avoided: None };
+        let image = Image {
+            height: HEIGHT,
+            width: WIDTH,
+            bands: 2,
+            values: &values,
+            has_mask: true,
+            tags: &[RawTag::text(270, "a description")],
+            software: "test",
+            compression: Compression::Deflate,
+        };
+        let stored = overviews(&image, &Ramp, dir.path(), threads, &|_| Ok(())).unwrap();
+        let full = full_level(&image);
+        let levels = [&full, stored[0].level()];
+        let sources: [&dyn Pixels; 2] = [&Ramp, &stored[0]];
+        let file = File::create(&path).unwrap();
+        write_levels(&image, format, (&levels, &sources), (&file, &path), threads, &|_| Ok(())).unwrap();
+        std::fs::read(path).unwrap()
+    }
+
+    #[test]
+    fn classic_and_big_files_hold_the_same_image() {
+        for big in [false, true] {
+            let bytes = written(Format { big }, 1);
+            assert!(bytes == written(Format { big }, 3), "the bytes depend on the threads");
+            let tiff = TiffFile::from_bytes(bytes.clone()).unwrap();
+            assert_eq!(tiff.is_bigtiff(), big);
+            let sizes: Vec<_> = tiff.ifds().iter().map(|ifd| (ifd.height(), ifd.width())).collect();
+            assert_eq!(sizes, [(700, 530), (700, 530), (350, 265), (350, 265)]);
+            let pixels = tiff.read_image_bytes(0).unwrap();
+            for (i, v) in pixels.chunks_exact(2).enumerate() {
+                let (pixel, band) = (i / 2, i % 2);
+                assert_eq!(u16::from_ne_bytes([v[0], v[1]]), value(pixel / WIDTH, pixel % WIDTH, band));
+            }
+            let mask = tiff.read_image_bytes(1).unwrap();
+            assert!((0..HEIGHT * WIDTH).all(|i| (mask[i] != 0) != (i / WIDTH).is_multiple_of(50)));
+            // Directories first, then the tiles of the overview, each with its length before it.
+            let offsets: Vec<u64> = tiff.ifds().iter().map(|ifd| ifd.tile_offsets().unwrap()[0]).collect();
+            assert!(offsets[2] < offsets[3] && offsets[3] < offsets[0] && offsets[0] < offsets[1]);
+            let at = offsets[2] as usize;
+            let length = tiff.ifds()[2].tile_byte_counts().unwrap()[0] as usize;
+            assert_eq!(bytes[at - 4..at], (length as u32).to_le_bytes());
+            assert_eq!(bytes[at + length - 4..at + length], bytes[at + length..at + length + 4]);
+        }
     }
 }
