@@ -106,6 +106,7 @@ pub(super) struct Model {
     programs: Programs,
     device: Box<dyn Device>,
     precision: Precision,
+    checkpoint: PathBuf,
     plans: Vec<(WindowShape, PlanId)>,
 }
 
@@ -126,12 +127,18 @@ impl Model {
         let programs = Programs::new(cfg)?.aligned_to(device.target().channel_alignment(precision));
         set_weights(&programs, checkpoint, device.as_mut(), averaged)?;
         reuse_choices(&checkpoint.meta, device.as_mut(), messages);
-        Ok(Model { programs, device, precision, plans: Vec::new() })
+        let checkpoint = checkpoint.path.clone();
+        Ok(Model { programs, device, precision, checkpoint, plans: Vec::new() })
     }
 
     /// What the weights were trained with.
     pub fn config(&self) -> &Arc<Config> {
         self.programs.config()
+    }
+
+    /// The checkpoint's file.
+    pub fn checkpoint(&self) -> &Path {
+        &self.checkpoint
     }
 
     /// The device.

@@ -145,7 +145,6 @@ impl Mapper<'_> {
         let (bands, (height, _)) = (scene.bands().len(), scene.size());
         Target::of(self.options.matching, bands, &mut |pixel| {
             for first in (0..height).step_by(PASS_ROWS) {
-                self.check_stop(scene.path())?;
                 let (values, valid) = scene.rows(first..(first + PASS_ROWS).min(height))?;
                 let pixels = values.chunks_exact(bands).zip(valid);
                 pixels.filter(|(_, valid)| *valid != 0).for_each(|(values, _)| pixel(values));
@@ -177,6 +176,8 @@ impl Mapper<'_> {
             return Err(Error::data(path, "this map was made of another checkpoint or scene, or with other options")
                 .with_hint("--overwrite replaces it"));
         }
+        // Left by a kill after the map was written.
+        let _ = fs::remove_file(working(output, self.options.part));
         self.messages.info(&format!("{} is there already", path.display()));
         Ok(true)
     }
@@ -219,10 +220,6 @@ impl Mapper<'_> {
         }
         drop(finished);
         fs::remove_file(&from).map_err(|e| Error::io("remove", from, e))
-    }
-
-    fn check_stop(&self, path: &Path) -> Result<()> {
-        self.explain(stopped(&self.stop, path))
     }
 
     /// Says how to go on after a signal.

@@ -106,8 +106,9 @@ impl<'m> Stitcher<'m> {
             let width = unit.job.columns.window * unit.job.scale;
             let row = unit.job.rows.pixels(unit.number).start + pixel / width;
             let column = unit.job.columns.pixels(column).start + pixel % width;
-            let message = format!("the network gives {} near row {row}, column {column} of the scene", image[at]);
-            return Err(Error::Diverged { message: message + "; are the checkpoint's weights finite?" });
+            let message = format!("its network gives {} near row {row}, column {column} of the scene", image[at]);
+            return Err(Error::checkpoint(self.model.checkpoint(), message)
+                .with_hint("its weights may not be finite: choose an earlier checkpoint"));
         }
         let value = |(i, v): (usize, &f32)| {
             let (gain, offset) = self.inverse[i % bands];

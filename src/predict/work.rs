@@ -120,9 +120,14 @@ impl Work {
             work.verify()?;
             return Ok(work);
         }
+        if let Ok(before) = File::open(path) {
+            lock(&before, path)?;
+        }
+        // Whole or not at all: a kill leaves no file that cannot be resumed.
+        let new = path.with_extension("new");
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
-        let file = options.open(path).map_err(|e| failed("create", path, e))?;
+        let file = options.open(&new).map_err(|e| failed("create", path, e))?;
         lock(&file, path)?;
         let write = |e| failed("write", path, e);
         file.set_len(0).map_err(write)?;
@@ -137,6 +142,7 @@ impl Work {
         work.file.write_all_at(&head, 0).map_err(write)?;
         work.file.set_len(work.records[work.units.len()]).map_err(write)?;
         work.file.sync_all().map_err(write)?;
+        std::fs::rename(&new, path).map_err(write)?;
         Ok(work)
     }
 

@@ -80,6 +80,13 @@ fn damaged_scenes_and_checkpoints() {
     fs::write(&scene, &whole).unwrap();
     let torch = options(&fixtures.join("torch/opensr.ckpt"));
     assert!(refused(&scene, &scratch.path("map.tif"), &torch).1.contains("--config FILE"));
+    let bad = scratch.checkpoint("bad.safetensors", SMALL, 4, "normalization: identity, scale: 0.004");
+    let mut bytes = fs::read(&bad).unwrap();
+    let last = bytes.len() - 4;
+    bytes[last..].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(&bad, bytes).unwrap();
+    let (code, error) = refused(&scene, &scratch.path("bad.tif"), &options(&bad));
+    assert!(code == 2 && error.contains("its network gives NaN near row 0, column 0"), "{error}");
     let missing = options(&scratch.path("none.safetensors"));
     assert!(refused(&scene, &scratch.path("map.tif"), &missing).1.contains("there is no such file"));
     assert!(

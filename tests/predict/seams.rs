@@ -35,6 +35,24 @@ fn stitched_equals_untiled_for_every_local_family() {
 }
 
 #[test]
+fn the_bytes_do_not_depend_on_the_batch() {
+    let scratch = Scratch::new();
+    for (family, generator) in [LOCAL[0], LOCAL[4]] {
+        let checkpoint = scratch.checkpoint("m.safetensors", generator, 3, "normalization: identity");
+        let scene = scratch.floats("s.npy", &[70, 150, 3], ground);
+        let maps: Vec<Vec<u8>> = [1, 2, 5]
+            .map(|batch| {
+                let out = scratch.path(&format!("{family}{batch}.npy"));
+                let tiled = PredictOptions { window: Some(60), batch: Some(batch), ..options(&checkpoint) };
+                map(&scene, &out, &tiled).unwrap();
+                std::fs::read(out).unwrap()
+            })
+            .into();
+        assert!(maps.windows(2).all(|pair| pair[0] == pair[1]), "{family}");
+    }
+}
+
+#[test]
 fn any_scene_window_overlap_batch_and_thread_count_gives_the_untiled_map() {
     let scratch = Scratch::new();
     let checkpoint = scratch.checkpoint("m.safetensors", SMALL, 2, "normalization: identity");

@@ -15,8 +15,8 @@ const EXAMPLES: &str = "Examples:
   srgan predict -m best.safetensors scene.tif -o map.tif --part 3/8     # in a job array; then
   srgan merge map.tif.part-*-of-8 -o map.tif
 
-Exit codes: 0 finished; 2 wrong options, checkpoint or scene; 3 the network gives no numbers; 75 stopped by a signal with
-its state saved (continue with --resume); 1 anything else.";
+Exit codes: 0 finished; 2 wrong options, checkpoint or scene; 75 stopped by a signal with its state saved (continue with
+--resume); 1 anything else.";
 
 /// A number of pixels or windows.
 fn positive() -> RangedU64ValueParser<usize> {
@@ -63,7 +63,7 @@ pub struct PredictArgs {
     #[arg(long, value_enum, default_value = "deflate")]
     compress: CompressionName,
     /// Also draw a picture beside the map: the scene's middle, input beside output
-    #[arg(long)]
+    #[arg(long, conflicts_with = "part")]
     preview: bool,
     /// Go on with an unfinished map; leave finished ones alone
     #[arg(long)]
