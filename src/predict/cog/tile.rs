@@ -35,7 +35,7 @@ impl Compression {
 }
 
 /// The values of a tile in native order, as they lie in the file before compression.
-pub(super) fn predicted(values: &mut Vec<u8>, width: usize, bands: usize, dtype: PixelType, predictor: u16) {
+pub(super) fn predicted(values: &mut [u8], width: usize, bands: usize, dtype: PixelType, predictor: u16) {
     let size = dtype.bytes();
     if cfg!(target_endian = "big") && size > 1 {
         values.chunks_exact_mut(size).for_each(<[u8]>::reverse);
