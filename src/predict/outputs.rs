@@ -103,11 +103,12 @@ mod tests {
 
     #[test]
     fn parts_stand_beside_the_map() {
-        let part = Some(Part { index: 2, count: 8 });
+        let second = Part { index: 2, count: 8 };
+        let part = Some(second);
         assert_eq!(final_name(Path::new("x/m.tif"), part), Path::new("x/m.tif.part-2-of-8"));
         assert_eq!(working(Path::new("m.tif"), None), Path::new(".m.tif.work"));
         assert_eq!(working(Path::new("x/m.tif"), part), Path::new("x/.m.tif.part-2-of-8.work"));
-        assert_eq!("2/8".parse(), Ok(part.unwrap()));
+        assert_eq!("2/8".parse(), Ok(second));
         for wrong in ["0/3", "4/3", "3", "a/b", "1/0"] {
             assert!(wrong.parse::<Part>().unwrap_err().contains("is no part"), "{wrong}");
         }

@@ -121,6 +121,22 @@ fn a_network_that_looks_everywhere_says_so_unless_one_window_holds_the_scene() {
     assert!(step(&tiled) < 1.5 * step(&whole), "{} {}", step(&tiled), step(&whole));
 }
 
+#[test]
+fn windows_too_small_for_the_network_are_blended_with_a_note() {
+    let scratch = Scratch::new();
+    let (_, lka) = LOCAL[3];
+    let checkpoint = scratch.checkpoint("m.safetensors", lka, 1, "normalization: identity");
+    let scene = scratch.floats("s.npy", &[60, 70], ground);
+    let tiled = PredictOptions { window: Some(24), ..options(&checkpoint) };
+    let said = map(&scene, &scratch.path("tiled.npy"), &tiled).unwrap();
+    assert!(said.contains("pixels far, and windows of 24 pixels share 12") && said.contains("--window"), "{said}");
+    let whole = PredictOptions { window: WHOLE, ..tiled };
+    map(&scene, &scratch.path("whole.npy"), &whole).unwrap();
+    let (got, want) = (read_floats(&scratch.path("tiled.npy")).1, read_floats(&scratch.path("whole.npy")).1);
+    assert_close(&got, &want, 0.1, "blended");
+    assert_ne!(got, want);
+}
+
 /// What the graph says about how far a network looks is what it does: a changed pixel changes the output as far as that
 /// and no farther.
 #[test]
