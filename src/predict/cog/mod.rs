@@ -30,6 +30,8 @@ const TILE: usize = 512;
 const CLASSIC_BYTES: u64 = u32::MAX as u64 - (1 << 24);
 /// Tiles that each thread compresses before they are written.
 const AHEAD: usize = 4;
+/// Threads at most: each holds a tile and, compressed, some more.
+const MAX_THREADS: usize = 16;
 /// What tells GDAL how the file is laid out: each tile stands between its length and its last four bytes once more.
 const STRUCTURE: &str = "LAYOUT=IFDS_BEFORE_DATA\nBLOCK_ORDER=ROW_MAJOR\nBLOCK_LEADER=SIZE_AS_UINT4\n\
     BLOCK_TRAILER=LAST_4_BYTES_REPEATED\nKNOWN_INCOMPATIBLE_EDITION=NO\n ";
@@ -89,6 +91,7 @@ pub(super) fn write(
     threads: usize,
     watch: &Watch,
 ) -> Result<()> {
+    let threads = threads.min(MAX_THREADS);
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let stored = overviews(image, pixels, folder, threads, watch)?;
     let full = full_level(image);
