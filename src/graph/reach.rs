@@ -1,5 +1,5 @@
 //! How far a network looks: which pixels of one value a pixel of another depends on. Each op says it of its operands
-//! ([`Op::reach`](super::Op::reach)); [`Tape::reach`] adds it up along the worst path.
+//! ([`Op::reach`]); [`Tape::reach`] adds it up along the worst path.
 
 use super::{Axis, Exec, Op, Source, Tape, Value, ViewOf};
 use crate::types::Shape;
