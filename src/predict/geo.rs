@@ -106,7 +106,7 @@ pub(super) fn band_names(tags: &[RawTag]) -> Vec<(usize, String)> {
     let Ok(document) = roxmltree::Document::parse(&text) else { return Vec::new() };
     let items = document.descendants().filter(|node| node.attribute("role") == Some("description"));
     let named = |node: roxmltree::Node| {
-        Some((node.attribute("sample")?.parse().ok()?, node.text().unwrap_or_default().trim().to_owned()))
+        Some((node.attribute("sample")?.parse().ok()?, unescaped(node.text().unwrap_or_default().trim())))
     };
     items.filter_map(named).collect()
 }
@@ -140,6 +140,11 @@ fn band_metadata(text: &str, bands: &[usize]) -> Option<String> {
         }
     }
     (out.len() > empty).then(|| out + "</GDALMetadata>\n")
+}
+
+/// GDAL escapes texts once more than XML asks for.
+fn unescaped(text: &str) -> String {
+    text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&amp;", "&")
 }
 
 fn escaped(text: &str) -> String {
@@ -190,13 +195,13 @@ mod tests {
     fn metadata_follow_their_bands() {
         let text = "<GDALMetadata><Item name=\"A\">x &amp; y</Item>\
             <Item name=\"DESCRIPTION\" sample=\"0\" role=\"description\">B02</Item>\
-            <Item name=\"DESCRIPTION\" sample=\"2\" role=\"description\">B08</Item>\
+            <Item name=\"DESCRIPTION\" sample=\"2\" role=\"description\">B08 &amp;amp; B8A</Item>\
             <Item name=\"STATISTICS_MEAN\" sample=\"2\">5</Item></GDALMetadata>";
         let tags = map_tags(&[RawTag::text(GDAL_METADATA, text)], 2, &[2, 1]);
         let kept = find(&tags, GDAL_METADATA).unwrap().to_text();
         assert!(kept.contains("<Item name=\"A\">x &amp; y</Item>"), "{kept}");
         assert!(!kept.contains("B02") && !kept.contains("STATISTICS"), "{kept}");
-        assert_eq!(band_names(&tags), [(0, "B08".to_owned())]);
+        assert_eq!(band_names(&tags), [(0, "B08 & B8A".to_owned())]);
         assert!(find(&map_tags(&[RawTag::text(GDAL_METADATA, "no XML")], 2, &[0]), GDAL_METADATA).is_none());
     }
 

@@ -182,6 +182,11 @@ def main():
             run(*predict, "-o", array.name, cwd=folder)
             problems += check(case, scene, map_path, array, valid)
             count += 1
+        # Bands by name, in another order.
+        run(*predict, "-o", "chosen.tif", "--bands", "B08 & more,b02,B03", cwd=folder)
+        with rasterio.open(folder / "chosen.tif") as chosen:
+            if chosen.descriptions != (NAMES[2], NAMES[0], NAMES[1]) or chosen.scales != (1.0, 0.0001, 0.0002):
+                problems.append(f"bands by name: {chosen.descriptions}, {chosen.scales}")
     print("\n".join(problems) or f"{count} maps are what GDAL and rio-cogeo expect")
     return 1 if problems else 0
 
