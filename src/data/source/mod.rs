@@ -1,9 +1,11 @@
 //! Source files, read from top to bottom in bounded pieces.
 
 mod array;
+mod jp2;
 mod masked;
 pub(crate) mod npy_header;
 mod picture;
+mod safe;
 mod stack;
 pub(crate) mod tags;
 mod tiff;
@@ -19,7 +21,7 @@ use super::{Layout, PixelType};
 use crate::error::{Error, Result};
 
 /// File name endings that can be read.
-pub(crate) const EXTENSIONS: [&str; 7] = ["npy", "npz", "tif", "tiff", "png", "jpg", "jpeg"];
+pub(crate) const EXTENSIONS: [&str; 9] = ["npy", "npz", "tif", "tiff", "png", "jpg", "jpeg", "jp2", "j2k"];
 
 /// What says which pixels of a file have no value, beside the values themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +125,19 @@ pub(crate) fn is_supported(path: &Path) -> bool {
     extension(path).is_some_and(|e| EXTENSIONS.contains(&e.as_str()))
 }
 
+/// Whether `path` names a Sentinel-2 product, or a resolution inside one.
+pub(crate) fn is_product(path: &Path) -> bool {
+    safe::is_product(path)
+}
+
+/// The files that decide what the image at `path` is: itself, or those of a product.
+///
+/// # Errors
+/// If a product's folder cannot be read.
+pub(crate) fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
+    if is_product(path) { safe::files(path) } else { Ok(vec![path.into()]) }
+}
+
 /// The readable image files of a folder, sorted by name; hidden files and others are passed over.
 pub(crate) fn images_in(dir: &Path) -> Result<Vec<PathBuf>> {
     let io = |e| Error::io("list the folder", dir, e);
@@ -130,7 +145,7 @@ pub(crate) fn images_in(dir: &Path) -> Result<Vec<PathBuf>> {
     for entry in std::fs::read_dir(dir).map_err(io)? {
         let path = entry.map_err(io)?.path();
         let hidden = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
-        if !hidden && path.is_file() && is_supported(&path) {
+        if !hidden && (path.is_file() && is_supported(&path) || path.is_dir() && is_product(&path)) {
             files.push(path);
         }
     }
@@ -146,6 +161,8 @@ pub(crate) fn open(path: &Path, layout: Layout) -> Result<Box<dyn Source>> {
         Some("npz") => Box::new(array::open_npz(path, layout)?),
         Some("png") => Box::new(picture::open_png(path)?),
         Some("jpg" | "jpeg") => Box::new(picture::open_jpeg(path)?),
+        Some("jp2" | "j2k") => Box::new(jp2::open(path)?),
+        _ if safe::is_product(path) => Box::new(safe::open(path)?),
         Some("tif" | "tiff") => masked::with_sidecar(path, tiff::open(path)?)?,
         other => return Err(unknown_kind(path, other.unwrap_or_default())),
     };
@@ -179,12 +196,7 @@ fn unknown_kind(path: &Path, extension: &str) -> Error {
         format!("convert it: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE {from} {}", to.display())
     };
     match extension {
-        "safe" => error.with_hint(translate(&format!(
-            "\"$(gdalinfo {name}/MTD_MSIL*.xml | sed -n 's/.*SUBDATASET_1_NAME=//p')\""
-        ))),
-        "jp2" | "j2k" | "vrt" | "img" | "hdf" | "nc" | "jxl" | "webp" | "bsq" => {
-            error.with_hint(translate(&name.to_string()))
-        }
+        "vrt" | "img" | "hdf" | "nc" | "jxl" | "webp" | "bsq" => error.with_hint(translate(&name.to_string())),
         _ => error.with_hint("name files of a known kind; GDAL's gdal_translate makes GeoTIFF files of most others"),
     }
 }
