@@ -30,8 +30,8 @@ pub(super) fn open(settings: &DataSettings, notes: &mut Vec<String>) -> Result<P
     let mut training = Vec::new();
     for files in scenes {
         let path = &files[0].clone();
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let beside = path.parent().unwrap_or(Path::new(".")).join(super::STORE_FOLDER);
+        let name = source::stem(path);
+        let beside = source::container(path).parent().unwrap_or(Path::new(".")).join(super::STORE_FOLDER);
         let dir = settings.store_dir.clone().unwrap_or(beside);
         let mut request = settings.store_request(&name, dir, vec![files]);
         (request.mask, request.dtype) = (true, Some(dtype));

@@ -11,7 +11,7 @@ use super::axis::Axis;
 use super::matching::Target;
 use super::values::Values;
 use super::{Blend, Compression};
-use crate::data::source::RawTag;
+use crate::data::source::{self, RawTag};
 use crate::{Error, Result};
 
 /// Version of the working file.
@@ -63,26 +63,21 @@ impl FileId {
         }
     }
 
-    /// The files that a scene's pixels come from: the file, or all files of a folder, and a mask beside it.
+    /// The files that a scene's pixels come from, and the mask beside each.
     ///
     /// # Errors
     /// If one cannot be read.
     pub fn of_scene(path: &Path) -> Result<Vec<FileId>> {
-        if !path.is_dir() {
-            let mut mask = path.as_os_str().to_owned();
+        let mut all = Vec::new();
+        for file in source::files_of(path)? {
+            all.push(FileId::of(&file)?);
+            let mut mask = file.into_os_string();
             mask.push(".msk");
-            let mask = Path::new(&mask);
-            let all = [Some(path), Some(mask).filter(|mask| mask.is_file())];
-            return all.into_iter().flatten().map(FileId::of).collect();
+            if Path::new(&mask).is_file() {
+                all.push(FileId::of(Path::new(&mask))?);
+            }
         }
-        let failed = |e| Error::io("list the folder", path, e);
-        let mut entries = Vec::new();
-        for entry in std::fs::read_dir(path).map_err(failed)? {
-            entries.push(entry.map_err(failed)?.path());
-        }
-        entries.sort();
-        let of_each = entries.iter().map(|entry| FileId::of_scene(entry)).collect::<Result<Vec<_>>>()?;
-        Ok(of_each.concat())
+        Ok(all)
     }
 }
 

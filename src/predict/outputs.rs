@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::{Part, PredictOptions};
+use crate::data::source;
 use crate::{Error, Result};
 
 /// Where the maps of `inputs` go: to the file `out`, or into the folder `out` under the scenes' names.
@@ -29,8 +30,8 @@ pub(super) fn outputs(inputs: &[PathBuf], out: &Path) -> Result<Vec<PathBuf>> {
     for input in inputs {
         let is_array =
             input.extension().is_some_and(|e| e.eq_ignore_ascii_case("npy") || e.eq_ignore_ascii_case("npz"));
-        let mut name = input.file_stem().unwrap_or_default().to_owned();
-        name.push(if is_array { ".npy" } else { ".tif" });
+        let mut name = source::stem(input);
+        name.push_str(if is_array { ".npy" } else { ".tif" });
         let output = out.join(name);
         if outputs.contains(&output) {
             return Err(Error::usage(format!("two scenes would become {}", output.display()))

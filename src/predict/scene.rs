@@ -53,6 +53,7 @@ impl Scene {
     pub fn open(path: &Path, cfg: &Config, bands: Option<&str>) -> Result<Scene> {
         let settings = data_settings(cfg);
         let layout = settings.layout.unwrap_or(Layout::Hwc);
+        let path = &source::with_bands(path, bands);
         let mut source = source::open(path, layout)?;
         let bands = choose_bands(path, source.as_ref(), &settings, bands)?;
         let rules = settings.value_rules();
@@ -66,7 +67,7 @@ impl Scene {
         let has_mask = rules.mask && info.mask.is_some();
         let nodata = rules.nodata.or(info.nodata).map(|v| v as f32).filter(|v| !v.is_nan());
         let (values, valid) = (Vec::new(), Vec::new());
-        Ok(Scene { path: path.into(), source, bands, converter, raw, nodata, has_mask, first: 0, values, valid })
+        Ok(Scene { path: path.clone(), source, bands, converter, raw, nodata, has_mask, first: 0, values, valid })
     }
 
     /// The file.

@@ -130,6 +130,29 @@ pub(crate) fn is_product(path: &Path) -> bool {
     safe::is_product(path)
 }
 
+/// The image's name for files that are made of it: its file's without the ending, and a product's with the resolution.
+pub(crate) fn stem(path: &Path) -> String {
+    let stem = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    match safe::split(path) {
+        (product, Some(metres)) if is_product(path) => format!("{}_{metres}m", stem(product)),
+        _ => stem(path),
+    }
+}
+
+/// The file or folder that the image at `path` is in.
+pub(crate) fn container(path: &Path) -> &Path {
+    if is_product(path) { safe::split(path).0 } else { path }
+}
+
+/// The image at `path` whose bands have the names in `asked`, separated by commas: of a product of which no resolution is
+/// named, that of these bands.
+pub(crate) fn with_bands(path: &Path, asked: Option<&str>) -> PathBuf {
+    match asked {
+        Some(asked) if is_product(path) => safe::with_bands(path, asked),
+        _ => path.into(),
+    }
+}
+
 /// The files that decide what the image at `path` is: itself, or those of a product.
 ///
 /// # Errors

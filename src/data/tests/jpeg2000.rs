@@ -109,6 +109,19 @@ fn products_give_reflectance_by_their_own_offset() {
 }
 
 #[test]
+fn bands_by_name_choose_the_resolution() {
+    let chosen = |path: &str, bands: &str| source::with_bands(Path::new(path), Some(bands)).display().to_string();
+    assert_eq!(chosen("a/X.SAFE", "B04,b03"), "a/X.SAFE");
+    assert_eq!(chosen("a/X.SAFE", "B05, b8a"), "a/X.SAFE/20m");
+    assert_eq!(chosen("X.zip", "B09"), "X.zip/60m");
+    assert_eq!(chosen("X.SAFE/10m", "B05"), "X.SAFE/10m");
+    assert_eq!(chosen("X.SAFE", "B04,B05"), "X.SAFE");
+    assert_eq!(chosen("20m/x.tif", "B05"), "20m/x.tif");
+    let stem = |path: &str| source::stem(Path::new(path));
+    assert_eq!([stem("a/X.SAFE"), stem("a/X.SAFE/20m"), stem("a/x.tif")], ["X", "X_20m", "x"]);
+}
+
+#[test]
 fn incomplete_products_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let product = dir.path().join("X.SAFE");

@@ -28,11 +28,23 @@ pub(super) fn is_product(path: &Path) -> bool {
 }
 
 /// The product, and the resolution in metres that a path like `X.SAFE/20m` asks for.
-fn split(path: &Path) -> (&Path, Option<u32>) {
+pub(super) fn split(path: &Path) -> (&Path, Option<u32>) {
     let resolution = path.file_name().and_then(|name| name.to_str()?.strip_suffix('m')?.parse().ok());
     match (resolution, path.parent()) {
         (Some(metres), Some(product)) => (product, Some(metres)),
         _ => (path, None),
+    }
+}
+
+/// The image of a product that has all of these bands; the product itself if none has, or if a resolution is named.
+pub(super) fn with_bands(path: &Path, asked: &str) -> PathBuf {
+    let has_all = |metres: &u32| {
+        let names = bands_of(*metres).unwrap_or_default();
+        asked.split(',').all(|asked| names.iter().any(|name| name.eq_ignore_ascii_case(asked.trim())))
+    };
+    match (split(path).1, [20, 60].iter().find(|metres| has_all(metres))) {
+        (None, Some(metres)) => path.join(format!("{metres}m")),
+        _ => path.into(),
     }
 }
 
