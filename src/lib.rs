@@ -4,7 +4,7 @@
 //! Modules use only what stands below them (`tests/ladder.rs` holds them to it):
 //!
 //! ```text
-//! bench, doctor
+//! bench, doctor, predict
 //! train              a run: schedule, step, loop, validation, report
 //! nn, loss           networks and loss terms: write ops on the tape
 //! runtime/{cpu,cuda} runs plans: memory, graphs, choice of algorithms
@@ -36,6 +36,7 @@ pub mod metrics;
 pub mod nn;
 pub mod ops;
 pub mod plan;
+pub mod predict;
 pub mod rng;
 pub mod runtime;
 pub mod table;

@@ -21,7 +21,7 @@ const LADDER: &[&[&str]] = &[
     &["config", "data"],
     &["checkpoint", "log", "nn", "loss"],
     &["train"],
-    &["bench", "doctor"],
+    &["bench", "doctor", "predict"],
 ];
 
 /// Within `device`, processors do not know each other.

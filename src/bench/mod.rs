@@ -18,6 +18,7 @@ use crate::Result;
 use crate::config::Config;
 use crate::data::Dataset;
 use crate::device::Peaks;
+use crate::device::cpu::memory::peak_resident;
 use crate::runtime::{Device, PlanId};
 use crate::train::programs;
 use crate::train::session::Session;
@@ -244,19 +245,8 @@ fn rounded(value: f64) -> f64 {
 fn peak_mib(device: &dyn Device) -> f64 {
     match device.memory_in_use() {
         Some(bytes) => bytes as f64 / f64::from(1 << 20),
-        None => peak_resident_mib(),
+        None => peak_resident() as f64 / f64::from(1 << 20),
     }
-}
-
-/// Peak resident memory of this process so far, in MiB.
-fn peak_resident_mib() -> f64 {
-    // SAFETY: rusage is plain data that the call fills.
-    let usage = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
-        usage
-    };
-    usage.ru_maxrss as f64 / 1024.0
 }
 
 #[cfg(test)]

@@ -117,7 +117,8 @@ pub struct TensorFile {
 
 impl TensorFile {
     /// Opens any safetensors file, also of another program, or a file that PyTorch saved, and checks that it is
-    /// complete. Of the latter only the tensors of the state dict are seen; nothing in it is run.
+    /// complete. Of the latter the tensors of the state dict are seen, and those of
+    /// opensr-srgan's average as `ema.*`; nothing in it is run.
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be opened; [`Error::Checkpoint`] if it is missing, may not be read,
@@ -162,6 +163,11 @@ impl TensorFile {
             }
         }
         Ok((file, meta))
+    }
+
+    /// Whether PyTorch has saved it.
+    pub fn is_of_torch(&self) -> bool {
+        self.of_torch
     }
 
     /// All tensors, in the order of the file.

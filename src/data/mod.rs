@@ -16,19 +16,22 @@ mod origins;
 mod pixels;
 mod range;
 mod scenes;
-mod source;
+pub(crate) mod source;
 mod store;
 
 use std::path::PathBuf;
 
 pub use dataset::Dataset;
 pub use loader::Loader;
+pub(crate) use pixels::values_as_f32;
 pub use pixels::{Batch, PixelType, RawImages, SampleId, TrainSpec, ValSize};
+pub(crate) use range::{clipped_share, describe_methods};
+pub(crate) use store::{Converter, ValueRules};
 pub use store::{UnusedStore, unused_stores};
 
 use crate::error::{Error, Result};
 use crate::ops::prepare::Normalization;
-use store::{StoreRequest, ValueRules};
+use store::StoreRequest;
 
 /// What the source files are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +142,7 @@ impl DataSettings {
         Ok(())
     }
 
-    fn value_rules(&self) -> ValueRules {
+    pub(crate) fn value_rules(&self) -> ValueRules {
         ValueRules {
             nodata: self.nodata,
             mask: self.mask,

@@ -98,7 +98,7 @@ fn is_clipped(method: Normalization, value: f32) -> bool {
 }
 
 /// Share of sorted values that a method clips.
-fn clipped_share(method: Normalization, values: &[f32]) -> f64 {
+pub(crate) fn clipped_share(method: Normalization, values: &[f32]) -> f64 {
     // What is clipped lies at the ends.
     let inside = values.partition_point(|&v| is_clipped(method, v) && v < middle(method));
     let outside = values[inside..].partition_point(|&v| !is_clipped(method, v));
@@ -173,6 +173,15 @@ fn unstated(bands: &[Vec<f32>]) -> Error {
 
 /// What each method would make of the data.
 fn options(bands: &[Vec<f32>]) -> String {
+    let mut text = describe_methods(bands);
+    text.push_str(
+        "\n  Data.scale and Data.offset change values before that; Data.check_range: false accepts any range",
+    );
+    text
+}
+
+/// What each method would make of the values of all bands, as a table.
+pub(crate) fn describe_methods(bands: &[Vec<f32>]) -> String {
     let mut all: Vec<f32> = bands.iter().flatten().copied().collect();
     all.sort_by(f32::total_cmp);
     let (Some(first), Some(last)) = (all.first(), all.last()) else { return "the data hold no valid pixel".into() };
@@ -183,9 +192,6 @@ fn options(bands: &[Vec<f32>]) -> String {
         let clipped = percent(clipped_share(method, &all));
         let _ = write!(text, "\n    {:<20} {low:.4} · {median:.4} · {high:.4}, {clipped} clipped", method.name());
     }
-    text.push_str(
-        "\n  Data.scale and Data.offset change values before that; Data.check_range: false accepts any range",
-    );
     text
 }
 

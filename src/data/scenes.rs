@@ -30,8 +30,8 @@ pub(super) fn open(settings: &DataSettings, notes: &mut Vec<String>) -> Result<P
     let mut training = Vec::new();
     for files in scenes {
         let path = &files[0].clone();
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let beside = path.parent().unwrap_or(Path::new(".")).join(super::STORE_FOLDER);
+        let name = source::stem(path);
+        let beside = source::container(path).parent().unwrap_or(Path::new(".")).join(super::STORE_FOLDER);
         let dir = settings.store_dir.clone().unwrap_or(beside);
         let mut request = settings.store_request(&name, dir, vec![files]);
         (request.mask, request.dtype) = (true, Some(dtype));
@@ -124,9 +124,8 @@ fn expand(scenes: &[ImageFiles]) -> Result<Vec<ImageFiles>> {
             expanded.push(files.clone());
             continue;
         };
-        let is_product = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safe"));
         let found = match path.to_str() {
-            _ if path.is_dir() && !is_product => source::images_in(path)?,
+            _ if path.is_dir() && !source::is_product(path) => source::images_in(path)?,
             Some(pattern) if pattern.contains(['*', '?', '[']) && !path.exists() => matching(pattern)?,
             _ => vec![path.clone()],
         };
@@ -149,7 +148,7 @@ fn matching(pattern: &str) -> Result<Vec<PathBuf>> {
             let at = e.path().to_path_buf();
             Error::io("read", at, e.into())
         })?;
-        if path.is_file() && source::is_supported(&path) {
+        if path.is_file() && source::is_supported(&path) || source::is_product(&path) {
             files.push(path);
         }
     }

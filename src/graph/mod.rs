@@ -7,6 +7,7 @@
 
 mod kernel;
 mod op;
+mod reach;
 mod reference;
 mod tape;
 
@@ -16,5 +17,6 @@ pub use kernel::{
 };
 pub(crate) use op::same_shape;
 pub use op::{Application, Axis, CommitOp, Exec, Op, Rounding, ViewOf};
+pub use reach::Reach;
 pub use reference::Tensor64;
 pub use tape::{Node, Segment, Source, Tape, Value};

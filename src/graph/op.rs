@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use super::{CpuCommit, CudaCommit, Kernel, Pointwise, Tape, Tensor64, Value};
+use super::{CpuCommit, CudaCommit, Kernel, Pointwise, Reach, Tape, Tensor64, Value};
 use crate::Result;
 use crate::types::Shape;
 
@@ -50,6 +50,12 @@ pub trait Op: Debug + Send + Sync + 'static {
     /// The operand, if any, that is a parameter which every product would have to round again.
     fn weight_operand(&self) -> Option<usize> {
         None
+    }
+
+    /// Which pixels of operand `operand` an output pixel depends on. The default follows from [`Op::exec`]: the pixel at
+    /// its own place for pointwise ops and channel views, everything for kernels.
+    fn reach(&self, operand: usize, inputs: &[Shape], output: Shape) -> Reach {
+        Reach::of_exec(&self.exec(), inputs[operand], output)
     }
 
     /// Multiply-adds of one execution, counting the arithmetic of the plain formula; 0 for data movement

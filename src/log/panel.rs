@@ -20,6 +20,15 @@ pub struct Picture {
 }
 
 impl Picture {
+    /// A picture of these pixels, `height × width × channels`, with 1 or 3 channels.
+    ///
+    /// # Panics
+    /// If their number is another.
+    pub fn new(width: usize, height: usize, channels: usize, pixels: Vec<u8>) -> Self {
+        assert_eq!(pixels.len(), width * height * channels, "{width}x{height}x{channels}");
+        Picture { width, height, channels, pixels }
+    }
+
     fn filled(width: usize, height: usize, channels: usize, value: u8) -> Self {
         Picture { width, height, channels, pixels: vec![value; width * height * channels] }
     }

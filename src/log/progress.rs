@@ -170,7 +170,7 @@ fn numbers(info: &StepInfo) -> String {
 }
 
 /// Seconds as h:mm:ss.
-fn clock(seconds: f64) -> String {
+pub(super) fn clock(seconds: f64) -> String {
     let s = seconds.round() as u64;
     format!("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
 }

@@ -5,8 +5,8 @@
 use crate::device::cpu::{Ctx, Place, Tile, TileSink};
 use crate::device::cuda::{Args, CudaCall, DeviceView, KernelLaunch};
 use crate::graph::{
-    Application, CpuKernel, CudaKernel, Exec, InPlace, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, TiledCall,
-    Value,
+    Application, CpuKernel, CudaKernel, Exec, InPlace, Kernel, KernelCall, Op, Reach, Rounding, Tape, Tensor64,
+    TiledCall, Value,
 };
 use crate::types::Shape;
 use crate::{Result, simd_fn};
@@ -60,6 +60,9 @@ impl Op for PixelShuffle {
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
+    }
+    fn reach(&self, _operand: usize, _inputs: &[Shape], _output: Shape) -> Reach {
+        Reach::Pixels { before: 0, after: 0, stride: 1, upscale: self.factor }
     }
 }
 

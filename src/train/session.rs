@@ -89,7 +89,7 @@ pub struct StateBytes {
 }
 
 /// The precision that a config means where the device computes in it.
-fn precision_of(cfg: &Config) -> Precision {
+pub(crate) fn precision_of(cfg: &Config) -> Precision {
     match cfg.training.precision {
         config::Precision::F32 => Precision::F32,
         config::Precision::Tf32 => Precision::Tf32,

@@ -1,5 +1,5 @@
 //! Files of PyTorch: what `torch.save` writes, as a zip archive (since 1.6) or in the older format, among them
-//! checkpoints of Lightning. Only the tensors of the state dict are of interest. They lie uncompressed in the file,
+//! checkpoints of Lightning. Only the tensors of the state dict and of an average are of interest. They lie uncompressed in the file,
 //! so that all that is needed is where each begins; a pickle says so, which is read without running anything in it.
 //!
 //! A tensor that cannot be read as it lies there is an error only when it is read.
@@ -31,6 +31,8 @@ use value::{MAX_NAME, Objects, Storage, Tensor, Value};
 const MAX_DESCRIPTION: u64 = 32 << 20;
 /// Dimensions of a tensor that is read.
 const MAX_DIMS: usize = 8;
+/// Parts of opensr-srgan's averaged generator: parameters and buffers.
+const AVERAGE: [&str; 2] = ["shadow_params", "shadow_buffers"];
 /// Keys that are named where no tensors were found.
 const SHOWN_KEYS: usize = 8;
 /// The values of a tensor in C order, for [`save_again`].
@@ -98,7 +100,8 @@ pub fn is_torch(head: &[u8]) -> bool {
     (head.starts_with(b"PK\x03\x04") && head.get(8) != Some(&b'{')) || legacy::is_legacy(head)
 }
 
-/// The tensors of the state dict of a PyTorch file of `size` bytes, in its order.
+/// The tensors of the state dict of a PyTorch file of `size` bytes, in its order; behind them those of opensr-srgan's
+/// averaged generator, as `ema.*`.
 ///
 /// # Errors
 /// [`Error::Checkpoint`] if it is damaged, no file of `torch.save`, or holds no tensors; [`Error::Io`].
@@ -111,18 +114,22 @@ pub fn open(path: &Path, file: &mut BufReader<File>, size: u64, head: &[u8]) -> 
     };
     let mut entries: Vec<Entry> = Vec::new();
     let mut by_name = HashMap::new();
-    for (key, value) in state_dict(&objects, &root) {
+    let average = AVERAGE.iter().flat_map(|part| average(&objects, &root, part));
+    let average = average.map(|(key, value)| ("ema.", key, value));
+    let live = state_dict(&objects, &root).iter().map(|(key, value)| ("", key, value));
+    for (prefix, key, value) in live.chain(average) {
         let (Value::Text(name), Value::Tensor(tensor)) = (key, value) else { continue };
         if name.len() > MAX_NAME {
             return Err(damaged(path, format!("a tensor's name has {} bytes", name.len())));
         }
         let (shape, values) = place(&objects, &objects.tensors[*tensor], |s| blocks.locate(path, file, size, s))?;
+        let name: Rc<str> = format!("{prefix}{name}").into();
         let entry = Entry { name: name.to_string(), shape, values };
         // As in Python, a key that comes again has the new value in the old place.
-        match by_name.get(name) {
+        match by_name.get(&name) {
             Some(&i) => entries[i] = entry,
             None => {
-                by_name.insert(name.clone(), entries.len());
+                by_name.insert(name, entries.len());
                 entries.push(entry);
             }
         }
@@ -158,6 +165,19 @@ fn open_zip(path: &Path, file: &mut BufReader<File>, size: u64, objects: &mut Ob
         _ => false,
     };
     Ok((root, Blocks::Zip { archive, folder, big_endian }))
+}
+
+/// The pairs of a part of the averaged generator that opensr-srgan keeps beside the state dict; none without one.
+fn average<'o>(objects: &'o Objects, root: &Value, part: &str) -> &'o [(Value, Value)] {
+    let inner = |value: &Value, name: &str| {
+        let Value::Dict(dict) = *value else { return None };
+        let pairs = objects.dicts[dict].iter().rev();
+        pairs.filter(|(key, _)| matches!(key, Value::Text(k) if k.as_ref() == name)).map(|(_, value)| value).next()
+    };
+    match inner(root, "ema_state").and_then(|state| inner(state, part)) {
+        Some(Value::Dict(dict)) => &objects.dicts[*dict],
+        _ => &[],
+    }
 }
 
 /// The pairs of the state dict: those of the key `state_dict`, or of the object itself.

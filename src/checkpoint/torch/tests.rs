@@ -53,8 +53,8 @@ fn every_format_of_torch_is_read_bit_for_bit() {
 }
 
 #[test]
-fn of_a_checkpoint_of_lightning_only_the_state_dict_counts() {
-    let file = agrees("lightning.ckpt", &["generator.1.num_batches_tracked"]);
+fn of_a_checkpoint_of_lightning_the_state_dict_and_the_average_count() {
+    let file = agrees("lightning.ckpt", &["generator.1.num_batches_tracked", "ema.0.weight"]);
     let has = |name: &str| file.entries().iter().any(|e| e.name == name);
     assert!(has("generator.2.weight_orig") && has("generator.2.weight_u") && has("content_loss_criterion.weight"));
 }

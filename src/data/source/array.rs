@@ -77,6 +77,10 @@ impl Source for ArraySource {
         Ok(rows)
     }
 
+    fn seek(&mut self, row: usize) {
+        self.next_row = row.min(self.info.height);
+    }
+
     fn read_mask(&mut self, first: usize, rows: usize, out: &mut Vec<u8>) -> Result<()> {
         let SourceInfo { width, value_type, alpha, .. } = self.info;
         let size = value_type.bytes();

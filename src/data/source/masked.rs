@@ -42,6 +42,10 @@ impl Source for MaskedSource {
         self.image.next_rows(bands, out)
     }
 
+    fn seek(&mut self, row: usize) {
+        self.image.seek(row);
+    }
+
     fn read_mask(&mut self, first: usize, rows: usize, out: &mut Vec<u8>) -> Result<()> {
         self.mask.first_band(first, rows, out)
     }

@@ -1,10 +1,13 @@
-//! Source files, each read once from top to bottom in bounded pieces.
+//! Source files, read from top to bottom in bounded pieces.
 
 mod array;
+mod jp2;
 mod masked;
 pub(crate) mod npy_header;
 mod picture;
+mod safe;
 mod stack;
+pub(crate) mod tags;
 mod tiff;
 mod values;
 
@@ -12,12 +15,13 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
+pub(crate) use self::tags::RawTag;
 use self::values::ValueType;
 use super::{Layout, PixelType};
 use crate::error::{Error, Result};
 
 /// File name endings that can be read.
-pub(crate) const EXTENSIONS: [&str; 7] = ["npy", "npz", "tif", "tiff", "png", "jpg", "jpeg"];
+pub(crate) const EXTENSIONS: [&str; 9] = ["npy", "npz", "tif", "tiff", "png", "jpg", "jpeg", "jp2", "j2k"];
 
 /// What says which pixels of a file have no value, beside the values themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +70,8 @@ pub(crate) struct SourceInfo {
     pub plain_at: Option<u64>,
     /// The shape as the file states it, for messages.
     pub shape: String,
+    /// Tags of a TIFF file that say where and what its pixels are: [`tags::KEPT`].
+    pub tags: Vec<RawTag>,
     /// Whether `Data.layout` decided what the axes mean.
     pub layout_applied: bool,
     /// What the user should know about the file, to follow its name.
@@ -91,13 +97,14 @@ impl SourceInfo {
             scaling: None,
             plain_at: None,
             shape,
+            tags: Vec::new(),
             layout_applied: false,
             notes,
         }
     }
 }
 
-/// A file open for one pass.
+/// An open file, read by windows of full-width rows: what a format has to provide for training and for maps.
 pub(crate) trait Source {
     /// What the file holds.
     fn info(&self) -> &SourceInfo;
@@ -105,6 +112,9 @@ pub(crate) trait Source {
     /// Appends the next full-width rows to `out` (rows, columns, `bands`; native byte order) and returns their
     /// number, 0 at the end.
     fn next_rows(&mut self, bands: &[usize], out: &mut Vec<u8>) -> Result<usize>;
+
+    /// The next rows start at `row`.
+    fn seek(&mut self, row: usize);
 
     /// Appends a byte for each pixel of `rows` rows from `first` on: 0 where the file's mask hides it.
     fn read_mask(&mut self, first: usize, rows: usize, out: &mut Vec<u8>) -> Result<()>;
@@ -115,6 +125,42 @@ pub(crate) fn is_supported(path: &Path) -> bool {
     extension(path).is_some_and(|e| EXTENSIONS.contains(&e.as_str()))
 }
 
+/// Whether `path` names a Sentinel-2 product, or a resolution inside one.
+pub(crate) fn is_product(path: &Path) -> bool {
+    safe::is_product(path)
+}
+
+/// The image's name for files that are made of it: its file's without the ending, and a product's with the resolution.
+pub(crate) fn stem(path: &Path) -> String {
+    let stem = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    match safe::split(path) {
+        (product, Some(metres)) if is_product(path) => format!("{}_{metres}m", stem(product)),
+        _ => stem(path),
+    }
+}
+
+/// The file or folder that the image at `path` is in.
+pub(crate) fn container(path: &Path) -> &Path {
+    if is_product(path) { safe::split(path).0 } else { path }
+}
+
+/// The image at `path` whose bands have the names in `asked`, separated by commas: of a product of which no resolution is
+/// named, that of these bands.
+pub(crate) fn with_bands(path: &Path, asked: Option<&str>) -> PathBuf {
+    match asked {
+        Some(asked) if is_product(path) => safe::with_bands(path, asked),
+        _ => path.into(),
+    }
+}
+
+/// The files that decide what the image at `path` is: itself, or those of a product.
+///
+/// # Errors
+/// If a product's folder cannot be read.
+pub(crate) fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
+    if is_product(path) { safe::files(path) } else { Ok(vec![path.into()]) }
+}
+
 /// The readable image files of a folder, sorted by name; hidden files and others are passed over.
 pub(crate) fn images_in(dir: &Path) -> Result<Vec<PathBuf>> {
     let io = |e| Error::io("list the folder", dir, e);
@@ -122,7 +168,7 @@ pub(crate) fn images_in(dir: &Path) -> Result<Vec<PathBuf>> {
     for entry in std::fs::read_dir(dir).map_err(io)? {
         let path = entry.map_err(io)?.path();
         let hidden = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
-        if !hidden && path.is_file() && is_supported(&path) {
+        if !hidden && (path.is_file() && is_supported(&path) || path.is_dir() && is_product(&path)) {
             files.push(path);
         }
     }
@@ -138,6 +184,8 @@ pub(crate) fn open(path: &Path, layout: Layout) -> Result<Box<dyn Source>> {
         Some("npz") => Box::new(array::open_npz(path, layout)?),
         Some("png") => Box::new(picture::open_png(path)?),
         Some("jpg" | "jpeg") => Box::new(picture::open_jpeg(path)?),
+        Some("jp2" | "j2k") => Box::new(jp2::open(path)?),
+        _ if safe::is_product(path) => Box::new(safe::open(path)?),
         Some("tif" | "tiff") => masked::with_sidecar(path, tiff::open(path)?)?,
         other => return Err(unknown_kind(path, other.unwrap_or_default())),
     };
@@ -146,6 +194,11 @@ pub(crate) fn open(path: &Path, layout: Layout) -> Result<Box<dyn Source>> {
         return Err(Error::data(path, format!("the image is empty: {}", info.shape)));
     }
     Ok(source)
+}
+
+/// The text of a tag of the first image of a TIFF file, if it is one.
+pub(crate) fn tiff_text(path: &Path, code: u16) -> Option<String> {
+    tiff::text_tag(path, code)
 }
 
 /// Opens the files of one image: their bands follow each other.
@@ -166,12 +219,7 @@ fn unknown_kind(path: &Path, extension: &str) -> Error {
         format!("convert it: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE {from} {}", to.display())
     };
     match extension {
-        "safe" => error.with_hint(translate(&format!(
-            "\"$(gdalinfo {name}/MTD_MSIL*.xml | sed -n 's/.*SUBDATASET_1_NAME=//p')\""
-        ))),
-        "jp2" | "j2k" | "vrt" | "img" | "hdf" | "nc" | "jxl" | "webp" | "bsq" => {
-            error.with_hint(translate(&name.to_string()))
-        }
+        "vrt" | "img" | "hdf" | "nc" | "jxl" | "webp" | "bsq" => error.with_hint(translate(&name.to_string())),
         _ => error.with_hint("name files of a known kind; GDAL's gdal_translate makes GeoTIFF files of most others"),
     }
 }

@@ -132,6 +132,13 @@ impl Source for Stack {
         Ok(rows)
     }
 
+    fn seek(&mut self, row: usize) {
+        for member in &mut self.members {
+            member.source.seek(row);
+            (member.rows, member.pending) = (0, Vec::new());
+        }
+    }
+
     fn read_mask(&mut self, first: usize, rows: usize, out: &mut Vec<u8>) -> Result<()> {
         let start = out.len();
         out.resize(start + rows * self.info.width, 1);

@@ -32,7 +32,7 @@ impl ValueRules {
 }
 
 /// Converts blocks of one file.
-pub(super) struct Converter {
+pub(crate) struct Converter {
     from: PixelType,
     to: PixelType,
     /// Gain and offset of each chosen band; `None` leaves values as they are.
@@ -43,6 +43,7 @@ pub(super) struct Converter {
 }
 
 impl Converter {
+    /// For `bands` of a file that is stored as `to`.
     pub fn new(rules: &ValueRules, info: &SourceInfo, bands: &[usize], to: PixelType) -> Converter {
         let stated = |band: usize| info.scaling.as_ref().map_or((1.0, 0.0), |scaling| scaling[band]);
         let linear: Vec<(f64, f64)> = bands
@@ -91,6 +92,13 @@ impl Converter {
             }
         }
         &self.bytes
+    }
+
+    /// For each band, gain and offset that make a file's value of a stored one.
+    pub fn inverse(&self, bands: usize) -> Vec<(f64, f64)> {
+        let divisor = f64::from(self.divisor);
+        let of = |(scale, offset): &(f64, f64)| (divisor / scale, -offset / scale);
+        self.linear.as_ref().map_or_else(|| vec![(divisor, 0.0); bands], |linear| linear.iter().map(of).collect())
     }
 
     /// What the user should know, to follow the file's name.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use super::{FORMAT, StoreRequest};
+use crate::data::source;
 use crate::error::{Error, Result};
 use crate::rng::name_hash;
 
@@ -19,7 +20,12 @@ pub(super) fn content_key(request: &StoreRequest) -> Result<String> {
     let StoreRequest { bands, in_bands, layout, values, mask, dtype, .. } = request;
     let mut text = format!("{FORMAT} {bands:?} {in_bands} {layout:?} {values:?} {mask} {dtype:?}");
     for path in request.files.iter().flatten() {
-        text.push_str(&format!("\n{}", fingerprint(path)?));
+        // One product holds an image for each resolution.
+        let part = if source::is_product(path) { path.file_name() } else { None };
+        text.push_str(&format!("\n{}", part.unwrap_or_default().to_string_lossy()));
+        for file in source::files_of(path)? {
+            text.push_str(&fingerprint(&file)?);
+        }
         let mut sidecar = path.as_os_str().to_owned();
         sidecar.push(".msk");
         if Path::new(&sidecar).is_file() {

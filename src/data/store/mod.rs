@@ -28,7 +28,7 @@ use super::{ImageFiles, Layout, PixelType, StoreMode};
 use crate::error::{Error, Result};
 
 pub(crate) use build::open_or_build;
-pub(crate) use convert::ValueRules;
+pub(crate) use convert::{Converter, ValueRules};
 pub use unused::{UnusedStore, unused_stores};
 
 #[cfg(target_endian = "big")]

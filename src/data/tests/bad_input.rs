@@ -77,7 +77,7 @@ fn damaged_tiff_and_png_files() {
     let path = dir.path().join("a.png");
     fs::write(&path, b"\x89PNG\r\n\x1a\nrest").unwrap();
     assert!(refused(&scene_settings(dir.path(), path)).contains("not a readable PNG file"));
-    let path = dir.path().join("a.jp2");
+    let path = dir.path().join("a.vrt");
     fs::write(&path, b"").unwrap();
     assert!(refused(&scene_settings(dir.path(), path)).contains("unknown kind of file"));
 }
@@ -109,11 +109,12 @@ fn files_with_changed_bytes_do_not_panic() {
     let mut encoder = png::Encoder::new(fs::File::create(dir.path().join("a.png")).unwrap(), 8, 8);
     encoder.set_color(png::ColorType::Rgb);
     encoder.write_header().unwrap().write_image_data(&[7; 192]).unwrap();
-    let mut files: Vec<PathBuf> = [&fixtures.join("tiff"), &fixtures.join("pictures"), dir.path()]
-        .into_iter()
-        .flat_map(|dir| fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()))
-        .filter(|path| source::is_supported(path))
-        .collect();
+    let mut files: Vec<PathBuf> =
+        [&fixtures.join("tiff"), &fixtures.join("pictures"), &fixtures.join("jp2"), dir.path()]
+            .into_iter()
+            .flat_map(|dir| fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()))
+            .filter(|path| source::is_supported(path))
+            .collect();
     files.sort();
     let mut rng = Rng::new(5, Stream::Crop, 0, 0);
     for path in files {

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod batches;
+mod jpeg2000;
 mod scenes;
 mod sources;
 mod tiffs;

@@ -261,12 +261,7 @@ fn files_of_one_scene_are_stacked() {
 #[test]
 fn kinds_that_cannot_be_read_name_the_command_that_helps() {
     let dir = tempfile::tempdir().unwrap();
-    for (name, words) in [
-        ("T31_B02.jp2", "gdal_translate"),
-        ("S2A.SAFE", "SUBDATASET_1_NAME"),
-        ("a.vrt", "gdal_translate"),
-        ("a.doc", "GeoTIFF"),
-    ] {
+    for (name, words) in [("T31_B02.jp2", "gdal_translate"), ("a.vrt", "gdal_translate"), ("a.doc", "GeoTIFF")] {
         fs::write(dir.path().join(name), "x").unwrap();
         let message = source::open(&dir.path().join(name), Layout::Hwc).err().unwrap().to_string();
         assert!(message.contains("hint:") && message.contains(words), "{message}");

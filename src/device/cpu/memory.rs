@@ -17,6 +17,17 @@ fn available_under(root: &Path) -> Option<usize> {
     of_groups.chain(left_in_system(root)).min()
 }
 
+/// Bytes of memory that this process has had at most at one time.
+pub(crate) fn peak_resident() -> usize {
+    // SAFETY: rusage is plain data that the call fills.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
+        usage
+    };
+    usage.ru_maxrss as usize * 1024
+}
+
 fn left_in_system(root: &Path) -> Option<usize> {
     let info = fs::read_to_string(root.join("proc/meminfo")).ok()?;
     let line = info.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;

@@ -18,7 +18,7 @@ mod wgmma;
 pub(super) use cases::cases;
 
 use crate::Result;
-use crate::graph::{Application, Exec, Kernel, Op, Rounding, Tape, Tensor64, Value};
+use crate::graph::{Application, Exec, Kernel, Op, Reach, Rounding, Tape, Tensor64, Value};
 use crate::types::{ConvShape, Shape};
 use reference::{reference_conv2d, reference_conv2d_input_grad, reference_conv2d_weight_grad};
 
@@ -115,6 +115,14 @@ impl Op for Conv2d {
     }
     fn weight_operand(&self) -> Option<usize> {
         (!self.0.depthwise).then_some(1)
+    }
+    fn reach(&self, operand: usize, inputs: &[Shape], _output: Shape) -> Reach {
+        if operand != 0 {
+            return Reach::Everything;
+        }
+        let Geometry { stride, pad, dilation, .. } = self.0;
+        let span = dilation * (inputs[1].h().max(inputs[1].w()) - 1);
+        Reach::Pixels { before: pad, after: span.saturating_sub(pad), stride, upscale: 1 }
     }
     fn macs(&self, inputs: &[Shape], output: Shape) -> u64 {
         macs(inputs[1], output)

@@ -3,9 +3,10 @@
 use super::parts::{Bound, Inputs};
 use super::{BatchShape, Programs, Recorded};
 use crate::Result;
-use crate::graph::Tape;
+use crate::graph::{Tape, Value};
 use crate::loss::{self, Images};
 use crate::nn::Network;
+use crate::ops::prepare::Prepare;
 use crate::ops::resize::Resize;
 use crate::plan::Program;
 use crate::train::states::EMA;
@@ -76,6 +77,24 @@ impl Programs {
         let sr = self.run_generator(&mut tape, &inputs, &mut g, false)?;
         let outputs = vec![("sr".to_owned(), sr)];
         Ok(Program { name: "forward", tape, outputs, checks: vec![], commits: vec![] })
+    }
+
+    /// The generator's forward pass on raw LR pixels, as a map is made with: the program, and LR as the network sees it.
+    /// Input slots `lr` and `codes` (zeros); the output `sr` is normalised.
+    ///
+    /// # Errors
+    /// A shape error with the layer's path.
+    pub fn predict(&self, batch: usize, lr: (usize, usize), dtype: DType) -> Result<(Program, Value)> {
+        let mut tape = Tape::new();
+        let codes = tape.input("codes", Shape([batch, 1, 1, 1]), DType::U8);
+        let raw = tape.input("lr", Shape([batch, lr.0, lr.1, self.cfg.model.in_bands]), dtype);
+        let prepared = tape.push(Prepare { dtype, normalization: self.normalization()? }, &[raw, codes])?;
+        let noise = self.noise(&mut tape, batch);
+        let inputs = Inputs { lr: prepared, hr: prepared, noise };
+        let mut g = Bound::new(&mut tape, self.layout(Network::Generator), "", "");
+        let sr = self.run_generator(&mut tape, &inputs, &mut g, false)?;
+        let outputs = vec![("sr".to_owned(), sr)];
+        Ok((Program { name: "predict", tape, outputs, checks: vec![], commits: vec![] }, prepared))
     }
 
     /// The discriminator's logits in evaluation mode for prepared images.

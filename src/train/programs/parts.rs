@@ -59,12 +59,17 @@ impl Programs {
         nn::is_stochastic(&self.cfg).then(|| tape.input("noise", Shape([batch, 1, 1, dim]), DType::F32))
     }
 
+    /// How raw pixels become network input.
+    pub(crate) fn normalization(&self) -> Result<Normalization> {
+        let found = Normalization::parse(self.cfg.data.method().name());
+        found.ok_or_else(|| Error::Internal("a normalisation that no op knows".into()))
+    }
+
     /// Normalise, flip and turn, then make LR: the first ops of every program.
     pub(super) fn inputs(&self, tape: &mut Tape, shape: BatchShape) -> Result<Inputs> {
         let (height, width) = shape.hr;
         let (bands, scale) = (self.cfg.model.in_bands, self.cfg.generator.scaling_factor);
-        let normalization = Normalization::parse(self.cfg.data.method().name())
-            .ok_or_else(|| Error::Internal("a normalisation that no op knows".into()))?;
+        let normalization = self.normalization()?;
         let codes = tape.input("codes", Shape([shape.batch, 1, 1, 1]), DType::U8);
         let raw = tape.input("hr", Shape([shape.batch, height, width, bands]), shape.hr_type);
         let hr = tape.push(Prepare { dtype: shape.hr_type, normalization }, &[raw, codes])?;

@@ -13,7 +13,7 @@ use tiff_reader::{ByteOrder, Ifd, OpenOptions, ParseBudgets, TiffError, TiffFile
 use self::overlay::Overlay;
 use self::pages::Page;
 use super::array::{ArraySource, Values};
-use super::{MaskKind, Source, SourceInfo, largest_image, zeroed};
+use super::{MaskKind, RawTag, Source, SourceInfo, largest_image, zeroed};
 use crate::error::{Error, Result};
 
 const COMPRESSION_NONE: u16 = 1;
@@ -60,7 +60,14 @@ pub(super) fn open(path: &Path) -> Result<TiffSource> {
     Ok(source)
 }
 
-/// A TIFF file open for one pass.
+/// The text of a tag of the first image of a file.
+pub(super) fn text_tag(path: &Path, code: u16) -> Option<String> {
+    let file = TiffFile::open(path).ok()?;
+    let tag = file.ifds().first()?.tag(code)?;
+    Some(RawTag::of(code, &tag.value).to_text())
+}
+
+/// An open TIFF file.
 pub(super) struct TiffSource {
     path: PathBuf,
     file: TiffFile,
@@ -139,12 +146,18 @@ impl Source for TiffSource {
         let block_rows = self.pages[0].block_rows();
         let row_bytes = width.saturating_mul(self.info.bands).saturating_mul(value_type.bytes()).max(1);
         let blocks = (BLOCK_BYTES / row_bytes / block_rows).max(1);
-        let rows = blocks.saturating_mul(block_rows).min(height - self.next_row);
+        // Up to the end of a strip or row of tiles, so that none is unpacked twice.
+        let rows = (blocks.saturating_mul(block_rows) - self.next_row % block_rows).min(height - self.next_row);
         if rows > 0 {
             value_type.convert(&self.read(self.next_row, rows, bands)?, out);
             self.next_row += rows;
         }
         Ok(rows)
+    }
+
+    fn seek(&mut self, row: usize) {
+        self.next_row = row.min(self.info.height);
+        self.plain.iter_mut().for_each(|plain| plain.seek(row));
     }
 
     fn read_mask(&mut self, first: usize, rows: usize, out: &mut Vec<u8>) -> Result<()> {
@@ -183,6 +196,7 @@ fn describe(file: &TiffFile, pages: &[Page], has_mask: bool) -> SourceInfo {
         info.notes.push(format!("it has {} pages of one size, which are taken as bands", pages.len()));
     }
     info.scaling = metadata::scaling(original, bands);
+    info.tags = RawTag::kept(original);
     info.alpha = alpha_band(original, page.samples()).filter(|_| pages.len() == 1);
     info.mask = match info.alpha {
         _ if has_mask => Some(MaskKind::Internal),

@@ -1,10 +1,13 @@
 //! `srgan`: tools beside training.
 
+mod maps;
+
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use maps::{MergeArgs, PredictArgs, run_merge, run_predict};
 use serde::Serialize;
 use srgan::bench::{BenchOptions, Phase, Source, bench, bench_loader};
 use srgan::config::Config;
@@ -26,6 +29,10 @@ struct Cli {
 enum Command {
     /// Time the steps of a config, or its data loader
     Bench(BenchArgs),
+    /// Map whole scenes with a trained generator
+    Predict(Box<PredictArgs>),
+    /// Join the parts that `predict --part` made to one map
+    Merge(MergeArgs),
     /// Show what this machine offers for training, and what is missing
     Doctor(DoctorArgs),
 }
@@ -106,12 +113,17 @@ fn main() -> ExitCode {
     }
     let done = match Cli::parse().command {
         Command::Bench(args) => run_bench(args),
+        Command::Predict(args) => run_predict(*args),
+        Command::Merge(args) => run_merge(args),
         Command::Doctor(args) => run_doctor(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            say_error(format_args!("error: {e}"));
+            match &e {
+                Error::Stopped { .. } => say_error(&e),
+                _ => say_error(format_args!("error: {e}")),
+            }
             ExitCode::from(e.exit_code())
         }
     }

@@ -1,0 +1,9 @@
+//! Maps of small scenes by untrained networks: no seams, the right values and masks, the same bytes however they are made,
+//! and what is refused.
+
+mod common;
+mod files;
+mod refusals;
+mod resume;
+mod seams;
+mod values;
