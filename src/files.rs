@@ -59,7 +59,7 @@ fn explain(source: io::Error, path: &Path) -> io::Error {
 pub(crate) fn advice(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-            "; free some space and continue with --resume"
+            "; free some space"
         }
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
             "; choose a folder that you may write to with --run-dir"

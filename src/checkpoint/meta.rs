@@ -69,6 +69,12 @@ pub struct Meta {
     /// The device and libraries that they were picked on.
     #[serde(default)]
     pub timed_on: String,
+    /// What the run was trained on; absent in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imagery: Option<Imagery>,
+    /// The validation that was under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<ValidationState>,
 }
 
 impl Default for Meta {
@@ -93,6 +99,8 @@ impl Default for Meta {
             bands: Vec::new(),
             choices: BTreeMap::new(),
             timed_on: String::new(),
+            imagery: None,
+            validation: None,
         }
     }
 }
@@ -153,6 +161,30 @@ pub struct BestEntry {
     pub metric: f64,
     /// Step of the validation.
     pub step: u64,
+}
+
+/// What tells imagery from other imagery.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imagery {
+    /// Training images: files, pairs of files or scenes.
+    pub images: u64,
+    /// A hash of the sources' sizes and of samples of their bytes, in hexadecimal digits.
+    pub contents: String,
+}
+
+/// How far a validation has come.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ValidationState {
+    /// Steps done before it.
+    pub step: u64,
+    /// All of its batches.
+    pub batches: u64,
+    /// Batches in the sums.
+    pub done: u64,
+    /// Images in the sums.
+    pub images: u64,
+    /// Sums over these images, by metric name.
+    pub sums: BTreeMap<String, MeanState>,
 }
 
 /// A running mean.

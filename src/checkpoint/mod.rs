@@ -15,7 +15,9 @@ mod torch;
 pub use best::{BestK, SavePlan};
 pub use compare::compare_architecture;
 pub use file::{CheckpointFile, Entry, TensorFile, TensorRef};
-pub use meta::{BestEntry, Counters, EarlyStopping, FORMAT, MeanState, Meta, PlateauState};
+pub use meta::{
+    BestEntry, Counters, EarlyStopping, FORMAT, Imagery, MeanState, Meta, PlateauState, ValidationState,
+};
 
 /// Name of the checkpoint that every run keeps up to date.
 pub const LAST: &str = "last.safetensors";

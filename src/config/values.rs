@@ -117,8 +117,8 @@ macro_rules! whole_number {
         impl Scalar for $ty {
             fn parse(node: &Node) -> Result<Self, Wrong> {
                 let value = whole(node)?;
-                <$ty>::try_from(value)
-                    .map_err(|_| Wrong::new(format!("must be between {} and {}, found {value}", <$ty>::MIN, <$ty>::MAX)))
+                let rule = if value < 0 { format!("must be {} or more", <$ty>::MIN) } else { "is too large".to_owned() };
+                <$ty>::try_from(value).map_err(|_| Wrong::new(format!("{rule}, found {value}")))
             }
 
             fn emit(&self) -> String {

@@ -3,14 +3,14 @@
 
 use std::path::{Path, PathBuf};
 
-use super::dataset::{Image, Parts, Stored, Training, ValItem};
+use super::dataset::{Image, Opening, Parts, Stored, Training, ValItem};
 use super::origins::Origins;
 use super::store::{Crop, MaskedRun, open_or_build};
 use super::{DataSettings, ImageFiles, Layout, PixelType, source};
 use crate::error::{Error, Result};
 
 /// Opens `settings.scenes`.
-pub(super) fn open(settings: &DataSettings, notes: &mut Vec<String>) -> Result<Parts> {
+pub(super) fn open(settings: &DataSettings, opening: &mut Opening) -> Result<Parts> {
     let size = settings
         .hr_size
         .ok_or_else(|| Error::config("Data.hr_size", "scenes are cut into patches: give the side of an HR patch"))?;
@@ -18,7 +18,7 @@ pub(super) fn open(settings: &DataSettings, notes: &mut Vec<String>) -> Result<P
         return Err(Error::config("Data.scenes", "the list of scenes is empty"));
     }
     let scenes = expand(&settings.scenes)?;
-    let dtype = common_type(settings, &scenes, notes)?;
+    let dtype = common_type(settings, &scenes, opening)?;
     let mut parts = Parts {
         images: Vec::new(),
         training: Training::Scenes { origins: Vec::new(), before: vec![0] },
@@ -35,7 +35,7 @@ pub(super) fn open(settings: &DataSettings, notes: &mut Vec<String>) -> Result<P
         let dir = settings.store_dir.clone().unwrap_or(beside);
         let mut request = settings.store_request(&name, dir, vec![files]);
         (request.mask, request.dtype) = (true, Some(dtype));
-        let store = open_or_build(&request, notes)?;
+        let store = open_or_build(&request, opening)?;
         let scene = Scene {
             path,
             height: store.images[0].height,
@@ -44,7 +44,7 @@ pub(super) fn open(settings: &DataSettings, notes: &mut Vec<String>) -> Result<P
             image: parts.images.len(),
             masked: store.masked_runs()?,
         };
-        training.push(scene.split(settings, &mut parts, notes)?);
+        training.push(scene.split(settings, &mut parts, opening)?);
         parts.images.push(Image { hr: Stored { store, image: 0 }, lr: None });
     }
     if parts.val.is_empty() && settings.val_fraction > 0.0 {
@@ -68,7 +68,7 @@ struct Scene<'a> {
 
 impl Scene<'_> {
     /// Adds the scene's validation patches and held-out area to `parts`; returns its training places.
-    fn split(&self, settings: &DataSettings, parts: &mut Parts, notes: &mut Vec<String>) -> Result<Origins> {
+    fn split(&self, settings: &DataSettings, parts: &mut Parts, opening: &mut Opening) -> Result<Origins> {
         let (height, width, size) = (self.height, self.width, self.size);
         let held_out = (height as f64 * settings.val_fraction).round() as usize;
         let split = height - held_out.min(height);
@@ -102,7 +102,7 @@ impl Scene<'_> {
         } else if area.crop.height >= size && area.crop.width >= size {
             parts.held_out.push(area);
         } else if held_out > 0 {
-            notes.push(format!(
+            opening.notes.push(format!(
                 "{}: its {held_out} held-out rows have no room for a {size} × {size} patch, so no part of it is validated",
                 self.path.display()
             ));
@@ -157,13 +157,13 @@ fn matching(pattern: &str) -> Result<Vec<PathBuf>> {
 }
 
 /// The type that holds the pixels of all scenes.
-fn common_type(settings: &DataSettings, scenes: &[ImageFiles], notes: &mut Vec<String>) -> Result<PixelType> {
+fn common_type(settings: &DataSettings, scenes: &[ImageFiles], opening: &mut Opening) -> Result<PixelType> {
     let values = settings.value_rules();
     let mut common = None;
     for files in scenes {
         let own = values.stored_type(source::open_all(files, settings.layout.unwrap_or(Layout::Hwc))?.info());
         if *common.get_or_insert(own) != own {
-            notes.push(format!(
+            opening.notes.push(format!(
                 "the scenes have different pixel types ({} is {own}): all are kept as float32",
                 files[0].display()
             ));

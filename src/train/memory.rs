@@ -1,5 +1,7 @@
 //! Whether a run fits into its device's memory, before any work.
 
+use std::sync::Arc;
+
 use super::plans::{Plans, ValBatch, validation_batches};
 use super::session::{Key, Session, StateBytes};
 use crate::config::Config;
@@ -79,7 +81,7 @@ pub(super) fn fit_memory(session: &Session, dataset: &Dataset, messages: &Messag
             "no comparison with bicubic upsampling at the end: it would need {need} MiB, {available} MiB are available"
         ));
     }
-    Ok(FittedPlans { run: plans.run, validation: validation_batches(&cfg, dataset), compares })
+    Ok(FittedPlans { run: plans.run, validation: validation_batches(&cfg, dataset).into(), compares })
 }
 
 /// What a run does that fits into memory.
@@ -88,7 +90,7 @@ pub(super) struct FittedPlans {
     /// The plans of training and validation.
     pub run: Vec<Key>,
     /// The batches of each validation.
-    pub validation: Vec<ValBatch>,
+    pub validation: Arc<[ValBatch]>,
     /// Whether the closing table fits.
     pub compares: bool,
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::imagery::check_imagery;
 use super::memory::fit_memory;
 use super::open::{DeviceOptions, open_device_with};
 use super::perceptual::PerceptualWeights;
@@ -31,6 +32,8 @@ pub struct RunOptions {
     pub resume: Option<Resume>,
     /// The run's folder instead of a new one under `Logging.dir`.
     pub run_dir: Option<PathBuf>,
+    /// Continue on other imagery than the run's.
+    pub accept_new_data: bool,
     /// Wait after each kernel, so that an error names the kernel that caused it.
     pub sync_kernels: bool,
     /// Where the weights of perceptual networks are, if the config does not say ([`torch_hub`](super::torch_hub)).
@@ -95,8 +98,12 @@ fn train(
         messages.info(&format!("weights of the perceptual loss: {}", weights.path().display()));
         weights.load(&mut session)?;
     }
-    let meta = load(&mut session, &begin, messages)?;
-    let dataset = Dataset::open(&data_settings(cfg))?;
+    let mut meta = load(&mut session, &begin, messages)?;
+    let proceed = || stop.received().map_or(Ok(()), |signal| Err(Error::StoppedEarly { signal }));
+    let dataset = Dataset::open_while(&data_settings(cfg), &proceed)?;
+    if let Begin::Continue { checkpoint, .. } = &begin {
+        check_imagery(&mut meta, &dataset, (checkpoint, options.accept_new_data), messages)?;
+    }
     dataset.notes().iter().for_each(|n| messages.info(n));
     dataset.warnings().iter().for_each(|w| messages.warn(w));
     check_patch(cfg, &dataset)?;
@@ -130,11 +137,8 @@ fn train(
             match table {
                 Ok(Some(table)) => messages.info(&format!("\n{table}\n")),
                 Ok(None) => {}
-                // Training has ended well.
-                Err(e @ (Error::Memory { .. } | Error::DeviceMemory { .. } | Error::Device { .. })) => {
-                    messages.warn(&format!("no comparison with bicubic upsampling: {e}"));
-                }
-                Err(e) => return Err(e),
+                // Training has ended well, and its state is saved.
+                Err(e) => messages.warn(&format!("no comparison with bicubic upsampling: {e}")),
             }
             messages.info(&format!("files of the run: {path}"));
             Ok(())

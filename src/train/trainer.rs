@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::algorithms;
+use super::imagery::imagery;
 use super::plans::ValBatch;
 use super::programs::{BatchShape, Phase};
 use super::run_dir::RunDir;
@@ -15,7 +16,7 @@ use super::saving;
 use super::schedule;
 use super::session::Session;
 use super::signals::StopSignal;
-use super::validate::{Validation, validate};
+use super::validate::{Validating, Validation};
 use crate::checkpoint::{BestK, Counters, FORMAT, LAST, MeanState, Meta, TensorFile};
 use crate::config::{Config, ValInterval};
 use crate::data::{Batch, Dataset, Loader};
@@ -47,7 +48,7 @@ pub struct RunParts {
     /// Signals.
     pub stop: StopSignal,
     /// The batches of each validation.
-    pub validation: Vec<ValBatch>,
+    pub validation: Arc<[ValBatch]>,
 }
 
 /// A run in progress.
@@ -59,7 +60,7 @@ pub struct Trainer {
     log: MetricsLog,
     messages: Messages,
     stop: StopSignal,
-    validation: Vec<ValBatch>,
+    validation: Arc<[ValBatch]>,
     progress: Progress,
     /// Position and schedules after the steps that were started.
     meta: Meta,
@@ -89,6 +90,7 @@ impl Trainer {
             Some(bands) => bands.iter().map(usize::to_string).collect(),
             None => (0..cfg.model.in_bands).map(|b| b.to_string()).collect(),
         };
+        meta.imagery = Some(imagery(&dataset));
         let best = BestK::new(schedule::direction(cfg.schedulers.metric_g), KEEP_BEST, meta.best.clone());
         let progress = Progress::new(messages.clone());
         let saved = Instant::now();
@@ -126,26 +128,37 @@ impl Trainer {
         ended
     }
 
-    /// Saves the state after the last whole step, or, if the device failed within one, leaves the last checkpoint as it
-    /// is.
+    /// Saves the state after the last whole step, or, if the device failed within one or there is no room, leaves the
+    /// last checkpoint as it is. Says how to go on.
     fn save_after_error(&mut self) {
-        // Its error is that of the device, which shows in the session, or of the log, which `save_last` meets too.
+        // Its error is that of the device, which shows in the session, or of the log, which is the run's.
         let _ = self.settle();
-        if self.session.is_settled() {
-            if let Err(e) = self.save_last() {
-                self.messages.warn(&format!("the state could not be saved: {e}"));
+        let why = if !self.session.is_settled() {
+            "a step failed half-way, and what it left is not saved".to_owned()
+        } else {
+            match self.save_state() {
+                Ok(()) => {
+                    let (step, folder) = (self.meta.step, self.folder.path().display());
+                    return self.messages.warn(&format!(
+                        "the state after {step} steps is saved: continue with --resume {folder}"
+                    ));
+                }
+                Err(e) => format!("the state could not be saved: {e}"),
             }
-            return;
-        }
-        let (last, folder) = (self.folder.join(LAST), self.folder.path().display());
-        self.messages.warn(&match TensorFile::open_checkpoint(&last) {
+        };
+        self.messages.warn(&format!("{why}; {}", self.last_checkpoint()));
+    }
+
+    /// What a run that ends here can go on from.
+    fn last_checkpoint(&self) -> String {
+        match TensorFile::open_checkpoint(&self.folder.join(LAST)) {
             Ok((_, meta)) => format!(
-                "a step failed half-way, and what it left is not saved; the last checkpoint, of {} steps, is kept: \
-                 continue with --resume {folder}",
-                meta.step
+                "the last checkpoint, of {} steps, is kept: continue with --resume {}",
+                meta.step,
+                self.folder.path().display()
             ),
-            Err(_) => "a step failed half-way, and the run has no checkpoint yet".to_owned(),
-        });
+            Err(_) => "the run has no checkpoint yet: start it again".to_owned(),
+        }
     }
 
     fn train_on(&mut self, shape: BatchShape, steps_per_epoch: u64) -> Result<Ended> {
@@ -228,11 +241,15 @@ impl Trainer {
         {
             return Ok(Some(ended));
         }
-        if self.saved.elapsed().as_secs_f64() >= 60.0 * self.cfg.training.checkpoint_minutes {
+        if self.is_checkpoint_due() {
             self.settle()?;
             self.save_last()?;
         }
         Ok(self.finished().map(Ended::Finished))
+    }
+
+    fn is_checkpoint_due(&self) -> bool {
+        self.saved.elapsed().as_secs_f64() >= 60.0 * self.cfg.training.checkpoint_minutes
     }
 
     /// Whether a validation belongs after the steps done so far.
@@ -254,10 +271,25 @@ impl Trainer {
         }
         // The step that was just done decides the phase.
         let phase = schedule::phase(&self.cfg.training, self.meta.step - 1);
-        let found = validate(&mut self.session, &self.dataset, &self.validation, (phase, &self.stop))?;
-        let Some(validation) = found else {
-            return Ok(self.stop.received().map(Ended::Signal));
-        };
+        let mut validating = Validating::new(&self.session, &self.dataset, self.validation.clone(), phase)?;
+        if let Some(state) = self.meta.validation.take().filter(|state| state.step == self.meta.step) {
+            validating.resume(&state);
+        }
+        loop {
+            if let Some(name) = self.stop.received() {
+                self.meta.validation = Some(validating.state(self.meta.step));
+                return Ok(Some(Ended::Signal(name)));
+            }
+            if !validating.step(&mut self.session)? {
+                break;
+            }
+            if self.is_checkpoint_due() {
+                self.meta.validation = Some(validating.state(self.meta.step));
+                self.save_last()?;
+            }
+        }
+        self.meta.validation = None;
+        let validation = validating.finish();
         let row: Vec<(&str, Scalar)> = validation.values.iter().map(|(m, v)| (m.name(), Scalar::F64(*v))).collect();
         let at = self.meta.step - 1;
         self.log.row(at, self.meta.epoch, &row)?;
@@ -318,8 +350,15 @@ impl Trainer {
         Ok(())
     }
 
+    /// Writes the last checkpoint, whatever becomes of the log. Rows come first where they can: a run that continues
+    /// then finds all rows before its first step.
     fn save_last(&mut self) -> Result<()> {
-        self.log.flush()?;
+        let logged = self.log.flush();
+        self.save_state()?;
+        logged
+    }
+
+    fn save_state(&mut self) -> Result<()> {
         self.refresh_counters()?;
         saving::save(&self.session, &self.meta, &self.folder.join(LAST))?;
         self.saved = Instant::now();

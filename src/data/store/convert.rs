@@ -64,10 +64,19 @@ impl Converter {
     }
 
     /// Sets the divisor of `ExampleDataset` by the largest of a file's values.
-    pub fn measure(&mut self, source: &mut dyn Source, bands: &[usize]) -> Result<()> {
+    ///
+    /// # Errors
+    /// Those of reading, and of `proceed`.
+    pub fn measure(
+        &mut self,
+        source: &mut dyn Source,
+        bands: &[usize],
+        proceed: &dyn Fn() -> Result<()>,
+    ) -> Result<()> {
         let mut block = Vec::new();
         let mut largest = f32::NEG_INFINITY;
         while source.next_rows(bands, &mut block)? > 0 {
+            proceed()?;
             largest = values_as_f32(&block, self.from).fold(largest, f32::max);
             block.clear();
         }

@@ -13,23 +13,35 @@ use crate::rng::name_hash;
 const SAMPLES: u64 = 18;
 const SAMPLE_BYTES: u64 = 4096;
 
-/// The key of the store for `request`. A source that was exchanged changes it: by its size, its time, or, where a copy
-/// has kept both, by a sample of its bytes.
-pub(super) fn content_key(request: &StoreRequest) -> Result<String> {
-    let StoreRequest { bands, in_bands, layout, values, mask, dtype, .. } = request;
-    let mut text = format!("{FORMAT} {bands:?} {in_bands} {layout:?} {values:?} {mask} {dtype:?}");
-    for path in request.files.iter().flatten() {
-        text.push_str(&format!("\n{}", fingerprint(path)?));
-        let mut sidecar = path.as_os_str().to_owned();
-        sidecar.push(".msk");
-        if Path::new(&sidecar).is_file() {
-            text.push_str(&fingerprint(Path::new(&sidecar))?);
-        }
-    }
-    Ok(format!("{:016x}", name_hash(&text)))
+/// What names a store.
+pub(super) struct ContentKey {
+    /// Decides the store's bytes: paths, sizes, times and samples of the sources, and the settings.
+    pub key: String,
+    /// Sizes and samples of the sources alone: the same for a copy of them elsewhere.
+    pub contents: u64,
 }
 
-fn fingerprint(path: &Path) -> Result<String> {
+/// The key of the store for `request`. A source that was exchanged changes it: by its size, its time, or, where a copy
+/// has kept both, by a sample of its bytes.
+pub(super) fn content_key(request: &StoreRequest) -> Result<ContentKey> {
+    let StoreRequest { bands, in_bands, layout, values, mask, dtype, .. } = request;
+    let mut text = format!("{FORMAT} {bands:?} {in_bands} {layout:?} {values:?} {mask} {dtype:?}");
+    let mut contents = String::new();
+    for path in request.files.iter().flatten() {
+        let mut sidecar = path.as_os_str().to_owned();
+        sidecar.push(".msk");
+        let sidecar = Some(Path::new(&sidecar)).filter(|sidecar| sidecar.is_file());
+        for file in [path.as_path()].into_iter().chain(sidecar) {
+            let (place, content) = fingerprint(file)?;
+            text.push_str(&format!("\n{place} {content}"));
+            contents.push_str(&format!("{content}\n"));
+        }
+    }
+    Ok(ContentKey { key: format!("{:016x}", name_hash(&text)), contents: name_hash(&contents) })
+}
+
+/// Where a file is and when it was changed; its size and a checksum of samples.
+fn fingerprint(path: &Path) -> Result<(String, String)> {
     let io = |e| Error::io("read", path, e);
     let full = path.canonicalize().map_err(io)?;
     let file = File::open(&full).map_err(io)?;
@@ -43,5 +55,5 @@ fn fingerprint(path: &Path) -> Result<String> {
             .map_err(io)?;
         sum = crc32c::crc32c_append(sum, &sample);
     }
-    Ok(format!("{} {} {} {sum:08x}", full.display(), meta.len(), changed.as_nanos()))
+    Ok((format!("{} {}", full.display(), changed.as_nanos()), format!("{} {sum:08x}", meta.len())))
 }

@@ -152,6 +152,8 @@ pub(crate) struct Store {
     pub images: Vec<StoredImage>,
     /// What the user should know about the sources.
     pub notes: Vec<String>,
+    /// A hash of the sources' sizes and of samples of their bytes.
+    pub contents: u64,
     path: PathBuf,
     data_at: u64,
     masked: Option<MaskedFile>,
@@ -175,8 +177,9 @@ fn times(file: &File) -> std::io::Result<Times> {
 }
 
 impl Store {
-    /// Opens the store that `index` describes; the error says why it cannot be used.
-    fn open(index: Index, index_path: &Path, mode: StoreMode) -> Result<Store> {
+    /// Opens the store that `index` describes, of sources whose hash is `contents`; the error says why it cannot be
+    /// used.
+    fn open(index: Index, index_path: &Path, mode: StoreMode, contents: u64) -> Result<Store> {
         let dir = index_path.parent().unwrap_or(Path::new(""));
         let path = dir.join(&index.data);
         let file = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
@@ -216,7 +219,7 @@ impl Store {
             }
         };
         let Index { dtype, bands, images, notes, data_at, .. } = index;
-        Ok(Store { dtype, bands, images, notes, path, data_at, masked, backing })
+        Ok(Store { dtype, bands, images, notes, contents, path, data_at, masked, backing })
     }
 
     /// Copies a crop of image `image` to `out`: rows, columns, bands.
