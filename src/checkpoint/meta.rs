@@ -105,6 +105,33 @@ impl Default for Meta {
     }
 }
 
+/// Counts beyond this are no run's.
+const MAX_COUNT: u64 = 1 << 53;
+
+impl Meta {
+    /// Whether a run can continue from this document.
+    ///
+    /// # Errors
+    /// Says which number is impossible.
+    pub fn check(&self) -> Result<(), String> {
+        for (name, plateau) in [("plateau_g", &self.plateau_g), ("plateau_d", &self.plateau_d)] {
+            if !(plateau.factor > 0.0 && plateau.factor <= 1.0) {
+                return Err(format!("{name}.factor is {}, but it lies above 0 and up to 1", plateau.factor));
+            }
+        }
+        let counts = [
+            ("step", self.step),
+            ("epoch", self.epoch),
+            ("batch_in_epoch", self.batch_in_epoch),
+            ("data_position", self.data_position),
+        ];
+        match counts.into_iter().find(|(_, count)| *count > MAX_COUNT) {
+            Some((name, count)) => Err(format!("{name} is {count}, more than any run can reach")),
+            None => Ok(()),
+        }
+    }
+}
+
 /// How many updates were committed; each advances only when a step's numbers were finite.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

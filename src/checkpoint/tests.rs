@@ -187,7 +187,7 @@ fn child() {
     match task {
         "kill" => {
             // Everything is written; the rename never comes.
-            let killed = |out: &mut dyn std::io::Write| {
+            let killed = |out: &mut dyn crate::files::Output| {
                 out.write_all(&[1; 1 << 20])?;
                 out.flush()?;
                 // SAFETY: raise takes a signal number and touches no memory.

@@ -39,6 +39,10 @@ pub(crate) fn apply_override(root: &mut Node, text: &str) -> Result<()> {
     }
     let shared: Arc<str> = text.into();
     let node = parse(value, key, &|_| Origin::Override(shared.clone()))?;
+    if value.trim().is_empty() {
+        let wrong = Wrong::new("there is no value behind the `=`");
+        return Err(node.error(wrong.hint("`null` stands for the default or for nothing")));
+    }
     root.put(key, node)
 }
 

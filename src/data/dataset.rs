@@ -238,9 +238,9 @@ impl Dataset {
     pub(super) fn epoch_order(&self, epoch: u64) -> Vec<u32> {
         let Training::Files { count } = self.inner.parts.training else { return Vec::new() };
         let (count, len) = (count as u64, self.train_len() as u64);
-        let first = epoch * len;
+        let first = epoch.saturating_mul(len);
         let mut order = Vec::with_capacity(len as usize);
-        for pass in first / count..(first + len).div_ceil(count) {
+        for pass in first / count..first.saturating_add(len).div_ceil(count) {
             let mut files: Vec<u32> = (0..count as u32).collect();
             let mut rng = Rng::new(self.inner.settings.seed, Stream::Shuffle, pass, 0);
             for i in (1..files.len()).rev() {

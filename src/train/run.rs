@@ -213,12 +213,21 @@ fn load(session: &mut Session, begin: &Begin, messages: &Messages) -> Result<Met
         }
         return Ok(meta);
     }
-    if let Some(path) = &cfg.model.load_checkpoint {
-        let mut file = TensorFile::open(path)?;
-        let taken = session.restore_weights(&mut file, path)?;
-        messages.info(&format!("initial weights of {} from {}", taken.join(" and "), path.display()));
-    }
+    initial_weights(session)?.into_iter().for_each(|note| messages.info(&note));
     Ok(Meta::default())
+}
+
+/// Takes the weights that `Model.load_checkpoint` names, of a file or of the last checkpoint in a folder; what was taken.
+pub(super) fn initial_weights(session: &mut Session) -> Result<Vec<String>> {
+    let Some(path) = session.config().model.load_checkpoint.clone() else { return Ok(Vec::new()) };
+    let path = if path.is_dir() { path.join(LAST) } else { path };
+    let mut file = TensorFile::open(&path)?;
+    let taken = session.restore_weights(&mut file, &path)?;
+    let mut notes = vec![format!("initial weights of {} from {}", taken.join(" and "), path.display())];
+    if !taken.iter().any(|network| network == Network::Discriminator.name()) {
+        notes.push("the discriminator starts anew: the file has none that fits this configuration".to_owned());
+    }
+    Ok(notes)
 }
 
 /// Architecture keys must match; other changed keys are listed and used.

@@ -3,24 +3,38 @@
 use std::path::Path;
 
 use super::session::Session;
-use crate::Result;
-use crate::checkpoint::{CheckpointFile, Meta, TensorFile, TensorRef};
+use crate::checkpoint::{Meta, TensorFile, write_checkpoint};
+use crate::{Error, Result};
 
-/// Writes all tensors of `session` and `meta` to `path`, atomically.
+/// Writes all tensors of `session` and `meta` to `path`, atomically, one tensor after the other.
 ///
 /// # Errors
-/// I/O errors; the file that was there before stays.
+/// I/O errors; [`Error::Diverged`] if a tensor is not finite. The file that was there before stays.
 pub fn save(session: &Session, meta: &Meta, path: &Path) -> Result<()> {
-    let tensors = session.tensors()?;
-    let refs = tensors.iter().map(|t| TensorRef { name: &t.name, shape: &t.shape, data: &t.data });
-    CheckpointFile { tensors: refs.collect(), meta }.write_atomic(path)
+    let shapes = session.tensor_shapes();
+    let mut names = shapes.iter().map(|(name, _)| name);
+    write_checkpoint(path, meta, &shapes, |write| {
+        session.visit_tensors(&mut |values| {
+            let name = names.next();
+            match values.iter().find(|v| !v.is_finite()) {
+                Some(value) => Err(Error::Diverged {
+                    message: format!(
+                        "after step {} tensor {} holds {value}; this state is not saved",
+                        meta.step.saturating_sub(1),
+                        name.map_or("?", String::as_str)
+                    ),
+                }),
+                None => write(values),
+            }
+        })
+    })
 }
 
 /// Takes tensors and counters of the checkpoint `path` into `session`.
 ///
 /// # Errors
-/// [`crate::Error::Checkpoint`] if the file cannot be read or is of another architecture; nothing is changed
-/// then.
+/// [`Error::Checkpoint`] if the file cannot be read, is damaged, is of another architecture or holds a value that is not
+/// finite; of another architecture nothing is changed.
 pub fn load(session: &mut Session, path: &Path) -> Result<Meta> {
     let (mut file, meta) = TensorFile::open_checkpoint(path)?;
     session.restore(&mut file, path)?;

@@ -3,6 +3,7 @@
 mod exchange;
 #[cfg(test)]
 mod tests;
+mod weights;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::memory::{Need, available, compile};
 use super::perceptual::PerceptualWeights;
+use super::run::initial_weights;
 use super::plans::{Plans, train_shape};
 use super::session::{Key, Session};
 use super::{DeviceOptions, algorithms, data_settings, open_device_with};
@@ -90,6 +91,7 @@ pub fn dry_run(cfg: &Config, verbose: bool, options: &DeviceOptions, torch_hub: 
 /// As for [`dry_run`].
 pub fn dry_run_on(device: Box<dyn Device>, cfg: &Config, verbose: bool) -> Result<String> {
     let mut session = Session::new(cfg.clone(), device)?;
+    let weights = initial_weights(&mut session)?;
     let dataset = Dataset::open(&data_settings(cfg))?;
     check_patch(cfg, &dataset)?;
     let steps = steps_per_epoch(cfg, &dataset)?;
@@ -122,7 +124,7 @@ pub fn dry_run_on(device: Box<dyn Device>, cfg: &Config, verbose: bool) -> Resul
     let _ = writeln!(text, "{programs}\n\n{memory}\n");
     let _ = writeln!(text, "device: {}", session.device().describe());
     let _ = write!(text, "data: {} training patches, {steps} steps per epoch", dataset.train_len());
-    dataset.notes().iter().for_each(|note| text.push_str(&format!("\n{note}")));
+    weights.iter().chain(dataset.notes()).for_each(|note| text.push_str(&format!("\n{note}")));
     dataset.warnings().iter().for_each(|warning| text.push_str(&format!("\nwarning: {warning}")));
     if verbose {
         let _ = write!(text, "\n\n{}", algorithms_of(&mut session, &of_run.run, need.total(), available)?);

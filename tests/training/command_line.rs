@@ -98,7 +98,7 @@ fn a_folder_with_a_run_is_not_overwritten() {
     let scratch = Scratch::new();
     scratch.trained("run", &["Training.max_steps=1"]);
     let before = contents(&scratch.path("run"));
-    scratch.train(&["--run-dir", "run"]).exits(2).says(&["already holds a run", "--resume auto"]);
+    scratch.train(&["--run-dir", "run"]).exits(2).says(&["already holds a run", "--resume run"]);
     assert_eq!(contents(&scratch.path("run")), before);
 }
 

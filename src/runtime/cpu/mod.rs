@@ -220,6 +220,11 @@ impl Device for Cpu {
         found.ok_or_else(|| Error::Internal(format!("there is no state {name}")))
     }
 
+    fn with_state(&self, name: &str, read: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+        let found = self.states.get(name).map(|(_, buffer)| buffer.as_slice());
+        read(found.ok_or_else(|| Error::Internal(format!("there is no state {name}")))?)
+    }
+
     fn available_memory(&self) -> Result<Option<usize>> {
         Ok(memory::available())
     }
