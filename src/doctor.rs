@@ -49,7 +49,8 @@ pub fn examine(env: Env, program: Option<&Path>, stores: StoreFolder, notice: fn
     let search = SearchPath::new(env);
     report.processor();
     let driver = report.driver(&search);
-    for library in Library::ALL.into_iter().skip(1) {
+    // Nothing uses NCCL yet.
+    for library in Library::ALL.into_iter().skip(1).filter(|library| *library != Library::Nccl) {
         report.library(library, &search, driver);
     }
     report.headers(&search, driver);

@@ -63,9 +63,7 @@ fn explain(source: io::Error, path: &Path) -> io::Error {
 /// What to do about an error met while writing a run's files.
 pub(crate) fn advice(kind: ErrorKind) -> &'static str {
     match kind {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-            "; free some space"
-        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => "; free some space",
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
             "; choose a folder that you may write to with --run-dir"
         }

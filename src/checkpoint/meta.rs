@@ -186,7 +186,7 @@ pub struct BestEntry {
     /// Value of the monitored metric; infinite for a perfect PSNR.
     #[serde(with = "any_float")]
     pub metric: f64,
-    /// Step of the validation.
+    /// The last step before the validation, as in logs and messages.
     pub step: u64,
 }
 

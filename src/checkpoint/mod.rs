@@ -17,9 +17,7 @@ mod write;
 pub use best::{BestK, SavePlan};
 pub use compare::compare_architecture;
 pub use file::{Entry, TensorFile};
-pub use meta::{
-    BestEntry, Counters, EarlyStopping, FORMAT, Imagery, MeanState, Meta, PlateauState, ValidationState,
-};
+pub use meta::{BestEntry, Counters, EarlyStopping, FORMAT, Imagery, MeanState, Meta, PlateauState, ValidationState};
 pub use write::{CheckpointFile, TensorRef, WriteTensor, write_checkpoint};
 
 /// Name of the checkpoint that every run keeps up to date.

@@ -8,9 +8,9 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde_json::{Map, Value, json};
 
+use super::Meta;
 use super::checksums::{self, KEY};
 use super::file::{CHUNK, META_KEY};
-use super::Meta;
 use crate::files::{Output, write_atomic};
 use crate::{Error, Result};
 
@@ -82,7 +82,8 @@ pub fn write_checkpoint(
             failure = Some(e);
             return Err(inner);
         }
-        let (at, text) = checksums::text(&header, &sums).ok_or_else(|| io::Error::other("a header without checksums"))?;
+        let (at, text) =
+            checksums::text(&header, &sums).ok_or_else(|| io::Error::other("a header without checksums"))?;
         out.seek(SeekFrom::Start(8 + at))?;
         out.write_all(text.as_bytes())
     });

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use super::choice::{AdvLoss, BlockType, DatasetType, DiscriminatorType, GeneratorType, PerceptualMetric, PretrainLoss, Warmup};
+use super::choice::{
+    AdvLoss, BlockType, DatasetType, DiscriminatorType, GeneratorType, PerceptualMetric, PretrainLoss, Warmup,
+};
 use super::field::Field;
 use super::schema::{Config, Discriminator, Losses};
 use super::tree::{Node, Wrong};

@@ -10,9 +10,18 @@ use super::store::{Crop, Store, StoreRequest, open_or_build};
 use super::{DataSettings, source};
 use crate::error::{Error, Result};
 
+/// The folder of an `ExampleDataset` that does not name one.
+const DEFAULT_EXAMPLE: &str = "example_dataset";
+
 /// `ExampleDataset`: the last 20 files, by name, are for validation; of 20 or fewer files the last fifth.
 pub(super) fn open_example(settings: &DataSettings, opening: &mut Opening) -> Result<Parts> {
     let root = root_dir(settings)?;
+    if root == Path::new(DEFAULT_EXAMPLE) && !root.exists() {
+        return Err(Error::data(root, "there is no such folder").with_hint(
+            "it is the default where Data.dataset_type and Data.root_dir are left out: set Data.dataset_type to Scenes, \
+             LRHRFolderDataset or ExampleDataset, and where the data are",
+        ));
+    }
     let all: Vec<PathBuf> = list(root, opening)?
         .into_iter()
         .filter(|p| p.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz")))

@@ -48,12 +48,41 @@ pub(super) fn open(settings: &DataSettings, opening: &mut Opening) -> Result<Par
         parts.images.push(Image { hr: Stored { store, image: 0 }, lr: None });
     }
     if parts.val.is_empty() && settings.val_fraction > 0.0 {
-        let message = format!("no held-out area has room for a {size} × {size} patch without a masked pixel");
-        return Err(Error::config("Data.val_fraction", message).with_hint("raise it, or choose a smaller Data.hr_size"));
+        return Err(no_room(settings, &parts, size));
     }
     parts.default_len = parts.default_len.max(1);
     parts.training = Training::scenes(training);
     Ok(parts)
+}
+
+/// The error that no scene has a held-out area with room for a patch.
+fn no_room(settings: &DataSettings, parts: &Parts, size: usize) -> Error {
+    let height = parts.images.iter().map(|image| image.hr.store.images[0].height).max().unwrap_or(0);
+    let rows = held_out_rows(height, settings.val_fraction);
+    let error = |message| Error::config("Data.val_fraction", message);
+    if rows >= size {
+        let message =
+            format!("no {size} × {size} patch of the held-out areas, up to {rows} rows, is free of masked pixels");
+        return error(message).with_hint("raise it, choose a smaller Data.hr_size, or check Data.nodata");
+    }
+    let message = format!(
+        "no held-out area has room for a {size} × {size} patch: of {height} rows {} holds out {rows}, and {size} are needed",
+        settings.val_fraction
+    );
+    // In steps of a hundredth; what remains must have room for a training patch.
+    let would_do = (1..100).map(|hundredths| f64::from(hundredths) / 100.0).find(|&fraction| {
+        let rows = held_out_rows(height, fraction);
+        rows >= size && height - rows >= size
+    });
+    error(message).with_hint(match would_do {
+        Some(fraction) => format!("{fraction} would do; or choose a smaller Data.hr_size"),
+        None => format!("choose a Data.hr_size of {} or less", (height / 2).max(1)),
+    })
+}
+
+/// Rows of a scene that are kept for validation.
+fn held_out_rows(height: usize, fraction: f64) -> usize {
+    ((height as f64 * fraction).round() as usize).min(height)
 }
 
 /// One scene while it is being split.
@@ -70,8 +99,8 @@ impl Scene<'_> {
     /// Adds the scene's validation patches and held-out area to `parts`; returns its training places.
     fn split(&self, settings: &DataSettings, parts: &mut Parts, opening: &mut Opening) -> Result<Origins> {
         let (height, width, size) = (self.height, self.width, self.size);
-        let held_out = (height as f64 * settings.val_fraction).round() as usize;
-        let split = height - held_out.min(height);
+        let held_out = held_out_rows(height, settings.val_fraction);
+        let split = height - held_out;
         if width < size || split < size {
             let message = format!(
                 "a patch of {size} × {size} does not fit: the scene has {height} rows and {width} columns, {split} rows of them for training"

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::plans::{Plans, ValBatch, validation_batches};
 use super::session::{Key, Session, StateBytes};
-use crate::config::Config;
+use crate::config::{BatchLimit, Config};
 use crate::data::Dataset;
 use crate::log::Messages;
 use crate::plan::Plan;
@@ -108,6 +108,9 @@ fn compile_run(session: &Session, cfg: &Config, dataset: &Dataset) -> Result<Vec
 /// The error for a run of `cfg` that does not fit.
 fn refused(session: &Session, cfg: Config, dataset: &Dataset, (need, available): (&Need, usize)) -> Error {
     let message = refusal(need, available);
+    if let Some(error) = too_large_to_validate(session, &cfg, dataset, (&message, available)).transpose() {
+        return error.unwrap_or_else(|e| e);
+    }
     match largest_batch(session, cfg, dataset, available) {
         Err(e) => e,
         Ok(0) => {
@@ -116,6 +119,27 @@ fn refused(session: &Session, cfg: Config, dataset: &Dataset, (need, available):
         Ok(batch) => Error::config("Data.train_batch_size", message)
             .with_hint(format!("a training batch of {batch} fits; Training.accumulate_grad_batches makes up for it")),
     }
+}
+
+/// The error for a run whose training fits, but not the validation of one of its images.
+fn too_large_to_validate(
+    session: &Session,
+    cfg: &Config,
+    dataset: &Dataset,
+    (message, available): (&str, usize),
+) -> Result<Option<Error>> {
+    let mut training = cfg.clone();
+    training.training.limit_val_batches = BatchLimit::Batches(0);
+    if Need::of_plans(session, &compile_run(session, &training, dataset)?).total() > available {
+        return Ok(None);
+    }
+    let largest = dataset.val_sizes().iter().max_by_key(|size| size.hr_height * size.hr_width);
+    let (height, width) = largest.map_or((0, 0), |size| (size.hr_height, size.hr_width));
+    let message =
+        format!("training fits into memory, but not the validation of an image of {height}×{width}: {message}");
+    Ok(Some(Error::config("Training.limit_val_batches", message).with_hint(
+        "cut the validation images into smaller ones, or train without validation (Training.limit_val_batches=0)",
+    )))
 }
 
 fn refusal(need: &Need, available: usize) -> String {

@@ -46,11 +46,10 @@ impl RunDir {
         fs::create_dir_all(path).map_err(|e| failed("make folder", path, &e))?;
         let this = Self::lock(path.into())?;
         if this.path.join(LAST).exists() {
-            return Err(Error::data(path, "this folder already holds a run")
-                .with_hint(format!(
-                    "continue it with --resume {}, or choose another folder with --run-dir",
-                    path.display()
-                )));
+            return Err(Error::data(path, "this folder already holds a run").with_hint(format!(
+                "continue it with --resume {}, or choose another folder with --run-dir",
+                path.display()
+            )));
         }
         Ok(this)
     }

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use super::memory::{Need, available, compile};
 use super::perceptual::PerceptualWeights;
-use super::run::initial_weights;
 use super::plans::{Plans, train_shape};
+use super::run::initial_weights;
 use super::session::{Key, Session};
 use super::{DeviceOptions, algorithms, data_settings, open_device_with};
 use crate::config::Config;

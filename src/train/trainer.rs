@@ -139,9 +139,9 @@ impl Trainer {
             match self.save_state() {
                 Ok(()) => {
                     let (step, folder) = (self.meta.step, self.folder.path().display());
-                    return self.messages.warn(&format!(
-                        "the state after {step} steps is saved: continue with --resume {folder}"
-                    ));
+                    return self
+                        .messages
+                        .warn(&format!("the state after {step} steps is saved: continue with --resume {folder}"));
                 }
                 Err(e) => format!("the state could not be saved: {e}"),
             }
@@ -204,13 +204,21 @@ impl Trainer {
             .then(|| format!("stopped early: {bad} validations without a better {metric}"))
     }
 
+    /// Steps of the run, if its end is known.
+    fn total_steps(&self, steps_per_epoch: u64) -> Option<u64> {
+        let training = &self.cfg.training;
+        let epochs = u64::try_from(training.max_epochs).ok().map(|n| n.saturating_mul(steps_per_epoch));
+        [epochs, training.max_steps].into_iter().flatten().min()
+    }
+
     /// The rest of the current epoch.
     fn epoch(&mut self, shape: BatchShape, steps_per_epoch: u64) -> Result<Option<Ended>> {
         // A step is as many loaded batches as gradients are accumulated over.
         let parts = self.cfg.training.accumulate_grad_batches;
         let first = self.meta.batch_in_epoch as usize * parts;
         let mut loader = Loader::start(&self.dataset, self.meta.epoch, first)?;
-        self.progress.start_epoch(self.meta.epoch, steps_per_epoch, self.meta.batch_in_epoch);
+        let total = self.total_steps(steps_per_epoch);
+        self.progress.start_epoch(self.meta.epoch, (steps_per_epoch, self.meta.batch_in_epoch), total);
         self.content = MeanState::default();
         let mut waited = Duration::ZERO;
         let ended = loop {
@@ -296,9 +304,7 @@ impl Trainer {
         self.meta.last_validation = Some(self.meta.step);
         let monitored = self.monitored(self.cfg.schedulers.metric_g, phase, &validation);
         let is_best = self.move_schedules(monitored, phase, &validation);
-        let shown: Vec<(&str, f64)> =
-            validation.values.iter().map(|(m, v)| (m.name(), *v)).filter(|(_, v)| *v != 0.0).collect();
-        self.progress.validation(at, &shown, is_best);
+        self.progress.validation(at, &validation.values, is_best);
         if !validation.panels.rows().is_empty() {
             self.log.panels(at, validation.panels)?;
         }
@@ -341,7 +347,7 @@ impl Trainer {
     }
 
     fn save_best(&mut self, metric: f64) -> Result<()> {
-        if let Some(plan) = self.best.plan(self.meta.step, metric) {
+        if let Some(plan) = self.best.plan(self.meta.step - 1, metric) {
             self.meta.best = plan.entries.clone();
             self.refresh_counters()?;
             saving::save(&self.session, &self.meta, &self.folder.join(&plan.entry.path))?;

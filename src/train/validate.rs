@@ -144,7 +144,8 @@ impl Validating {
     pub fn state(&self, step: u64) -> ValidationState {
         let Means { sums, images } = &self.means;
         let count = *images as u64;
-        let sums = sums.iter().map(|(metric, sum)| (metric.name().to_owned(), MeanState { sum: *sum, count })).collect();
+        let sums =
+            sums.iter().map(|(metric, sum)| (metric.name().to_owned(), MeanState { sum: *sum, count })).collect();
         let done = self.next.max(self.counted) as u64;
         ValidationState { step, batches: self.batches.len() as u64, done, images: count, sums }
     }

@@ -108,9 +108,20 @@ fn a_full_disk_leaves_the_previous_checkpoint() {
     let mut limited = Command::new("sh");
     limited.args(["-c", &script, "sh"]).arg(program.get_program()).args(program.get_args());
     let done = finish(limited.current_dir(scratch.path("")));
-    done.exits(1).says(&["safetensors", "free some space", "--resume"]);
+    let done = done.exits(1).says(&["safetensors", "free some space", "--resume"]);
     assert_eq!(tensors(&scratch.last("run")), before);
     assert_eq!(meta(&scratch.last("run")), state);
+    assert!(
+        done.text.contains("the last checkpoint, of 3 steps, is kept: continue with --resume run"),
+        "{}",
+        done.text
+    );
+    // A run without a checkpoint is not told to continue.
+    let program = scratch.command(&["--run-dir", "new"]);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", &script, "sh"]).arg(program.get_program()).args(program.get_args());
+    let done = finish(limited.current_dir(scratch.path(""))).exits(1).says(&["free some space", "start it again"]);
+    assert!(!done.text.contains("--resume"), "{}", done.text);
     // With room again the run goes on.
     scratch.trained("run", &["--resume", "auto"]);
     assert_eq!(meta(&scratch.last("run")).step, 12);

@@ -284,7 +284,7 @@ impl Blocks {
             Blocks::Zip { big_endian: true, .. } | Blocks::Legacy { big_endian: true, .. } => Err(Obstacle::BigEndian),
             Blocks::Legacy { places, .. } => {
                 places.get(&storage.key).map(|&(start, end)| (start, end, None)).ok_or(absent)
-            },
+            }
             Blocks::Zip { archive, folder, .. } => match archive.get(&format!("{folder}data/{}", storage.key)) {
                 None => Err(absent),
                 Some(member) if !member.stored => Err(Obstacle::Packed),

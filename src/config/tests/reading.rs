@@ -330,6 +330,10 @@ fn keys_without_effect_are_reported() {
         ["Generator.block_type has no effect: only SRResNet has block types"]
     );
     assert_eq!(warnings(&["Training.gpus=[0,1]"]), ["Training.gpus names 2 devices; one is used"]);
+    assert!(warnings(&["Schedulers.g_warmup_steps=9"])[0].contains("warms up along a cosine"));
+    assert!(warnings(&["Schedulers.g_warmup_steps=9", "Schedulers.g_warmup_type=cosine"]).is_empty());
+    let frozen = warnings(&["Optimizers.optim_g_lr=0", "Optimizers.optim_d_lr=0"]);
+    assert_eq!(frozen, ["Optimizers: both learning rates are 0, so nothing is trained"]);
     assert_eq!(
         warnings(&["Training.g_pretrain_steps=9"]),
         ["Training.g_pretrain_steps has no effect: Training.pretrain_g_only is false"]

@@ -56,6 +56,8 @@ pub(crate) struct SourceInfo {
     pub dtype: PixelType,
     /// The value of pixels without data that the file states.
     pub nodata: Option<f64>,
+    /// That of each band, where the bands come from several files.
+    pub band_nodata: Option<Vec<Option<f64>>>,
     /// What masks pixels.
     pub mask: Option<MaskKind>,
     /// The band that the file marks as alpha.
@@ -86,6 +88,7 @@ impl SourceInfo {
             value_type,
             dtype: value_type.stored(),
             nodata: None,
+            band_nodata: None,
             mask: None,
             alpha: None,
             scaling: None,
@@ -94,6 +97,13 @@ impl SourceInfo {
             layout_applied: false,
             notes,
         }
+    }
+}
+
+impl SourceInfo {
+    /// The value of pixels without data that is stated of a band.
+    pub fn nodata_of(&self, band: usize) -> Option<f64> {
+        self.band_nodata.as_ref().map_or(self.nodata, |values| values[band])
     }
 }
 
@@ -138,7 +148,7 @@ pub(crate) fn open(path: &Path, layout: Layout) -> Result<Box<dyn Source>> {
         Some("npz") => Box::new(array::open_npz(path, layout)?),
         Some("png") => Box::new(picture::open_png(path)?),
         Some("jpg" | "jpeg") => Box::new(picture::open_jpeg(path)?),
-        Some("tif" | "tiff") => masked::with_sidecar(path, tiff::open(path)?)?,
+        Some("tif" | "tiff") => masked::with_sidecar(path, tiff::open(path)?),
         other => return Err(unknown_kind(path, other.unwrap_or_default())),
     };
     let info = source.info();

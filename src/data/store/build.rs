@@ -13,7 +13,7 @@ use super::checksums::Checksums;
 use super::convert::Converter;
 use super::invalid::InvalidPixels;
 use super::key::{ContentKey, content_key};
-use super::{FORMAT, Index, MaskedRun, Store, StoreRequest, StoredImage, masked_path, temporary};
+use super::{FORMAT, Index, MaskedRun, Store, StoreRequest, StoredImage, masked_path, nanoseconds, temporary};
 use crate::data::PixelType;
 use crate::data::dataset::Opening;
 use crate::data::source::npy_header::{NpyHeader, WRITTEN_LEN};
@@ -146,11 +146,13 @@ impl Builder<'_> {
         };
         let runs_sum = self.write_runs(&unpacked.runs)?;
         let file = self.dir.join(&data);
+        let meta = file.metadata().map_err(|e| Error::io("read", &file, e))?;
         let index = Index {
             format: FORMAT,
             key: key.into(),
             data_at,
-            file_bytes: file.metadata().map_err(|e| Error::io("read", &file, e))?.len(),
+            file_bytes: meta.len(),
+            written: nanoseconds(meta.modified().ok()),
             data,
             dtype: unpacked.dtype,
             bands: in_bands,
@@ -231,7 +233,9 @@ impl Builder<'_> {
         let path = &paths[0];
         let values = &self.request.values;
         let bands = self.choose_bands(path, source.info())?;
-        let SourceInfo { height, width, dtype: own, nodata, mask, .. } = *source.info();
+        let SourceInfo { height, width, dtype: own, mask, .. } = *source.info();
+        let nodata: Vec<Option<f64>> =
+            bands.iter().map(|&band| values.nodata.or(source.info().nodata_of(band))).collect();
         if output.is_some() {
             temporary::check_room(self.dir, (height * width * bands.len() * dtype.bytes()) as u64)?;
         }
@@ -239,12 +243,12 @@ impl Builder<'_> {
         let alpha_is_band = source.info().alpha.is_some_and(|alpha| bands.contains(&alpha));
         let file_mask = mask.filter(|kind| *kind != MaskKind::Alpha || !alpha_is_band);
         let mask = file_mask.filter(|_| values.mask);
-        let mut converter = Converter::new(values, source.info(), &bands, dtype);
+        let mut converter = Converter::new(values, source.info(), (&bands, &nodata), dtype);
         if values.example {
             let mut again = source::open_all(paths, self.request.layout)?;
             converter.measure(again.as_mut(), &bands, self.proceed)?;
         }
-        let mut invalid = InvalidPixels::new(own, &bands, width, values.nodata.or(nodata));
+        let mut invalid = InvalidPixels::new(own, &bands, width, &nodata);
         let (mut block, mut flags, mut done) = (Vec::new(), Vec::new(), 0);
         loop {
             (self.proceed)()?;
@@ -265,6 +269,7 @@ impl Builder<'_> {
             flags.clear();
             done += rows;
         }
+        converter.refuse(path)?;
         converter.notes().into_iter().for_each(|note| notes.add(&display_name(paths), note));
         if !self.request.mask {
             invalid.refuse(path)?;

@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
+use super::dataset::Opening;
 use super::pixels::values_as_f32;
 use super::source::npy_header::NpyHeader;
-use super::dataset::Opening;
 use super::store::{self, Crop, Store, StoreRequest, ValueRules};
 use super::{DataSettings, Dataset, DatasetKind, Layout, PixelType, StoreMode};
 use crate::Result;

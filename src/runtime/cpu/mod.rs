@@ -179,8 +179,8 @@ impl Device for Cpu {
         // `load` renewed the addresses when the arena moved, and states never do. The plan gives the memory of a value
         // that is still read to no other, except by the step that reads it last: to a pointwise op whose operand has the
         // output's extent, and to a kernel that works in place. Scratch memory is the step's own. Only commits write
-        // states. That places lie inside their buffers, and outputs and states apart from what is read, `resolve`
-        // checked.
+        // states. `resolve` checked that all places lie inside their buffers, and that outputs of kernels and states of
+        // commits lie apart from what these read; of pointwise steps and copies the plan's word is taken.
         let outcome = unsafe { loaded.run(&ctx, self.profile) };
         self.runs += 1;
         self.done.push_back((self.runs, outcome));

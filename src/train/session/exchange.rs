@@ -141,7 +141,9 @@ fn read_state(file: &mut TensorFile, path: &Path, name: &str) -> Result<Vec<f32>
     let values = file.read_finite(name)?;
     let is_square = Network::ALL.iter().any(|network| name.starts_with(moments(*network).exp_avg_sq));
     match values.iter().find(|v| is_square && **v < 0.0) {
-        Some(value) => Err(Error::checkpoint(path, format!("tensor {name} holds {value}, but a mean of squares is not negative"))),
+        Some(value) => {
+            Err(Error::checkpoint(path, format!("tensor {name} holds {value}, but a mean of squares is not negative")))
+        }
         None => Ok(values),
     }
 }

@@ -36,7 +36,8 @@ impl Session {
                 .filter_map(|(name, shape)| Some((name.strip_prefix(&own)?.to_owned(), shape)))
                 .collect();
             let prefix = prefix_in(&found, network, &bare).unwrap_or_else(|| own.clone());
-            let expected: Vec<Named> = bare.into_iter().map(|(name, shape)| (format!("{prefix}{name}"), shape)).collect();
+            let expected: Vec<Named> =
+                bare.into_iter().map(|(name, shape)| (format!("{prefix}{name}"), shape)).collect();
             let belongs = |(name, _): &&Named| name.starts_with(&prefix) && !name.ends_with(BATCH_COUNT);
             let mut present: Vec<Named> = found.iter().filter(belongs).cloned().collect();
             match (compare_architecture(&expected, &present), network) {
