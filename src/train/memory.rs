@@ -7,7 +7,6 @@ use super::session::{Key, Session, StateBytes};
 use crate::config::{BatchLimit, Config};
 use crate::data::Dataset;
 use crate::log::Messages;
-use crate::plan::Plan;
 use crate::{Error, Result};
 
 /// What a run takes of its device's memory, in bytes.
@@ -22,16 +21,21 @@ pub(super) struct Need {
 }
 
 impl Need {
-    /// What the states of `session` and these plans take.
-    pub fn of_plans(session: &Session, plans: &[Plan]) -> Need {
-        let arena = 4 * plans.iter().map(|p| p.arena_len).max().unwrap_or(0);
-        let workspace = 4 * plans.iter().map(|p| p.scratch_len).max().unwrap_or(0);
-        Need {
-            states: session.state_bytes(),
-            activations: arena.saturating_sub(workspace),
-            workspace: workspace.min(arena),
-            held: plans.iter().map(Plan::held_bytes).sum(),
+    /// What the states of `session` and the plans of `keys` take.
+    ///
+    /// # Errors
+    /// If a plan cannot be compiled.
+    pub fn of_plans(session: &mut Session, keys: impl IntoIterator<Item = Key>) -> Result<Need> {
+        let (mut arena, mut workspace, mut held) = (0, 0, 0);
+        for key in keys {
+            let plan = session.compile(key)?;
+            arena = arena.max(4 * plan.arena_len);
+            workspace = workspace.max(4 * plan.scratch_len);
+            held += plan.held_bytes();
         }
+        let states = session.state_bytes();
+        let (activations, workspace) = (arena.saturating_sub(workspace), workspace.min(arena));
+        Ok(Need { states, activations, workspace, held })
     }
 
     pub fn total(&self) -> usize {
@@ -53,16 +57,14 @@ pub(super) fn available(session: &Session) -> Result<Option<usize>> {
 ///
 /// # Errors
 /// [`Error::Config`] with what is needed, what there is, and what would fit.
-pub(super) fn fit_memory(session: &Session, dataset: &Dataset, messages: &Messages) -> Result<FittedPlans> {
+pub(super) fn fit_memory(session: &mut Session, dataset: &Dataset, messages: &Messages) -> Result<FittedPlans> {
     let available = available(session)?.unwrap_or(usize::MAX);
     let mut cfg = Config::clone(session.config());
-    let mut compiled = compile_run(session, &cfg, dataset)?;
-    let need = Need::of_plans(session, &compiled);
+    let need = need_of_run(session, &cfg, dataset)?;
     let mut fits = need.total() <= available;
     while !fits && cfg.data.val_batch_size > 1 {
         cfg.data.val_batch_size /= 2;
-        compiled = compile_run(session, &cfg, dataset)?;
-        fits = Need::of_plans(session, &compiled).total() <= available;
+        fits = need_of_run(session, &cfg, dataset)?.total() <= available;
         if fits {
             let batch = cfg.data.val_batch_size;
             messages.warn(&format!("validation runs with batches of {batch}: more do not fit into memory"));
@@ -72,8 +74,7 @@ pub(super) fn fit_memory(session: &Session, dataset: &Dataset, messages: &Messag
         return Err(refused(session, cfg, dataset, (&need, available)));
     }
     let plans = Plans::of(&cfg, dataset);
-    compiled.extend(compile(session, &plans.closing)?);
-    let need = Need::of_plans(session, &compiled).total();
+    let need = Need::of_plans(session, plans.all())?.total();
     let compares = need <= available;
     if !compares {
         let [need, available] = [need, available].map(|bytes| bytes >> 20);
@@ -81,6 +82,7 @@ pub(super) fn fit_memory(session: &Session, dataset: &Dataset, messages: &Messag
             "no comparison with bicubic upsampling at the end: it would need {need} MiB, {available} MiB are available"
         ));
     }
+    session.keep_compiled(&if compares { plans.all().collect() } else { plans.run.clone() });
     Ok(FittedPlans { run: plans.run, validation: validation_batches(&cfg, dataset).into(), compares })
 }
 
@@ -95,18 +97,13 @@ pub(super) struct FittedPlans {
     pub compares: bool,
 }
 
-/// The plans of `keys`, not loaded.
-pub(super) fn compile(session: &Session, keys: &[Key]) -> Result<Vec<Plan>> {
-    keys.iter().map(|key| session.compile(*key)).collect()
-}
-
-/// The plans of training and validation under `cfg`, which differs from the session's in batches alone.
-fn compile_run(session: &Session, cfg: &Config, dataset: &Dataset) -> Result<Vec<Plan>> {
-    compile(session, &Plans::of(cfg, dataset).run)
+/// What training and validation take under `cfg`, which differs from the session's in batches alone.
+fn need_of_run(session: &mut Session, cfg: &Config, dataset: &Dataset) -> Result<Need> {
+    Need::of_plans(session, Plans::of(cfg, dataset).run)
 }
 
 /// The error for a run of `cfg` that does not fit.
-fn refused(session: &Session, cfg: Config, dataset: &Dataset, (need, available): (&Need, usize)) -> Error {
+fn refused(session: &mut Session, cfg: Config, dataset: &Dataset, (need, available): (&Need, usize)) -> Error {
     let message = refusal(need, available);
     if let Some(error) = too_large_to_validate(session, &cfg, dataset, (&message, available)).transpose() {
         return error.unwrap_or_else(|e| e);
@@ -123,14 +120,14 @@ fn refused(session: &Session, cfg: Config, dataset: &Dataset, (need, available):
 
 /// The error for a run whose training fits, but not the validation of one of its images.
 fn too_large_to_validate(
-    session: &Session,
+    session: &mut Session,
     cfg: &Config,
     dataset: &Dataset,
     (message, available): (&str, usize),
 ) -> Result<Option<Error>> {
     let mut training = cfg.clone();
     training.training.limit_val_batches = BatchLimit::Batches(0);
-    if Need::of_plans(session, &compile_run(session, &training, dataset)?).total() > available {
+    if need_of_run(session, &training, dataset)?.total() > available {
         return Ok(None);
     }
     let largest = dataset.val_sizes().iter().max_by_key(|size| size.hr_height * size.hr_width);
@@ -157,12 +154,13 @@ fn refusal(need: &Need, available: usize) -> String {
 }
 
 /// The largest training batch under that of `cfg`, which does not fit, that fits; 0 if none does.
-fn largest_batch(session: &Session, mut cfg: Config, dataset: &Dataset, available: usize) -> Result<usize> {
+fn largest_batch(session: &mut Session, mut cfg: Config, dataset: &Dataset, available: usize) -> Result<usize> {
     let (mut fits, mut too_large) = (0, cfg.data.train_batch_size);
     while too_large - fits > 1 {
         let batch = fits.midpoint(too_large);
         cfg.data.train_batch_size = batch;
-        match Need::of_plans(session, &compile_run(session, &cfg, dataset)?).total() <= available {
+        session.keep_compiled(&[]);
+        match need_of_run(session, &cfg, dataset)?.total() <= available {
             true => fits = batch,
             false => too_large = batch,
         }

@@ -108,7 +108,7 @@ fn train(
     dataset.warnings().iter().for_each(|w| messages.warn(w));
     check_patch(cfg, &dataset)?;
     let steps_per_epoch = steps_per_epoch(cfg, &dataset)?;
-    let plans = fit_memory(&session, &dataset, messages)?;
+    let plans = fit_memory(&mut session, &dataset, messages)?;
     let folder = match (locked, &options.run_dir) {
         (Some(folder), _) => folder,
         (None, Some(path)) => RunDir::create_at(path)?,

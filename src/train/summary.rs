@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use super::memory::{Need, available, compile};
+use super::memory::{Need, available};
 use super::perceptual::PerceptualWeights;
 use super::plans::{Plans, train_shape};
 use super::run::initial_weights;
@@ -97,7 +97,6 @@ pub fn dry_run_on(device: Box<dyn Device>, cfg: &Config, verbose: bool) -> Resul
     let steps = steps_per_epoch(cfg, &dataset)?;
     let of_run = Plans::of(cfg, &dataset);
     let keys: Vec<Key> = of_run.all().collect();
-    let plans = compile(&session, &keys)?;
     let mut text = String::new();
     let shape = train_shape(cfg, &dataset);
     let scale = cfg.generator.scaling_factor;
@@ -106,7 +105,8 @@ pub fn dry_run_on(device: Box<dyn Device>, cfg: &Config, verbose: bool) -> Resul
     let _ = writeln!(text, "{}\n", layer_table(g, &macs_by_path(&forward)));
     let _ = writeln!(text, "{}\n", layer_table(d, &macs_by_path(&session.programs().judge(1, shape.hr)?)));
     let mut programs = Table::new(["program", "steps", "GMAC", "activations [MiB]", "workspace [MiB]"]).left_aligned(1);
-    for (key, plan) in keys.iter().zip(&plans) {
+    for key in &keys {
+        let plan = session.compile(*key)?;
         programs.row([
             key.to_string(),
             plan.steps.len().to_string(),
@@ -116,10 +116,10 @@ pub fn dry_run_on(device: Box<dyn Device>, cfg: &Config, verbose: bool) -> Resul
         ]);
     }
     let available = available(&session)?;
-    let whole = Need::of_plans(&session, &plans);
+    let whole = Need::of_plans(&mut session, keys)?;
     let compares = available.is_none_or(|available| whole.total() <= available);
     // Without room for the closing table a run does without.
-    let need = if compares { whole } else { Need::of_plans(&session, &plans[..of_run.run.len()]) };
+    let need = if compares { whole } else { Need::of_plans(&mut session, of_run.run.clone())? };
     let memory = memory_table(&need, available);
     let _ = writeln!(text, "{programs}\n\n{memory}\n");
     let _ = writeln!(text, "device: {}", session.device().describe());
