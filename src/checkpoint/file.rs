@@ -269,6 +269,10 @@ impl TensorFile {
             return Err(fail(message).with_hint("update srgan-train"));
         }
         let meta: Meta = serde_json::from_str(text).map_err(|e| fail(format!("metadata {META_KEY:?}: {e}")))?;
+        if meta.has_checksums && !self.metadata.contains_key(checksums::KEY) {
+            return Err(fail("the file is damaged: its checksums are gone".into())
+                .with_hint("copy the file again, or take another checkpoint"));
+        }
         meta.check().map_err(|e| fail(format!("metadata {META_KEY:?}: {e}")))?;
         Ok(meta)
     }

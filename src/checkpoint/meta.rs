@@ -69,6 +69,9 @@ pub struct Meta {
     /// The device and libraries that they were picked on.
     #[serde(default)]
     pub timed_on: String,
+    /// Whether the file carries checksums; those of earlier versions do not.
+    #[serde(default)]
+    pub has_checksums: bool,
     /// What the run was trained on; absent in files of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub imagery: Option<Imagery>,
@@ -99,6 +102,7 @@ impl Default for Meta {
             bands: Vec::new(),
             choices: BTreeMap::new(),
             timed_on: String::new(),
+            has_checksums: true,
             imagery: None,
             validation: None,
         }

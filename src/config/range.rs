@@ -2,6 +2,8 @@
 
 use std::fmt::Display;
 
+use super::tree::shortened;
+
 /// Largest count accepted anywhere: 2⁵³, up to which f64, in which schedules compute, holds every whole number.
 /// Counters on the device are f32 and stay at 2²⁴, where Adam's bias correction and the average's warm-up are long over.
 pub(crate) const MAX_COUNT: u64 = 1 << 53;
@@ -102,5 +104,5 @@ pub(crate) fn all<T, const N: usize>(check: impl Fn(&T) -> Outcome) -> impl Fn(&
 /// A name that can be one folder: it must neither leave its parent folder nor make folders below.
 pub(crate) fn folder_name(value: &str) -> Outcome {
     let holds = !value.trim().is_empty() && value != "." && value != ".." && !value.contains(['/', '\\', '\0']);
-    require(holds, "usable as the name of a folder", format_args!("`{value}`"))
+    require(holds, "usable as the name of a folder", format_args!("`{}`", shortened(value)))
 }

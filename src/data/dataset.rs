@@ -152,6 +152,22 @@ impl Dataset {
         }
     }
 
+    /// Bytes of an HR image of this size and, in paired data sets, of its LR image.
+    pub fn image_bytes(&self, height: usize, width: usize) -> usize {
+        let TrainSpec { hr, lr, bands } = self.train_spec();
+        let pixels = height * width;
+        let lr_pixels = pixels / (self.scale() * self.scale());
+        bands * (pixels * hr.0.bytes() + lr.map_or(0, |lr| lr_pixels * lr.0.bytes()))
+    }
+
+    /// Numbers of files that are held in memory in the order of an epoch's samples; 0 for scenes.
+    pub fn files_per_epoch(&self) -> usize {
+        match self.inner.parts.training {
+            Training::Files { count } => count + self.train_len(),
+            Training::Scenes { .. } => 0,
+        }
+    }
+
     /// Type and shape of the training samples.
     pub fn train_spec(&self) -> TrainSpec {
         let (height, width) = self.inner.parts.train_size;

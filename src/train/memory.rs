@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::host::HostBytes;
 use super::plans::{Plans, ValBatch, validation_batches};
 use super::session::{Key, Session, StateBytes};
 use crate::config::{BatchLimit, Config};
@@ -9,7 +10,7 @@ use crate::data::Dataset;
 use crate::log::Messages;
 use crate::{Error, Result};
 
-/// What a run takes of its device's memory, in bytes.
+/// What a run takes of memory, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Need {
     pub states: StateBytes,
@@ -18,14 +19,24 @@ pub(super) struct Need {
     pub workspace: usize,
     /// Inputs, constants and results, which every plan has for itself.
     pub held: usize,
+    /// What is in the process's memory whatever the device is.
+    pub host: HostBytes,
+    /// Whether the device's memory is that of the process.
+    pub is_shared: bool,
 }
 
 impl Need {
-    /// What the states of `session` and the plans of `keys` take.
+    /// What the states of `session`, the plans of `keys` and the rest of a run of `cfg` take; `closes` if the run ends
+    /// with the table.
     ///
     /// # Errors
     /// If a plan cannot be compiled.
-    pub fn of_plans(session: &mut Session, keys: impl IntoIterator<Item = Key>) -> Result<Need> {
+    pub fn of_run(
+        session: &mut Session,
+        (cfg, dataset): (&Config, &Dataset),
+        keys: impl IntoIterator<Item = Key>,
+        closes: bool,
+    ) -> Result<Need> {
         let (mut arena, mut workspace, mut held) = (0, 0, 0);
         for key in keys {
             let plan = session.compile(key)?;
@@ -35,11 +46,15 @@ impl Need {
         }
         let states = session.state_bytes();
         let (activations, workspace) = (arena.saturating_sub(workspace), workspace.min(arena));
-        Ok(Need { states, activations, workspace, held })
+        let host = HostBytes::of_run(session, cfg, dataset, closes);
+        let is_shared = session.device().memory_in_use().is_none();
+        Ok(Need { states, activations, workspace, held, host, is_shared })
     }
 
+    /// What of it is in the device's memory.
     pub fn total(&self) -> usize {
-        self.states.weights + self.states.optimiser + self.activations + self.workspace + self.held
+        let own = self.states.weights + self.states.optimiser + self.activations + self.workspace + self.held;
+        if self.is_shared { own.saturating_add(self.host.total()) } else { own }
     }
 }
 
@@ -74,7 +89,7 @@ pub(super) fn fit_memory(session: &mut Session, dataset: &Dataset, messages: &Me
         return Err(refused(session, cfg, dataset, (&need, available)));
     }
     let plans = Plans::of(&cfg, dataset);
-    let need = Need::of_plans(session, plans.all())?.total();
+    let need = Need::of_run(session, (&cfg, dataset), plans.all(), true)?.total();
     let compares = need <= available;
     if !compares {
         let [need, available] = [need, available].map(|bytes| bytes >> 20);
@@ -99,12 +114,18 @@ pub(super) struct FittedPlans {
 
 /// What training and validation take under `cfg`, which differs from the session's in batches alone.
 fn need_of_run(session: &mut Session, cfg: &Config, dataset: &Dataset) -> Result<Need> {
-    Need::of_plans(session, Plans::of(cfg, dataset).run)
+    Need::of_run(session, (cfg, dataset), Plans::of(cfg, dataset).run, false)
 }
 
 /// The error for a run of `cfg` that does not fit.
 fn refused(session: &mut Session, cfg: Config, dataset: &Dataset, (need, available): (&Need, usize)) -> Error {
     let message = refusal(need, available);
+    if need.is_shared && need.total() - need.host.loader <= available {
+        return Error::config("Data.num_workers", message).with_hint(format!(
+            "{} MiB of that are batches that are loaded ahead: lower Data.num_workers or Data.prefetch_factor",
+            need.host.loader >> 20
+        ));
+    }
     if let Some(error) = too_large_to_validate(session, &cfg, dataset, (&message, available)).transpose() {
         return error.unwrap_or_else(|e| e);
     }
@@ -142,13 +163,14 @@ fn too_large_to_validate(
 fn refusal(need: &Need, available: usize) -> String {
     let mib = |bytes: usize| bytes >> 20;
     format!(
-        "the run needs {} MiB (weights {}, optimiser {}, activations and workspace {}, inputs and results {}), {} MiB are \
-         available",
+        "the run needs {} MiB (weights {}, optimiser {}, activations and workspace {}, inputs and results {}, data loader \
+         {}), {} MiB are available",
         mib(need.total()),
         mib(need.states.weights),
         mib(need.states.optimiser),
         mib(need.activations + need.workspace),
         mib(need.held),
+        mib(need.host.loader),
         mib(available)
     )
 }

@@ -154,6 +154,11 @@ impl Session {
         }
     }
 
+    /// Elements of the largest tensor of a checkpoint.
+    pub fn largest_tensor(&self) -> usize {
+        self.tensor_shapes().iter().map(|(_, shape)| shape.iter().product()).max().unwrap_or(0)
+    }
+
     /// What passes the borders between the segments of a step, where these are programs of their own.
     fn staged_states(&self) -> Vec<(String, Shape)> {
         let apart = self.config().training.accumulate_grad_batches > 1;

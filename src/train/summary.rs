@@ -6,8 +6,10 @@ use std::path::Path;
 
 use super::memory::{Need, available};
 use super::perceptual::PerceptualWeights;
-use super::plans::{Plans, train_shape};
+use super::plans::{Plans, train_shape, validation_batches};
+use super::programs::Phase;
 use super::run::initial_weights;
+use super::schedule;
 use super::session::{Key, Session};
 use super::{DeviceOptions, algorithms, data_settings, open_device_with};
 use crate::config::Config;
@@ -59,14 +61,29 @@ pub fn check_patch(cfg: &Config, dataset: &Dataset) -> Result<()> {
         ),
         ("Training.Losses.perceptual_weight", cfg.smallest_perceptual_input(), "set it to 0, or use larger images"),
     ];
-    match rules.into_iter().find(|(_, smallest, _)| height.min(width) < *smallest) {
-        None => Ok(()),
-        Some((key, smallest, hint)) => {
-            let message = format!(
-                "it needs images of at least {smallest} pixels a side, the training images are {height}×{width}"
-            );
-            Err(Error::config(key, message).with_hint(hint))
+    let too_small = |key: &str, what: String, smallest: usize, hint: &str| {
+        let message = format!("it needs images of at least {smallest} pixels a side, {what}");
+        Err(Error::config(key, message).with_hint(hint))
+    };
+    if let Some((key, smallest, hint)) = rules.iter().find(|(_, smallest, _)| height.min(width) < *smallest) {
+        return too_small(key, format!("the training images are {height}×{width}"), *smallest, hint);
+    }
+    if validation_batches(cfg, dataset).is_empty() {
+        return Ok(());
+    }
+    // In evaluation mode a norm may work on a single value, but no convolution on none.
+    let judges = schedule::phases(&cfg.training).contains(&Phase::Adversarial);
+    let of_validation = of_validation.unwrap_or(usize::MAX);
+    let rules = [
+        ("Discriminator", if judges { cfg.discriminator.smallest_input(2) } else { 1 }),
+        ("Training.Losses.perceptual_weight", cfg.smallest_perceptual_input()),
+    ];
+    match rules.into_iter().find(|(_, smallest)| of_validation < *smallest) {
+        Some((key, smallest)) => {
+            let hint = "remove the small validation images, or set Training.limit_val_batches=0";
+            too_small(key, format!("the smallest validation image has {of_validation}"), smallest, hint)
         }
+        None => Ok(()),
     }
 }
 
@@ -116,10 +133,13 @@ pub fn dry_run_on(device: Box<dyn Device>, cfg: &Config, verbose: bool) -> Resul
         ]);
     }
     let available = available(&session)?;
-    let whole = Need::of_plans(&mut session, keys)?;
+    let whole = Need::of_run(&mut session, (cfg, &dataset), keys, true)?;
     let compares = available.is_none_or(|available| whole.total() <= available);
     // Without room for the closing table a run does without.
-    let need = if compares { whole } else { Need::of_plans(&mut session, of_run.run.clone())? };
+    let need = match compares {
+        true => whole,
+        false => Need::of_run(&mut session, (cfg, &dataset), of_run.run.clone(), false)?,
+    };
     let memory = memory_table(&need, available);
     let _ = writeln!(text, "{programs}\n\n{memory}\n");
     let _ = writeln!(text, "device: {}", session.device().describe());
@@ -147,17 +167,24 @@ fn algorithms_of(session: &mut Session, plans: &[Key], needed: usize, available:
 /// What a run takes, and what the device has for it.
 fn memory_table(need: &Need, available: Option<usize>) -> Table {
     let mut memory = Table::new(["memory", "MiB"]).left_aligned(1);
-    for (name, bytes) in [
+    let mut rows = vec![
         ("weights", need.states.weights),
         ("optimiser", need.states.optimiser),
         ("activations", need.activations),
         ("workspace", need.workspace),
         ("inputs and results", need.held),
-        ("total", need.total()),
-    ] {
-        memory.row([name.to_owned(), mib(bytes)]);
+    ];
+    let host = [("data loader", need.host.loader), ("pictures, checkpoints", need.host.other)];
+    if need.is_shared {
+        rows.extend(host);
     }
+    rows.push(("total", need.total()));
+    rows.into_iter().for_each(|(name, bytes)| memory.row([name.to_owned(), mib(bytes)]));
     memory.row(["available".to_owned(), available.map_or("unknown".to_owned(), mib)]);
+    if !need.is_shared {
+        let of_process = host.into_iter().map(|(name, bytes)| [format!("in the machine's memory: {name}"), mib(bytes)]);
+        of_process.for_each(|row| memory.row(row));
+    }
     memory
 }
 

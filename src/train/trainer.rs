@@ -77,7 +77,7 @@ impl Trainer {
     pub fn new(session: Session, dataset: Dataset, parts: RunParts, mut meta: Meta) -> Self {
         let RunParts { folder, log, messages, stop, validation } = parts;
         let cfg = session.config().clone();
-        meta.format = FORMAT;
+        (meta.format, meta.has_checksums) = (FORMAT, true);
         env!("CARGO_PKG_VERSION").clone_into(&mut meta.version);
         meta.config = cfg.to_yaml();
         // A changed batch goes on at the same place in the data, and a new attempt has its full patience.
@@ -366,7 +366,13 @@ impl Trainer {
 
     fn save_state(&mut self) -> Result<()> {
         self.refresh_counters()?;
-        saving::save(&self.session, &self.meta, &self.folder.join(LAST))?;
+        let saved = saving::save(&self.session, &self.meta, &self.folder.join(LAST));
+        saved.map_err(|e| match e {
+            Error::Diverged { message } => {
+                Error::Diverged { message: format!("{message}; {}", self.last_checkpoint()) }
+            }
+            other => other,
+        })?;
         self.saved = Instant::now();
         Ok(())
     }

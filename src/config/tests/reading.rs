@@ -271,7 +271,7 @@ fn scalars_are_read_as_omegaconf_reads_them() {
     assert!(!["False", "FALSE", "no", "off"].into_iter().any(smooth));
     let (config, _) = read_with(
         LEAST,
-        &["Training.label_smoothing=null", "Generator.n_blocks=", "Training.EMA=~", "Generator.n_channels=32.0"],
+        &["Training.label_smoothing=null", "Generator.n_blocks=null", "Training.EMA=~", "Generator.n_channels=32.0"],
     );
     assert_eq!((config.training.label_smoothing, config.generator.n_blocks), (false, 16), "null means the default");
     assert_eq!((config.training.ema, config.generator.n_channels), (Ema::default(), 32));

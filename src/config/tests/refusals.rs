@@ -179,6 +179,25 @@ fn combinations_are_refused() {
 }
 
 #[test]
+fn what_is_quoted_is_short() {
+    let long = "x".repeat(100_000);
+    for text in [
+        format!("Training.device={long}"),
+        format!("Training.seed={long}"),
+        format!("Schedulers.metric_g={long}"),
+        format!("Logging.wandb.project={long}/"),
+        format!("Data.root_dir='${{{long}'"),
+        format!("Training.{long}=1"),
+        long.clone(),
+    ] {
+        let said = refusal(LEAST, &[&text]).to_string();
+        assert!(said.len() < 3000, "{} characters", said.len());
+    }
+    let said = refusal(&format!("Training: {{device: {long}}}"), &[]).to_string();
+    assert!(said.len() < 1500 && said.contains("xxx…"), "{said}");
+}
+
+#[test]
 fn smallest_inputs_of_the_discriminators() {
     let smallest = |model_type, n_blocks, batch| {
         Discriminator { model_type, n_blocks, ..Discriminator::default() }.smallest_input(batch)
