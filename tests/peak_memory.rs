@@ -55,7 +55,7 @@ fn check(folder: &Path, args: &[&str], failures: &mut Vec<String>) {
 /// A few steps of both phases, a validation with pictures, checkpoints, the table at the end.
 const RUN: &str = "\
 Data: {dataset_type: Scenes, scenes: [scene.npy], normalization: normalise_10k, hr_size: 64, patches_per_epoch: 64, \
-train_batch_size: 4, val_batch_size: 2, num_workers: 2}
+train_batch_size: 4, val_batch_size: 2, val_fraction: 0.5, num_workers: 2}
 Model: {in_bands: 4}
 Training: {device: cpu, num_threads: 2, max_steps: 3, pretrain_g_only: true, g_pretrain_steps: 1, val_check_interval: 2}
 Generator: {model_type: SRResNet, block_type: res, n_channels: 16, n_blocks: 2, scaling_factor: 4}
@@ -78,7 +78,7 @@ const MATRIX: [&[&str]; 20] = [
     &["Data.num_workers=32", "Data.prefetch_factor=32", "Data.patches_per_epoch=4096"],
     &["Data.num_workers=8", "Data.prefetch_factor=64", "Data.hr_size=128", "Data.patches_per_epoch=100000"],
     &["Data.train_batch_size=32", "Training.num_threads=1"],
-    &["Data.val_batch_size=16", "Data.val_fraction=0.5", "Logging.num_val_images=50"],
+    &["Data.val_batch_size=16", "Logging.num_val_images=50"],
     &["Training.Losses.r1_gamma=1", "Training.Losses.relativistic_average_d=true"],
     &["Optimizers.gradient_clip_val=1", "Training.num_threads=4"],
     &["Data.hr_size=256", "Data.train_batch_size=1"],

@@ -157,6 +157,18 @@ mod tests {
         RunDir::reopen(dir.path()).unwrap();
     }
 
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_folder_that_cannot_be_made_is_refused_with_a_way_out() {
+        // Not even the superuser can make a folder there.
+        let at = RunDir::create_at(Path::new("/sys/srgan-run")).unwrap_err();
+        let below = RunDir::create(Path::new("/sys/srgan-logs"), "p").unwrap_err();
+        for error in [at, below] {
+            let text = error.to_string();
+            assert!(text.contains("/sys/srgan-") && text.contains("with --run-dir"), "{text}");
+        }
+    }
+
     #[test]
     fn the_newest_run_is_the_one_with_the_latest_checkpoint() {
         let logs = tempfile::tempdir().unwrap();

@@ -39,15 +39,12 @@ impl Session {
             let expected: Vec<Named> =
                 bare.into_iter().map(|(name, shape)| (format!("{prefix}{name}"), shape)).collect();
             let belongs = |(name, _): &&Named| name.starts_with(&prefix) && !name.ends_with(BATCH_COUNT);
-            let mut present: Vec<Named> = found.iter().filter(belongs).cloned().collect();
+            let present: Vec<Named> = found.iter().filter(belongs).cloned().collect();
             match (compare_architecture(&expected, &present), network) {
                 (None, _) => taken.push((own, prefix)),
                 (Some(_), Network::Discriminator) => {}
-                (Some(_), Network::Generator) => {
-                    if present.is_empty() {
-                        present.clone_from(&found);
-                    }
-                    let table = compare_architecture(&expected, &present).unwrap_or_default();
+                (Some(_), Network::Generator) if present.is_empty() => return Err(without_generator(path, &found)),
+                (Some(table), Network::Generator) => {
                     let message = format!("its generator is not that of this configuration\n{table}");
                     return Err(Error::checkpoint(path, message));
                 }
@@ -63,6 +60,20 @@ impl Session {
         }
         Ok(taken.into_iter().map(|(own, _)| own.trim_end_matches('.').to_owned()).collect())
     }
+}
+
+/// The error for a file none of whose names is a generator's.
+fn without_generator(path: &Path, found: &[Named]) -> Error {
+    const SHOWN: usize = 6;
+    let short = |(name, _): &Named| name.chars().take(100).collect::<String>();
+    let names: Vec<String> = found.iter().take(SHOWN).map(short).collect();
+    let more = if found.len() > SHOWN { format!(" and {} more", found.len() - SHOWN) } else { String::new() };
+    let message =
+        format!("it holds no tensor of this configuration's generator; its tensors are {}{more}", names.join(", "));
+    Error::checkpoint(path, message).with_hint(
+        "names are those of opensr-srgan's state dict, as `generator.head.0.weight`, with the prefixes of wrappers \
+         (module., _orig_mod., model.) or without `generator.`",
+    )
 }
 
 /// What stands before most of a network's names in a file; `None` if none of them is there.
