@@ -158,7 +158,8 @@ fn open_logs(session: &Session, folder: &RunDir, meta: &Meta, messages: &Message
     let [g, d] = Network::ALL.map(|network| session.programs().layout(network).param_count());
     messages.info(&format!("run folder {}", folder.path().display()));
     let (device, precision) = (session.device().describe(), session.precision());
-    messages.info(&format!("device {device}, {precision} · generator {g} parameters · discriminator {d}"));
+    messages.info(&format!("device {device}, {precision}"));
+    messages.info(&format!("generator {g} parameters · discriminator {d} parameters"));
     let metrics: Vec<&str> = logged_metrics(cfg).into_iter().map(Metric::name).collect();
     MetricsLog::open(folder.path(), &metrics, meta.step)
 }
