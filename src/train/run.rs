@@ -124,26 +124,37 @@ fn train(
     let parts = RunParts { folder, log, messages: messages.clone(), stop: stop.clone(), validation };
     let mut trainer = Trainer::new(session, dataset, parts, meta);
     let ended = trainer.train(shape, steps_per_epoch)?;
-    let (mut session, dataset, folder) = trainer.finish()?;
+    end(ended, trainer.finish()?, (compares, &stop), messages)
+}
+
+/// Says how a run ended, and after training the table against bicubic upsampling if it `compares`.
+///
+/// # Errors
+/// [`Error::Stopped`] after a signal.
+fn end(
+    ended: Ended,
+    (mut session, dataset, folder): (Session, Dataset, RunDir),
+    (compares, stop): (bool, &StopSignal),
+    messages: &Messages,
+) -> Result<()> {
     let path = folder.path().display();
-    match ended {
+    let why = match ended {
+        Ended::Finished(why) => why,
         Ended::Signal(name) => {
             messages.info(&format!("{name}; continue with --resume {path}"));
-            Err(Error::Stopped { checkpoint: folder.join(LAST) })
+            return Err(Error::Stopped { checkpoint: folder.join(LAST) });
         }
-        Ended::Finished(why) => {
-            messages.info(&why);
-            let table = if compares { compare_with_bicubic(&mut session, &dataset, &stop) } else { Ok(None) };
-            match table {
-                Ok(Some(table)) => messages.info(&format!("\n{table}\n")),
-                Ok(None) => {}
-                // Training has ended well, and its state is saved.
-                Err(e) => messages.warn(&format!("no comparison with bicubic upsampling: {e}")),
-            }
-            messages.info(&format!("files of the run: {path}"));
-            Ok(())
-        }
+    };
+    messages.info(&why);
+    let table = if compares { compare_with_bicubic(&mut session, &dataset, stop) } else { Ok(None) };
+    match table {
+        Ok(Some(table)) => messages.info(&format!("\n{table}\n")),
+        Ok(None) => {}
+        // Training has ended well, and its state is saved.
+        Err(e) => messages.warn(&format!("no comparison with bicubic upsampling: {e}")),
     }
+    messages.info(&format!("files of the run: {path}"));
+    Ok(())
 }
 
 /// Opens what a run writes beside checkpoints, and says what is run.

@@ -270,22 +270,17 @@ impl Builder<'_> {
             done += rows;
         }
         converter.refuse(path)?;
-        converter.notes().into_iter().for_each(|note| notes.add(&display_name(paths), note));
         if !self.request.mask {
             invalid.refuse(path)?;
+            converter.notes().into_iter().for_each(|note| notes.add(&display_name(paths), note));
             return Ok(Vec::new());
         }
-        let by_mask = file_mask.map(|kind| (kind.name(), mask.is_some(), invalid.masked()));
-        match by_mask {
-            Some((name, true, n @ 1..)) => {
-                notes.add(
-                    &display_name(paths),
-                    format!("{name} leaves out {n} pixels (Data.mask: ignore would use them)"),
-                );
-            }
-            Some((name, false, _)) => notes.add(&display_name(paths), format!("{name} is not used")),
-            _ => {}
-        }
+        let by_mask = file_mask.and_then(|kind| match (mask, invalid.masked()) {
+            (Some(_), 0) => None,
+            (Some(_), n) => Some(format!("{} leaves out {n} pixels (Data.mask: ignore would use them)", kind.name())),
+            (None, _) => Some(format!("{} is not used", kind.name())),
+        });
+        by_mask.into_iter().chain(converter.notes()).for_each(|note| notes.add(&display_name(paths), note));
         Ok(invalid.into_runs())
     }
 
