@@ -142,7 +142,7 @@ fn fitting(path: &Path, gpu: bool, phase: Phase, side: usize) -> Result<Config> 
     let mut batch = if side < LARGE { own.max(8) } else { own };
     loop {
         let cfg = load(batch)?;
-        let session = Session::new(cfg.clone(), open_device(&cfg)?)?;
+        let mut session = Session::new(cfg.clone(), open_device(&cfg)?)?;
         let needed = 4 * session.compile(random_program(&cfg, phase, side)?)?.arena_len;
         // Beside the plan: its inputs, and what measures the peaks.
         let available = session.device().available_memory()?.map_or(usize::MAX, |bytes| bytes / 4 * 3);

@@ -42,21 +42,31 @@ pub struct StoreFolder<'a> {
     pub days: u64,
 }
 
-/// Looks at the machine, and at the patch stores of a config. `program` is a binary of this project, which checks GPUs; without one they are not checked.
-/// `notice` is told what takes long.
+/// Looks at the machine, and at the patch stores of a config. `program` is a binary of this project, which checks GPUs;
+/// without one they are not checked. `notice` is told what takes long.
 pub fn examine(env: Env, program: Option<&Path>, stores: StoreFolder, notice: fn(&str)) -> Report {
     let mut report = Report::default();
-    let search = SearchPath::new(env);
     report.processor();
-    let driver = report.driver(&search);
-    for library in Library::ALL.into_iter().skip(1) {
-        report.library(library, &search, driver);
+    let search = SearchPath::new(env);
+    if has_nvidia_hardware(Path::new("/")) || Library::Driver.load(&search, None).is_ok() {
+        report.cuda(&search);
+        report.self_checks(env, program, notice);
+        report.cache(&Cache::of_user(env));
+    } else {
+        report.row("GPU", "none", "there is no NVIDIA GPU here; training runs on the CPU");
     }
-    report.headers(&search, driver);
-    report.self_checks(env, program, notice);
-    report.cache(&Cache::of_user(env));
     report.unused(stores);
     report
+}
+
+/// Whether something from NVIDIA is in the machine whose files are below `root`, with a driver or without.
+fn has_nvidia_hardware(root: &Path) -> bool {
+    const VENDOR: &str = "0x10de";
+    let devices = std::fs::read_dir(root.join("sys/bus/pci/devices")).into_iter().flatten().flatten();
+    let mut vendors = devices.filter_map(|device| std::fs::read_to_string(device.path().join("vendor")).ok());
+    // The second is that of Windows' subsystem for Linux.
+    let has_driver = ["proc/driver/nvidia", "dev/dxg"].into_iter().any(|path| root.join(path).exists());
+    has_driver || vendors.any(|vendor| vendor.trim() == VENDOR)
 }
 
 impl Report {
@@ -67,6 +77,16 @@ impl Report {
     fn processor(&mut self) {
         let threads = available_parallelism().map_or(1, usize::from);
         self.row("CPU", format!("{threads} threads"), Isa::detect().kind().name());
+    }
+
+    /// The driver, its GPUs, and the libraries.
+    fn cuda(&mut self, search: &SearchPath) {
+        let driver = self.driver(search);
+        // Nothing uses NCCL yet.
+        for library in Library::ALL.into_iter().skip(1).filter(|library| *library != Library::Nccl) {
+            self.library(library, search, driver);
+        }
+        self.headers(search, driver);
     }
 
     /// The driver and its GPUs; the driver's CUDA version.
@@ -230,5 +250,65 @@ impl fmt::Display for Report {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The report of the parts of CUDA with nothing in the environment but this variable.
+    fn report(variable: &str, value: &Path) -> String {
+        let mut report = Report::default();
+        let env = |name: &str| (name == variable).then(|| value.as_os_str().to_owned());
+        report.cuda(&SearchPath::new(&env));
+        report.cache(&Cache::of_user(&env));
+        report.to_string()
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_how_to_install_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let report = report("HOME", dir.path());
+        let line = |what: &str| report.lines().find(|line| line.starts_with(what)).unwrap_or_default().to_owned();
+        for (name, package) in [("NVRTC", "nvidia-cuda-nvrtc"), ("cuDNN", "nvidia-cudnn")] {
+            let missing = line(name).contains("not found");
+            assert_eq!(report.contains(&format!("pip install '{package}")), missing, "{name}:\n{report}");
+        }
+        assert!(!report.contains("NCCL"), "nothing uses it: {report}");
+        let cache = line("Kernel cache");
+        assert!(cache.contains("0 kernels") && cache.contains(".cache/srgan/kernels, writable"), "{cache}");
+    }
+
+    #[test]
+    fn damaged_libraries_and_a_cache_that_cannot_be_written_are_no_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        let lib = dir.path().join("lib/python3.11/site-packages/nvidia/cu13/lib");
+        std::fs::create_dir_all(&lib).unwrap();
+        for name in ["libnvrtc.so.13", "libcudart.so.13", "libcublas.so.13", "libcudnn.so.9"] {
+            std::fs::write(lib.join(name), "not a library").unwrap();
+        }
+        // Another NVRTC may be installed in the system; the damaged file is not taken for one.
+        let with_libraries = report("VIRTUAL_ENV", dir.path());
+        assert!(!with_libraries.contains("site-packages"), "{with_libraries}");
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let with_cache = report("SRGAN_CACHE_DIR", &file);
+        assert!(with_cache.contains("cannot be written"), "{with_cache}");
+    }
+
+    #[test]
+    fn hardware_is_seen_without_a_driver() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(!has_nvidia_hardware(root.path()));
+        let device = |name: &str, vendor: &str| {
+            let folder = root.path().join("sys/bus/pci/devices").join(name);
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join("vendor"), vendor).unwrap();
+        };
+        device("0000:00:02.0", "0x8086\n");
+        assert!(!has_nvidia_hardware(root.path()));
+        device("0000:01:00.0", "0x10de\n");
+        assert!(has_nvidia_hardware(root.path()));
     }
 }

@@ -82,6 +82,12 @@ pub enum Error {
         /// The file with the state.
         checkpoint: PathBuf,
     },
+    /// A signal ended the run before its first step.
+    #[error("stopped by {signal} before the first step: nothing is lost, the same command starts again")]
+    StoppedEarly {
+        /// Name of the signal.
+        signal: &'static str,
+    },
     /// The system has no such block of memory.
     #[error("the system has no {} MiB of memory left", .bytes >> 20)]
     Memory {
@@ -171,7 +177,7 @@ impl Error {
             | Error::Usage { .. }
             | Error::Shape { .. } => 2,
             Error::Diverged { .. } => 3,
-            Error::Stopped { .. } => 75,
+            Error::Stopped { .. } | Error::StoppedEarly { .. } => 75,
             Error::Io { .. }
             | Error::Memory { .. }
             | Error::Device { .. }

@@ -2,17 +2,22 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::io::{self, BufWriter, ErrorKind, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
+
+/// A file that is written and in which what was written can be found again.
+pub trait Output: Write + Seek {}
+
+impl<T: Write + Seek> Output for T {}
 
 /// Writes `path` through a temporary file in the same folder: fill, sync, rename, sync the folder.
 ///
 /// A crash or an error at any moment leaves the previous file as it was. The temporary file has a fixed
 /// name, so what a killed run left behind is overwritten by the next attempt; callers hold the run folder's
 /// lock, so nobody else writes it.
-pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut dyn Output) -> io::Result<()>) -> Result<()> {
     let temporary = temporary_name(path);
     let written = write_synced(&temporary, fill).and_then(|()| fs::rename(&temporary, path));
     if let Err(source) = written {
@@ -31,7 +36,7 @@ pub(crate) fn temporary_name(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-fn write_synced(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+fn write_synced(path: &Path, fill: impl FnOnce(&mut dyn Output) -> io::Result<()>) -> io::Result<()> {
     let mut out = BufWriter::with_capacity(1 << 18, File::create(path)?);
     fill(&mut out)?;
     let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
@@ -58,9 +63,7 @@ fn explain(source: io::Error, path: &Path) -> io::Error {
 /// What to do about an error met while writing a run's files.
 pub(crate) fn advice(kind: ErrorKind) -> &'static str {
     match kind {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-            "; free some space and continue with --resume"
-        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => "; free some space",
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
             "; choose a folder that you may write to with --run-dir"
         }
@@ -77,7 +80,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         write_atomic(&path, |w| w.write_all(b"old")).unwrap();
-        let full = |w: &mut dyn Write| {
+        let full = |w: &mut dyn Output| {
             w.write_all(&[0; 1 << 20])?;
             Err(io::Error::from(ErrorKind::StorageFull))
         };

@@ -24,7 +24,7 @@ fn line<'a>(report: &'a str, what: &str) -> &'a str {
 }
 
 #[test]
-fn it_tells_what_is_missing_and_how_to_install_it() {
+fn it_talks_of_gpus_where_there_is_one() {
     let dir = tempfile::tempdir().unwrap();
     let report = doctor(&[("HOME", dir.path())]);
     assert!(line(&report, "CPU").contains("threads"));
@@ -33,33 +33,14 @@ fn it_tells_what_is_missing_and_how_to_install_it() {
         // Without a compiler of kernels it cannot be made.
         let states = ["passed", "failed", "not made"];
         assert!(states.iter().any(|state| line(&report, "GPU 0 check").contains(state)), "{report}");
+    } else if line(&report, "GPU").contains("there is no NVIDIA GPU here; training runs on the CPU") {
+        for word in ["CUDA", "NVRTC", "cuDNN", "NCCL", "install", "Kernel cache"] {
+            assert!(!report.contains(word), "{word}:\n{report}");
+        }
     } else {
-        assert!(!report.contains("GPU 0"), "{report}");
         assert!(line(&report, "GPU").contains("there is no NVIDIA driver; training runs on the CPU"), "{report}");
         assert!(report.contains("https://www.nvidia.com/drivers"), "{report}");
     }
-    for (name, package) in [("NVRTC", "nvidia-cuda-nvrtc"), ("cuDNN", "nvidia-cudnn"), ("NCCL", "nvidia-nccl")] {
-        let missing = line(&report, name).contains("not found");
-        assert_eq!(report.contains(&format!("pip install '{package}")), missing, "{name}:\n{report}");
-    }
-    let cache = line(&report, "Kernel cache");
-    assert!(cache.contains("0 kernels") && cache.contains(".cache/srgan/kernels, writable"), "{cache}");
-}
-
-#[test]
-fn damaged_libraries_and_a_cache_that_cannot_be_written_are_no_failure() {
-    let dir = tempfile::tempdir().unwrap();
-    let lib = dir.path().join("lib/python3.11/site-packages/nvidia/cu13/lib");
-    std::fs::create_dir_all(&lib).unwrap();
-    for name in ["libnvrtc.so.13", "libcudart.so.13", "libcublas.so.13", "libcudnn.so.9"] {
-        std::fs::write(lib.join(name), "not a library").unwrap();
-    }
-    let file = dir.path().join("file");
-    std::fs::write(&file, "").unwrap();
-    let report = doctor(&[("VIRTUAL_ENV", dir.path()), ("SRGAN_CACHE_DIR", &file)]);
-    assert!(line(&report, "Kernel cache").contains("cannot be written"), "{report}");
-    // Another NVRTC may be installed in the system; the damaged file is not taken for one.
-    assert!(!line(&report, "NVRTC").contains("site-packages"), "{report}");
 }
 
 #[test]

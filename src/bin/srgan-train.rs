@@ -32,6 +32,10 @@ struct Args {
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
 
+    /// With --resume: go on although the imagery is not what the run was trained on
+    #[arg(long)]
+    accept_new_data: bool,
+
     /// Where to train; the same as Training.device
     #[arg(long, value_name = "cpu|cuda|auto")]
     device: Option<String>,
@@ -67,7 +71,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             match &e {
-                Error::Stopped { .. } => say_error(&e),
+                Error::Stopped { .. } | Error::StoppedEarly { .. } => say_error(&e),
                 _ => say_error(format_args!("error: {e}")),
             }
             ExitCode::from(e.exit_code())
@@ -88,6 +92,7 @@ fn start(args: Args) -> Result<()> {
         return say(dry_run(&cfg, args.verbose, &options, torch_hub.as_deref())?);
     }
     let resume = args.resume.map(|r| if r == "auto" { Resume::Auto } else { Resume::From(r.into()) });
-    let options = RunOptions { resume, run_dir: args.run_dir, sync_kernels: args.sync_kernels, torch_hub };
+    let Args { run_dir, accept_new_data, sync_kernels, .. } = args;
+    let options = RunOptions { resume, run_dir, accept_new_data, sync_kernels, torch_hub };
     run(&cfg, &warnings, &options, program)
 }

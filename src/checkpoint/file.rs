@@ -1,96 +1,27 @@
-//! safetensors files, written and read as streams: 8 bytes header length, JSON header, raw little-endian data.
-//! Neither direction holds more than one buffer of data beside the caller's tensors. Files of PyTorch are read too
-//! ([`torch`]): their tensors lie in the file in the same way.
+//! safetensors files, read as streams: 8 bytes header length, JSON header, raw little-endian data. No more than one
+//! buffer of data is held beside the caller's tensors. Files of PyTorch are read too ([`torch`]): their tensors lie in
+//! the file in the same way.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
-use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use safetensors::tensor::{Dtype, Metadata};
 
 use super::torch::{self, Values};
-use super::{FORMAT, Meta};
-use crate::files::write_atomic;
+use super::{FORMAT, Meta, checksums};
 use crate::{Error, Result};
 
 /// Metadata key under which the JSON document stands.
-const META_KEY: &str = "srgan";
+pub(super) const META_KEY: &str = "srgan";
 /// The format's own limit; a longer header means that the file is something else.
 const MAX_HEADER: u64 = 100_000_000;
 /// Bytes converted at a time; a multiple of every element size.
-const CHUNK: usize = 1 << 16;
+pub(super) const CHUNK: usize = 1 << 16;
 /// First bytes that tell what a file is.
 const HEAD: u64 = 32;
-
-/// A tensor to be written: its name, shape and values in C order.
-#[derive(Clone, Debug)]
-pub struct TensorRef<'a> {
-    /// Name in the file; must be unique.
-    pub name: &'a str,
-    /// Sizes, outermost first; empty for a scalar.
-    pub shape: &'a [usize],
-    /// As many values as the shape says.
-    pub data: &'a [f32],
-}
-
-/// A checkpoint about to be written; borrows its tensors.
-#[derive(Clone, Debug)]
-pub struct CheckpointFile<'a> {
-    /// All tensors, in the order of the file.
-    pub tensors: Vec<TensorRef<'a>>,
-    /// The JSON document.
-    pub meta: &'a Meta,
-}
-
-impl CheckpointFile<'_> {
-    /// Writes the file whole or not at all (see [`write_atomic`]), streaming the tensors.
-    pub fn write_atomic(&self, path: &Path) -> Result<()> {
-        let header = self.header()?;
-        write_atomic(path, |out| {
-            out.write_all(&(header.len() as u64).to_le_bytes())?;
-            out.write_all(&header)?;
-            self.tensors.iter().try_for_each(|tensor| write_values(out, tensor.data))
-        })
-    }
-
-    /// The JSON header, padded with spaces so that the data start at a multiple of 8.
-    fn header(&self) -> Result<Vec<u8>> {
-        let mut infos: Vec<(String, TensorInfo)> = Vec::with_capacity(self.tensors.len());
-        let mut end = 0;
-        for TensorRef { name, shape, data } in &self.tensors {
-            let start = end;
-            end += size_of_val(*data);
-            let info = TensorInfo { dtype: Dtype::F32, shape: shape.to_vec(), data_offsets: (start, end) };
-            infos.push(((*name).to_owned(), info));
-        }
-        let document = serde_json::to_string(self.meta).map_err(|e| Error::Internal(e.to_string()))?;
-        // One key only: the order of several would differ from run to run, and with it the file.
-        let metadata = HashMap::from([(META_KEY.to_owned(), document)]);
-        let names = infos.len();
-        // This also checks every shape against the number of its values.
-        let header = Metadata::new(Some(metadata), infos).map_err(|e| Error::Internal(e.to_string()))?;
-        if header.tensors().len() != names {
-            return Err(Error::Internal("two tensors of a checkpoint have the same name".into()));
-        }
-        let mut bytes = serde_json::to_vec(&header).map_err(|e| Error::Internal(e.to_string()))?;
-        bytes.resize(bytes.len().next_multiple_of(8), b' ');
-        Ok(bytes)
-    }
-}
-
-fn write_values(out: &mut dyn Write, values: &[f32]) -> io::Result<()> {
-    let mut bytes = [0u8; CHUNK];
-    for chunk in values.chunks(CHUNK / size_of::<f32>()) {
-        let used = &mut bytes[..size_of_val(chunk)];
-        for (to, value) in used.chunks_exact_mut(4).zip(chunk) {
-            to.copy_from_slice(&value.to_le_bytes());
-        }
-        out.write_all(used)?;
-    }
-    Ok(())
-}
 
 /// Name, shape and place of a tensor in a file.
 #[derive(Clone, Debug)]
@@ -101,6 +32,19 @@ pub struct Entry {
     pub shape: Vec<usize>,
     /// Element type, and where in the file the first is; or why they cannot be read.
     pub(super) values: Values,
+    /// What its bytes are compared with when they are read.
+    pub(super) checksum: Checksum,
+}
+
+/// A checksum that a file states of a tensor.
+#[derive(Clone, Debug)]
+pub(super) enum Checksum {
+    /// None.
+    Unstated,
+    /// CRC-32C of its bytes, in checkpoints of this program.
+    Own(u32),
+    /// CRC-32 of the bytes from one place of the file to another, in which the tensor lies: a member of a zip archive.
+    Member(u64, u64, u32),
 }
 
 /// An open file of tensors whose description has been checked; the values are read on request, as f32.
@@ -113,6 +57,8 @@ pub struct TensorFile {
     metadata: HashMap<String, String>,
     entries: Vec<Entry>,
     by_name: HashMap<String, usize>,
+    /// Members of an archive whose checksums were compared.
+    compared: HashSet<u64>,
 }
 
 impl TensorFile {
@@ -144,7 +90,8 @@ impl TensorFile {
             open_safetensors(path, &mut file, size)?
         };
         let by_name = entries.iter().enumerate().map(|(i, e)| (e.name.clone(), i)).collect();
-        Ok(TensorFile { path: path.into(), file, of_torch, metadata, entries, by_name })
+        let compared = HashSet::new();
+        Ok(TensorFile { path: path.into(), file, of_torch, metadata, entries, by_name, compared })
     }
 
     /// Opens a checkpoint of this program, and returns what it says about itself.
@@ -207,8 +154,56 @@ impl TensorFile {
             return Err(Error::checkpoint(&self.path, message));
         }
         let convert = self.converter(name, dtype)?;
+        let checksum = entry.checksum.clone();
+        if let Checksum::Member(start, end, crc) = checksum {
+            self.compare_member(name, (start, end), crc)?;
+        }
         let width = dtype.bitsize() / 8;
-        self.read_values(offset, width, convert, values).map_err(|e| Error::io("read", &self.path, e))
+        let found = self.read_values(offset, width, convert, values).map_err(|e| Error::io("read", &self.path, e))?;
+        match checksum {
+            Checksum::Own(stated) if stated != found => Err(self.damaged(name)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads the tensor `name` as [`TensorFile::read`] does, and refuses values that are not finite.
+    pub fn read_finite(&mut self, name: &str) -> Result<Vec<f32>> {
+        let values = self.read(name)?;
+        match values.iter().position(|v| !v.is_finite()) {
+            Some(at) => {
+                let message = format!("tensor {name} holds {} as its value {at} (counted from 0)", values[at]);
+                Err(Error::checkpoint(&self.path, message)
+                    .with_hint("weights must be finite numbers: take another checkpoint, from before the run diverged"))
+            }
+            None => Ok(values),
+        }
+    }
+
+    fn damaged(&self, name: &str) -> Error {
+        Error::checkpoint(&self.path, format!("tensor {name} is damaged: its bytes do not have the checksum stated"))
+            .with_hint("copy the file again, or take another checkpoint")
+    }
+
+    /// Compares the checksum of a member of an archive, once.
+    fn compare_member(&mut self, name: &str, (start, end): (u64, u64), stated: u32) -> Result<()> {
+        if !self.compared.insert(start) {
+            return Ok(());
+        }
+        let mut hasher = crc32fast::Hasher::new();
+        let mut bytes = [0u8; CHUNK];
+        let mut hash = || -> io::Result<()> {
+            self.file.seek(SeekFrom::Start(start))?;
+            let mut left = end - start;
+            while left > 0 {
+                let part = &mut bytes[..left.min(CHUNK as u64) as usize];
+                self.file.read_exact(part)?;
+                hasher.update(part);
+                left -= part.len() as u64;
+            }
+            Ok(())
+        };
+        hash().map_err(|e| Error::io("read", &self.path, e))?;
+        if hasher.finalize() == stated { Ok(()) } else { Err(self.damaged(name)) }
     }
 
     /// Whether the tensor `name` is there and its values are of a kind that can be read.
@@ -234,17 +229,20 @@ impl TensorFile {
         })
     }
 
-    fn read_values(&mut self, at: u64, width: usize, convert: fn(&[u8]) -> f32, out: &mut [f32]) -> io::Result<()> {
+    /// Reads values; the CRC-32C of their bytes.
+    fn read_values(&mut self, at: u64, width: usize, convert: fn(&[u8]) -> f32, out: &mut [f32]) -> io::Result<u32> {
         self.file.seek(SeekFrom::Start(at))?;
+        let mut sum = 0;
         let mut bytes = [0u8; CHUNK];
         for chunk in out.chunks_mut(CHUNK / width) {
             let used = &mut bytes[..chunk.len() * width];
             self.file.read_exact(used)?;
+            sum = crc32c::crc32c_append(sum, used);
             for (value, from) in chunk.iter_mut().zip(used.chunks_exact(width)) {
                 *value = convert(from);
             }
         }
-        Ok(())
+        Ok(sum)
     }
 
     fn index(&self, name: &str) -> Result<usize> {
@@ -276,7 +274,13 @@ impl TensorFile {
             let message = format!("format {} is newer than this program, which reads up to {FORMAT}", head.format);
             return Err(fail(message).with_hint("update srgan-train"));
         }
-        serde_json::from_str(text).map_err(|e| fail(format!("metadata {META_KEY:?}: {e}")))
+        let meta: Meta = serde_json::from_str(text).map_err(|e| fail(format!("metadata {META_KEY:?}: {e}")))?;
+        if meta.has_checksums && !self.metadata.contains_key(checksums::KEY) {
+            return Err(fail("the file is damaged: its checksums are gone".into())
+                .with_hint("copy the file again, or take another checkpoint"));
+        }
+        meta.check().map_err(|e| fail(format!("metadata {META_KEY:?}: {e}")))?;
+        Ok(meta)
     }
 }
 
@@ -286,7 +290,8 @@ fn open_safetensors(
     file: &mut BufReader<File>,
     size: u64,
 ) -> Result<(Vec<Entry>, HashMap<String, String>)> {
-    let (start, header) = read_header(path, file, size)?;
+    let (start, header, sums) = read_header(path, file, size)?;
+    let mut sums = sums.into_iter();
     let end = start.saturating_add(header.data_len() as u64);
     if size < end {
         return Err(Error::checkpoint(path, format!("the file is cut short: {size} of {end} bytes"))
@@ -299,14 +304,16 @@ fn open_safetensors(
     for name in header.offset_keys() {
         if let Some(info) = header.info(&name) {
             let values = Ok((info.dtype, start + info.data_offsets.0 as u64));
-            entries.push(Entry { name, shape: info.shape.clone(), values });
+            let checksum = sums.next().map_or(Checksum::Unstated, Checksum::Own);
+            entries.push(Entry { name, shape: info.shape.clone(), values, checksum });
         }
     }
     Ok((entries, header.metadata().clone().unwrap_or_default()))
 }
 
-/// Reads the header; returns where the data start, and the checked description of the tensors.
-fn read_header(path: &Path, file: &mut impl Read, size: u64) -> Result<(u64, Metadata)> {
+/// Reads the header; returns where the data start, the checked description of the tensors, and the checksum of each if
+/// the file states them.
+fn read_header(path: &Path, file: &mut impl Read, size: u64) -> Result<(u64, Metadata, Vec<u32>)> {
     let foreign = |detail: String| {
         Error::checkpoint(path, format!("this is not a safetensors file ({detail}), nor one of PyTorch"))
             .with_hint("checkpoints are the files *.safetensors of a run folder")
@@ -327,6 +334,10 @@ fn read_header(path: &Path, file: &mut impl Read, size: u64) -> Result<(u64, Met
     }
     let mut header = vec![0u8; length as usize];
     file.read_exact(&mut header).map_err(read_error)?;
-    let header = serde_json::from_slice(&header).map_err(|e| foreign(format!("header: {e}")))?;
-    Ok((8 + length, header))
+    let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| foreign(format!("header: {e}")))?;
+    let sums = checksums::verify_header(&mut header, &metadata).map_err(|()| {
+        Error::checkpoint(path, "the file is damaged: its header does not have the checksum stated")
+            .with_hint("copy the file again, or take another checkpoint")
+    })?;
+    Ok((8 + length, metadata, sums))
 }

@@ -69,6 +69,15 @@ pub struct Meta {
     /// The device and libraries that they were picked on.
     #[serde(default)]
     pub timed_on: String,
+    /// Whether the file carries checksums; those of earlier versions do not.
+    #[serde(default)]
+    pub has_checksums: bool,
+    /// What the run was trained on; absent in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imagery: Option<Imagery>,
+    /// The validation that was under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<ValidationState>,
 }
 
 impl Default for Meta {
@@ -93,6 +102,36 @@ impl Default for Meta {
             bands: Vec::new(),
             choices: BTreeMap::new(),
             timed_on: String::new(),
+            has_checksums: true,
+            imagery: None,
+            validation: None,
+        }
+    }
+}
+
+/// Counts beyond this are no run's.
+const MAX_COUNT: u64 = 1 << 53;
+
+impl Meta {
+    /// Whether a run can continue from this document.
+    ///
+    /// # Errors
+    /// Says which number is impossible.
+    pub fn check(&self) -> Result<(), String> {
+        for (name, plateau) in [("plateau_g", &self.plateau_g), ("plateau_d", &self.plateau_d)] {
+            if !(plateau.factor > 0.0 && plateau.factor <= 1.0) {
+                return Err(format!("{name}.factor is {}, but it lies above 0 and up to 1", plateau.factor));
+            }
+        }
+        let counts = [
+            ("step", self.step),
+            ("epoch", self.epoch),
+            ("batch_in_epoch", self.batch_in_epoch),
+            ("data_position", self.data_position),
+        ];
+        match counts.into_iter().find(|(_, count)| *count > MAX_COUNT) {
+            Some((name, count)) => Err(format!("{name} is {count}, more than any run can reach")),
+            None => Ok(()),
         }
     }
 }
@@ -151,8 +190,32 @@ pub struct BestEntry {
     /// Value of the monitored metric; infinite for a perfect PSNR.
     #[serde(with = "any_float")]
     pub metric: f64,
-    /// Step of the validation.
+    /// The last step before the validation, as in logs and messages.
     pub step: u64,
+}
+
+/// What tells imagery from other imagery.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imagery {
+    /// Training images: files, pairs of files or scenes.
+    pub images: u64,
+    /// A hash of the sources' sizes and of samples of their bytes, in hexadecimal digits.
+    pub contents: String,
+}
+
+/// How far a validation has come.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ValidationState {
+    /// Steps done before it.
+    pub step: u64,
+    /// All of its batches.
+    pub batches: u64,
+    /// Batches in the sums.
+    pub done: u64,
+    /// Images in the sums.
+    pub images: u64,
+    /// Sums over these images, by metric name.
+    pub sums: BTreeMap<String, MeanState>,
 }
 
 /// A running mean.

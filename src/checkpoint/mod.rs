@@ -5,17 +5,20 @@
 //! that is killed or meets a full disk keeps its previous checkpoint. The weights of PyTorch's files are read too.
 
 mod best;
+mod checksums;
 mod compare;
 mod file;
 mod meta;
 #[cfg(test)]
 mod tests;
 mod torch;
+mod write;
 
 pub use best::{BestK, SavePlan};
 pub use compare::compare_architecture;
-pub use file::{CheckpointFile, Entry, TensorFile, TensorRef};
-pub use meta::{BestEntry, Counters, EarlyStopping, FORMAT, MeanState, Meta, PlateauState};
+pub use file::{Entry, TensorFile};
+pub use meta::{BestEntry, Counters, EarlyStopping, FORMAT, Imagery, MeanState, Meta, PlateauState, ValidationState};
+pub use write::{CheckpointFile, TensorRef, WriteTensor, write_checkpoint};
 
 /// Name of the checkpoint that every run keeps up to date.
 pub const LAST: &str = "last.safetensors";

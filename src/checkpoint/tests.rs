@@ -67,6 +67,9 @@ fn a_checkpoint_is_read_back_bit_for_bit() {
     let bytes = fs::read(&path).unwrap();
     let theirs = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     assert_eq!(theirs.tensor("discriminator.bias").unwrap().data(), [0, 0, 128, 63, 0, 0, 0, 64]);
+    let error = file.read_finite("generator.head.weight").unwrap_err().to_string();
+    assert!(error.contains("tensor generator.head.weight holds NaN as its value 0"), "{error}");
+    assert_eq!(file.read_finite("discriminator.bias").unwrap(), [1.0, 2.0]);
 }
 
 #[test]
@@ -178,6 +181,47 @@ fn wrong_tensors_are_not_written() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
+/// A changed byte anywhere is found: in the header when the file is opened, in a tensor when it is read.
+#[test]
+fn a_changed_byte_is_found_by_the_checksums() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(LAST);
+    write(&path, &meta(), &[("a", &[3], &[1.0, 2.0, 3.0]), ("b", &[], &[0.5])]).unwrap();
+    let bytes = fs::read(&path).unwrap();
+    let data = bytes.len() - 16;
+    for at in 0..bytes.len() {
+        let mut changed = bytes.clone();
+        changed[at] ^= 0x10;
+        fs::write(&path, changed).unwrap();
+        let read = TensorFile::open_checkpoint(&path).and_then(|(mut file, _)| Ok((file.read("a")?, file.read("b")?)));
+        let error = read.unwrap_err().to_string();
+        assert!(at < data || error.contains("is damaged: its bytes do not have the checksum"), "byte {at}: {error}");
+    }
+    fs::write(&path, &bytes).unwrap();
+    assert_eq!(TensorFile::open(&path).unwrap().read("a").unwrap(), [1.0, 2.0, 3.0]);
+}
+
+#[test]
+fn numbers_that_no_run_can_reach_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(LAST);
+    type Change = fn(&mut Meta);
+    let changes: [(&str, Change); 5] = [
+        ("plateau_g.factor is -1.5", |meta| meta.plateau_g.factor = -1.5),
+        ("plateau_d.factor is 2", |meta| meta.plateau_d.factor = 2.0),
+        ("plateau_d.factor is 0", |meta| meta.plateau_d.factor = 0.0),
+        ("step is 18446744073709551615", |meta| meta.step = u64::MAX),
+        ("data_position is", |meta| meta.data_position = 1 << 60),
+    ];
+    for (part, change) in changes {
+        let mut meta = meta();
+        change(&mut meta);
+        write(&path, &meta, &[]).unwrap();
+        let error = refusal(&path);
+        assert!(error.contains(part), "{error}");
+    }
+}
+
 /// The process that is killed or meets a full disk; run by the two tests below.
 #[test]
 #[ignore = "a part of other tests"]
@@ -187,7 +231,7 @@ fn child() {
     match task {
         "kill" => {
             // Everything is written; the rename never comes.
-            let killed = |out: &mut dyn std::io::Write| {
+            let killed = |out: &mut dyn crate::files::Output| {
                 out.write_all(&[1; 1 << 20])?;
                 out.flush()?;
                 // SAFETY: raise takes a signal number and touches no memory.

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use super::choice::{AdvLoss, BlockType, DatasetType, DiscriminatorType, GeneratorType, PerceptualMetric, Warmup};
+use super::choice::{
+    AdvLoss, BlockType, DatasetType, DiscriminatorType, GeneratorType, PerceptualMetric, PretrainLoss, Warmup,
+};
 use super::field::Field;
 use super::schema::{Config, Discriminator, Losses};
 use super::tree::{Node, Wrong};
@@ -80,12 +82,31 @@ impl Checker<'_> {
                 return Err(self.error(&format!("Schedulers.{key}"), wrong.hint(hint)));
             }
         }
+        self.loss_weights()?;
         let vgg = &self.config.truncated_vgg;
         if vgg.i <= 2 && vgg.j > 2 {
             let wrong = Wrong::new(format!("block {} of VGG-19 has 2 convolutions, found {}", vgg.i, vgg.j));
             return Err(self.error("TruncatedVGG.j", wrong));
         }
         Ok(())
+    }
+
+    /// Refuses weights with which a phase would have no loss for the generator.
+    fn loss_weights(&self) -> Result<()> {
+        let (training, losses) = (&self.config.training, &self.config.training.losses);
+        let content = [losses.l1_weight, losses.sam_weight, losses.perceptual_weight, losses.tv_weight];
+        let pretrains = training.pretrain_g_only && training.g_pretrain_steps != 0;
+        let adversarial = !training.pretrain_g_only || training.g_pretrain_steps >= 0;
+        let pretrains_on_nothing = pretrains && training.pretrain_loss == PretrainLoss::Content;
+        let trains_on_nothing = adversarial && losses.adv_loss_beta == 0.0;
+        if content.iter().any(|weight| *weight > 0.0) || !(pretrains_on_nothing || trains_on_nothing) {
+            return Ok(());
+        }
+        let when = if pretrains_on_nothing { "in pretraining" } else { "with adv_loss_beta 0" };
+        let message = format!("all weights of the content loss are 0: {when} the generator has nothing to learn from");
+        let hint = "set one of l1_weight, sam_weight, perceptual_weight and tv_weight; to keep the generator as it is, \
+                    Optimizers.optim_g_lr=0";
+        Err(self.error("Training.Losses.l1_weight", Wrong::new(message).hint(hint)))
     }
 
     fn bands(&self) -> Result<()> {
@@ -196,6 +217,17 @@ impl Checker<'_> {
             if ignored && changed.iter().any(|name| name == key) {
                 warnings.push(format!("{key} has no effect: {why}"));
             }
+        }
+        let (schedulers, optimizers) = (&config.schedulers, &config.optimizers);
+        if schedulers.g_warmup_steps > 0 && self.root.get("Schedulers.g_warmup_type").is_none() {
+            warnings.push(
+                "Schedulers.g_warmup_steps without g_warmup_type warms up along a cosine; opensr-srgan then has no warm-up \
+                 (g_warmup_type: none)"
+                    .into(),
+            );
+        }
+        if (optimizers.optim_g_lr, optimizers.optim_d_lr) == (0.0, 0.0) {
+            warnings.push("Optimizers: both learning rates are 0, so nothing is trained".into());
         }
         if config.logging.wandb.enabled {
             warnings

@@ -1,7 +1,7 @@
 //! Values that are one of a few names, with the aliases that opensr-srgan accepts.
 
 use super::field::Scalar;
-use super::tree::{Node, Wrong};
+use super::tree::{Node, Wrong, shortened};
 
 /// An enum with names in YAML; implemented by `choice!`.
 pub(crate) trait Choice: Copy + PartialEq + 'static {
@@ -26,7 +26,7 @@ impl<T: Choice> Scalar for T {
         T::from_name(text).ok_or_else(|| {
             let valid: Vec<_> = T::NAMES.iter().map(|(_, names)| names[0]).collect();
             let aliases = T::NAMES.iter().flat_map(|(_, names)| names.iter().copied());
-            let wrong = Wrong::new(format!("`{text}` is not one of {}", valid.join(", ")));
+            let wrong = Wrong::new(format!("`{}` is not one of {}", shortened(text), valid.join(", ")));
             match closest(text, aliases) {
                 Some(name) => wrong.hint(format!("did you mean `{name}`?")),
                 None => wrong,

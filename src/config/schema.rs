@@ -75,7 +75,7 @@ section! {
         /// does not allow (its default is 128).
         hr_size: Option<usize> = None, each(in_range(1, 16_384));
         /// (ours) Patches drawn in an epoch; `None` takes one of each file, of `Scenes` as many as fit side by side.
-        patches_per_epoch: Option<u64> = None, each(in_range(1, MAX_COUNT));
+        patches_per_epoch: Option<u64> = None, each(at_least(1));
         /// (ours) Share of each scene's area that is held out for validation.
         val_fraction: f64 = 0.1, open_unit;
         /// (ours) How LR is made from HR.
@@ -115,9 +115,9 @@ section! {
         /// Accepted for compatibility; has no effect on one device.
         find_unused_parameters: bool = true;
         /// Epochs to train; −1 trains until something else ends the run.
-        max_epochs: i64 = 9999, in_range(-1, MAX_COUNT as i64);
+        max_epochs: i64 = 9999, at_least(-1);
         /// (ours) Steps to train; `None` leaves the end to `max_epochs`.
-        max_steps: Option<u64> = None, each(in_range(1, MAX_COUNT));
+        max_steps: Option<u64> = None, each(at_least(1));
         /// How often to validate.
         val_check_interval: ValInterval = ValInterval::Fraction(1.0);
         /// How much of the validation data to use.
@@ -125,9 +125,9 @@ section! {
         /// Train the generator alone first.
         pretrain_g_only: bool = false;
         /// Steps of that phase; −1 never leaves it.
-        g_pretrain_steps: i64 = 0, in_range(-1, MAX_COUNT as i64);
+        g_pretrain_steps: i64 = 0, at_least(-1);
         /// Steps over which the adversarial weight rises.
-        adv_loss_ramp_steps: u64 = 20_000, in_range(0, MAX_COUNT);
+        adv_loss_ramp_steps: u64 = 20_000, at_least(0);
         /// The discriminator's target for real images is 0.9 instead of 1.
         label_smoothing: bool = false;
         /// (ours) The generator's loss while it trains alone.
@@ -145,9 +145,9 @@ section! {
         /// (ours) Continue the newest run of the project, or a given checkpoint.
         resume: Resume = Resume::Never;
         /// (ours) A checkpoint is written at least this often, in minutes.
-        checkpoint_minutes: f64 = 15.0, positive;
+        checkpoint_minutes: f64 = 15.0, positive_f64;
         /// (ours) Validations without improvement after which training ends.
-        early_stopping_patience: u64 = 250, in_range(1, MAX_COUNT);
+        early_stopping_patience: u64 = 250, at_least(1);
         /// Moving average of the generator's weights.
         ema as "EMA": Ema = Ema::default();
         /// Loss terms and metrics.
@@ -163,7 +163,7 @@ section! {
         /// Share of the average that an update keeps.
         decay: f64 = 0.999, closed_unit;
         /// First step (counted from 0) that updates the average.
-        update_after_step: u64 = 0, in_range(0, MAX_COUNT);
+        update_after_step: u64 = 0, at_least(0);
         /// Smaller decay during the first updates.
         use_num_updates: bool = true;
         /// Where the average is kept; `None` is beside the weights.
@@ -201,7 +201,7 @@ section! {
         /// Weight of the total variation.
         tv_weight: f64 = 0.0, not_negative;
         /// Peak value of PSNR and SSIM.
-        max_val: f64 = 1.0, positive;
+        max_val: f64 = 1.0, peak;
         /// Taps of SSIM's window.
         ssim_win: usize = 11, in_range(3, 255), odd;
     }
@@ -227,7 +227,7 @@ section! {
         /// Channels that each convolution of a dense block adds (esrgan only).
         growth_channels: usize = 32, in_range(1, 4096);
         /// Factor on residuals (esrgan and stochastic_gan).
-        res_scale: f64 = 0.2;
+        res_scale: f64 = 0.2, fits_f32;
         /// Bands of SR; equals `Model.in_bands`.
         out_channels: usize = 4, in_range(1, 1024);
         /// Initialise upsampling convolutions without checkerboard (esrgan only).
@@ -256,14 +256,14 @@ section! {
 section! {
     /// Adam's numbers for both networks (`Optimizers`).
     pub struct Optimizers {
-        /// The generator's base learning rate.
-        optim_g_lr: f64 = 1e-4, positive;
-        /// The discriminator's base learning rate; the default is max(½ `optim_g_lr`, 1e-6).
-        optim_d_lr: f64 = 5e-5, positive;
+        /// The generator's base learning rate; 0 freezes it.
+        optim_g_lr: f64 = 1e-4, not_negative;
+        /// The discriminator's base learning rate; 0 freezes it, the default is max(½ `optim_g_lr`, 1e-6).
+        optim_d_lr: f64 = 5e-5, not_negative;
         /// Largest norm of a network's gradient; 0 switches clipping off.
         gradient_clip_val: f64 = 0.0, not_negative;
         /// Decay of the first and second moments.
-        betas: [f64; 2] = [0.0, 0.99], all(half_open_unit);
+        betas: [f64; 2] = [0.0, 0.99], all(half_open_unit_f32);
         /// Added to the root of the second moment.
         eps: f64 = 1e-7, positive;
         /// Weight decay of the generator's weights.
@@ -277,7 +277,7 @@ section! {
     /// Warm-up and plateau schedules of the learning rates (`Schedulers`).
     pub struct Schedulers {
         /// Steps over which the generator's learning rate rises.
-        g_warmup_steps: u64 = 0, in_range(0, MAX_COUNT);
+        g_warmup_steps: u64 = 0, at_least(0);
         /// Shape of that rise.
         g_warmup_type: Warmup = Warmup::Cosine;
         /// Metric that the generator's plateau, the best checkpoints and early stopping watch.
@@ -285,9 +285,9 @@ section! {
         /// Metric that the discriminator's plateau watches.
         metric_d: Metric = Metric::DiscriminatorLoss;
         /// Validations without improvement before the generator's rate falls.
-        patience_g: u64 = 5, in_range(0, MAX_COUNT);
+        patience_g: u64 = 5, at_least(0);
         /// The same for the discriminator; the default is `patience_g`.
-        patience_d: u64 = 5, in_range(0, MAX_COUNT);
+        patience_d: u64 = 5, at_least(0);
         /// Factor on the generator's rate.
         factor_g: f64 = 0.5, open_unit;
         /// Factor on the discriminator's rate; the default is `factor_g`.
@@ -295,7 +295,7 @@ section! {
         /// Relative change that counts as an improvement.
         threshold: f64 = 1e-3, half_open_unit;
         /// Validations after a fall in which none is counted as bad.
-        cooldown: u64 = 0, in_range(0, MAX_COUNT);
+        cooldown: u64 = 0, at_least(0);
         /// Rates do not fall below this.
         min_lr: f64 = 1e-7, not_negative;
     }
@@ -307,7 +307,7 @@ section! {
         /// Validation images drawn as panels at each validation.
         num_val_images: usize = 5, in_range(0, 10_000);
         /// (ours) Steps between two rows of metrics.
-        log_every_n_steps: u64 = 1, in_range(1, MAX_COUNT);
+        log_every_n_steps: u64 = 1, at_least(1);
         /// (ours) Folder of all runs.
         dir: PathBuf = PathBuf::from("logs");
         /// Names of the project; metrics stay on this machine.

@@ -1,5 +1,6 @@
 //! A parsed YAML document before it has types: nodes that remember their full key and where they came from.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -209,8 +210,10 @@ impl Node {
         match (&self.content, self.plain()) {
             (_, Some(Plain::Null)) => "nothing (null)".into(),
             (Content::Scalar { text, .. }, Some(Plain::Bool(_))) => format!("`{text}` (true or false)"),
-            (Content::Scalar { text, .. }, Some(Plain::Int(_) | Plain::Float(_))) => format!("the number {text}"),
-            (Content::Scalar { text, .. }, _) => format!("the text `{text}`"),
+            (Content::Scalar { text, .. }, Some(Plain::Int(_) | Plain::Float(_))) => {
+                format!("the number {}", shortened(text))
+            }
+            (Content::Scalar { text, .. }, _) => format!("the text `{}`", shortened(text)),
             (Content::List(items), _) => format!("a list of {} values", items.len()),
             (Content::Map(_), _) => "a mapping of keys to values".into(),
         }
@@ -223,7 +226,7 @@ impl Node {
 
     /// An error about this value, with file and line or with the override that it came from.
     pub fn error(&self, wrong: Wrong) -> Error {
-        let key = if self.key.is_empty() { "configuration".to_owned() } else { self.key.clone() };
+        let key = if self.key.is_empty() { "configuration".into() } else { shortened(&self.key).into_owned() };
         let Wrong { message, hint } = wrong;
         match &self.origin {
             Origin::Line { file, line } => {
@@ -233,10 +236,19 @@ impl Node {
                 file: None,
                 line: None,
                 key,
-                message: format!("{message} (in the override `{text}`)"),
+                message: format!("{message} (in the override `{}`)", shortened(text)),
                 hint,
             },
         }
+    }
+}
+
+/// The start of a text, for messages.
+pub(crate) fn shortened(text: &str) -> Cow<'_, str> {
+    const LONGEST: usize = 200;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+        None => text.into(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::choice::closest;
 use super::field::Scalar;
-use super::tree::{Content, Node, Plain, Wrong};
+use super::tree::{Content, Node, Plain, Wrong, shortened};
 use crate::metrics::Metric;
 
 /// Whether to continue an earlier run (`Training.resume`): `false`, `auto` or a checkpoint's path.
@@ -117,8 +117,8 @@ macro_rules! whole_number {
         impl Scalar for $ty {
             fn parse(node: &Node) -> Result<Self, Wrong> {
                 let value = whole(node)?;
-                <$ty>::try_from(value)
-                    .map_err(|_| Wrong::new(format!("must be between {} and {}, found {value}", <$ty>::MIN, <$ty>::MAX)))
+                let rule = if value < 0 { format!("must be {} or more", <$ty>::MIN) } else { "is too large".to_owned() };
+                <$ty>::try_from(value).map_err(|_| Wrong::new(format!("{rule}, found {value}")))
             }
 
             fn emit(&self) -> String {
@@ -167,7 +167,8 @@ impl Scalar for Metric {
         }
         let names: Vec<&str> = Metric::watchable().map(Metric::name).collect();
         let meant = closest(&name, names.iter().copied()).map(|meant| format!("; did you mean `{meant}`?"));
-        Err(Wrong::new(format!("`{name}` is not one of {}{}", names.join(", "), meant.unwrap_or_default())))
+        let (name, meant) = (shortened(&name), meant.unwrap_or_default());
+        Err(Wrong::new(format!("`{name}` is not one of {}{meant}", names.join(", "))))
     }
 
     fn emit(&self) -> String {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput};
 
-use super::tree::{Content, Entry, Node, Origin, Wrong, join};
+use super::tree::{Content, Entry, Node, Origin, Wrong, join, shortened};
 use crate::{Error, Result};
 
 /// Deepest nesting accepted; the schema's deepest value is at 4.
@@ -31,14 +31,19 @@ pub(crate) fn parse_file(text: &str, file: Option<&Path>) -> Result<Node> {
 /// Applies an override `Section.key=value`, the value being YAML, to the tree. Errors: name the override.
 pub(crate) fn apply_override(root: &mut Node, text: &str) -> Result<()> {
     let form = "overrides have the form Section.key=value, as Generator.n_blocks=8";
-    let (key, value) =
-        text.split_once('=').ok_or_else(|| Error::usage(format!("`{text}` is not an override")).with_hint(form))?;
+    let (key, value) = text
+        .split_once('=')
+        .ok_or_else(|| Error::usage(format!("`{}` is not an override", shortened(text))).with_hint(form))?;
     let key = key.trim();
     if key.is_empty() || key.split('.').any(|name| name.trim().is_empty()) {
-        return Err(Error::usage(format!("the override `{text}` does not name a key")).with_hint(form));
+        return Err(Error::usage(format!("the override `{}` does not name a key", shortened(text))).with_hint(form));
     }
     let shared: Arc<str> = text.into();
     let node = parse(value, key, &|_| Origin::Override(shared.clone()))?;
+    if value.trim().is_empty() {
+        let wrong = Wrong::new("there is no value behind the `=`");
+        return Err(node.error(wrong.hint("`null` stands for the default or for nothing")));
+    }
     root.put(key, node)
 }
 
@@ -211,7 +216,7 @@ fn merge(entries: &mut Vec<Entry>, node: Node, key: &str) -> Result<()> {
 fn refuse_references(node: &Node) -> Result<()> {
     match node.text() {
         Some(text) if text.contains("${") => {
-            let wrong = Wrong::new(format!("interpolation is not supported, found `{text}`"));
+            let wrong = Wrong::new(format!("interpolation is not supported, found `{}`", shortened(text)));
             Err(node.error(wrong.hint("write the value itself, or share it by a YAML anchor (&name … *name)")))
         }
         Some("???") => Err(node.error(Wrong::new("the value is missing (`???`)"))),

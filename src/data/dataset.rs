@@ -10,7 +10,7 @@ use super::range::{self, Findings};
 use super::store::{Crop, Store};
 use super::{DataSettings, DatasetKind, folders, scenes};
 use crate::error::{Error, Result};
-use crate::rng::{Rng, Stream};
+use crate::rng::{Rng, Stream, name_hash};
 
 /// One image of a store.
 #[derive(Clone, Debug)]
@@ -59,6 +59,14 @@ impl Training {
     }
 }
 
+/// A data set that is being opened.
+pub(super) struct Opening<'a> {
+    /// What the user should know.
+    pub notes: Vec<String>,
+    /// Its error ends the work.
+    pub proceed: &'a dyn Fn() -> Result<()>,
+}
+
 /// What opening the source files gives.
 #[derive(Debug)]
 pub(super) struct Parts {
@@ -98,13 +106,20 @@ struct Inner {
 impl Dataset {
     /// Checks all files, builds or reuses their store, and fixes the split.
     pub fn open(settings: &DataSettings) -> Result<Dataset> {
+        Self::open_while(settings, &|| Ok(()))
+    }
+
+    /// The same; `proceed` is asked often while a store is built, and its error ends the work. What was built so far is
+    /// removed.
+    pub fn open_while(settings: &DataSettings, proceed: &dyn Fn() -> Result<()>) -> Result<Dataset> {
         settings.check()?;
-        let mut notes = Vec::new();
+        let mut opening = Opening { notes: Vec::new(), proceed };
         let parts = match settings.kind {
-            DatasetKind::Example => folders::open_example(settings, &mut notes),
-            DatasetKind::LrHrFolder => folders::open_paired(settings, &mut notes),
-            DatasetKind::Scenes => scenes::open(settings, &mut notes),
+            DatasetKind::Example => folders::open_example(settings, &mut opening),
+            DatasetKind::LrHrFolder => folders::open_paired(settings, &mut opening),
+            DatasetKind::Scenes => scenes::open(settings, &mut opening),
         }?;
+        let mut notes = opening.notes;
         let mut sizes: Vec<ValSize> = Vec::new();
         for item in &parts.val {
             let size = val_size(&parts, settings.scale, item);
@@ -137,6 +152,22 @@ impl Dataset {
         }
     }
 
+    /// Bytes of an HR image of this size and, in paired data sets, of its LR image.
+    pub fn image_bytes(&self, height: usize, width: usize) -> usize {
+        let TrainSpec { hr, lr, bands } = self.train_spec();
+        let pixels = height * width;
+        let lr_pixels = pixels / (self.scale() * self.scale());
+        bands * (pixels * hr.0.bytes() + lr.map_or(0, |lr| lr_pixels * lr.0.bytes()))
+    }
+
+    /// Numbers of files that are held in memory in the order of an epoch's samples; 0 for scenes.
+    pub fn files_per_epoch(&self) -> usize {
+        match self.inner.parts.training {
+            Training::Files { count } => count + self.train_len(),
+            Training::Scenes { .. } => 0,
+        }
+    }
+
     /// Type and shape of the training samples.
     pub fn train_spec(&self) -> TrainSpec {
         let (height, width) = self.inner.parts.train_size;
@@ -154,14 +185,14 @@ impl Dataset {
         &self.inner.sizes
     }
 
-    /// Batches of `batch` over the validation images of `val_sizes()[size]`, in a fixed order; the last one is
-    /// padded by repeating its last image.
-    pub fn val_batches(&self, size: usize, batch: usize) -> Result<Loader> {
+    /// Batches of `batch` over the validation images of `val_sizes()[size]`, in a fixed order, from batch `first` on; the
+    /// last one is padded by repeating its last image.
+    pub fn val_batches(&self, size: usize, batch: usize, first: usize) -> Result<Loader> {
         let Inner { parts, sizes, .. } = &*self.inner;
         let wanted = sizes.get(size).ok_or_else(|| Error::Internal(format!("no validation size {size}")))?;
         let of_size = |item: &ValItem| same_size(wanted, &val_size(parts, self.scale(), item));
         let samples = (0..).zip(&parts.val).filter(|(_, item)| of_size(item)).map(|(i, item)| sample_of(i, item));
-        Ok(Loader::over_samples(self.clone(), samples.collect(), batch.max(1)))
+        Ok(Loader::over_samples(self.clone(), samples.collect(), (batch.max(1), first)))
     }
 
     /// The held-out imagery in pieces as large as possible, each a batch of one, loaded as it is asked for. Of
@@ -178,6 +209,24 @@ impl Dataset {
     /// Rows and columns of the HR images of [`Dataset::held_out_areas`].
     pub fn held_out_sizes(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
         self.inner.parts.held_out.iter().map(|item| (item.crop.height, item.crop.width))
+    }
+
+    /// Training images, and a hash of the sizes of all source files and of samples of their bytes: the same for a copy
+    /// of the files elsewhere, another one (but for chance) where a file was exchanged, added or removed.
+    pub fn contents(&self) -> (usize, u64) {
+        let Parts { images, training, .. } = &self.inner.parts;
+        let mut contents: Vec<u64> = Vec::new();
+        for stored in images.iter().flat_map(|image| [Some(&image.hr), image.lr.as_ref()]).flatten() {
+            // All files of one side of a data set are in one store.
+            if !contents.contains(&stored.store.contents) {
+                contents.push(stored.store.contents);
+            }
+        }
+        let count = match training {
+            Training::Files { count } => *count,
+            Training::Scenes { origins, .. } => origins.len(),
+        };
+        (count, name_hash(&format!("{contents:?}")))
     }
 
     /// What the user should know about how the data was opened.
@@ -205,9 +254,9 @@ impl Dataset {
     pub(super) fn epoch_order(&self, epoch: u64) -> Vec<u32> {
         let Training::Files { count } = self.inner.parts.training else { return Vec::new() };
         let (count, len) = (count as u64, self.train_len() as u64);
-        let first = epoch * len;
+        let first = epoch.saturating_mul(len);
         let mut order = Vec::with_capacity(len as usize);
-        for pass in first / count..(first + len).div_ceil(count) {
+        for pass in first / count..first.saturating_add(len).div_ceil(count) {
             let mut files: Vec<u32> = (0..count as u32).collect();
             let mut rng = Rng::new(self.inner.settings.seed, Stream::Shuffle, pass, 0);
             for i in (1..files.len()).rev() {

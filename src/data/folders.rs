@@ -5,15 +5,24 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::dataset::{Image, Parts, Stored, Training, ValItem};
+use super::dataset::{Image, Opening, Parts, Stored, Training, ValItem};
 use super::store::{Crop, Store, StoreRequest, open_or_build};
 use super::{DataSettings, source};
 use crate::error::{Error, Result};
 
+/// The folder of an `ExampleDataset` that does not name one.
+const DEFAULT_EXAMPLE: &str = "example_dataset";
+
 /// `ExampleDataset`: the last 20 files, by name, are for validation; of 20 or fewer files the last fifth.
-pub(super) fn open_example(settings: &DataSettings, notes: &mut Vec<String>) -> Result<Parts> {
+pub(super) fn open_example(settings: &DataSettings, opening: &mut Opening) -> Result<Parts> {
     let root = root_dir(settings)?;
-    let all: Vec<PathBuf> = list(root, notes)?
+    if root == Path::new(DEFAULT_EXAMPLE) && !root.exists() {
+        return Err(Error::data(root, "there is no such folder").with_hint(
+            "it is the default where Data.dataset_type and Data.root_dir are left out: set Data.dataset_type to Scenes, \
+             LRHRFolderDataset or ExampleDataset, and where the data are",
+        ));
+    }
+    let all: Vec<PathBuf> = list(root, opening)?
         .into_iter()
         .filter(|p| p.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz")))
         .collect();
@@ -28,21 +37,21 @@ pub(super) fn open_example(settings: &DataSettings, notes: &mut Vec<String>) -> 
     }
     let validation = if files.len() > 20 { 20 } else { (files.len() / 5).max(1) };
     let first_val = files.len() - validation;
-    let hr = open_or_build(&request(settings, root, "hr", files), notes)?;
+    let hr = open_or_build(&request(settings, root, "hr", files), opening)?;
     let images = (0..hr.images.len()).map(|i| Image { hr: stored(&hr, i), lr: None }).collect();
     parts(settings, images, first_val)
 }
 
 /// `LRHRFolderDataset`: `train` and `val` with `LR` and `HR`, each LR file having an HR file of its name.
-pub(super) fn open_paired(settings: &DataSettings, notes: &mut Vec<String>) -> Result<Parts> {
+pub(super) fn open_paired(settings: &DataSettings, opening: &mut Opening) -> Result<Parts> {
     let root = root_dir(settings)?;
-    let (mut lr, mut hr) = pairs(&root.join("train"), notes)?;
+    let (mut lr, mut hr) = pairs(&root.join("train"), opening)?;
     let first_val = lr.len();
-    let (val_lr, val_hr) = pairs(&root.join("val"), notes)?;
+    let (val_lr, val_hr) = pairs(&root.join("val"), opening)?;
     lr.extend(val_lr);
     hr.extend(val_hr);
-    let hr = open_or_build(&request(settings, root, "hr", hr), notes)?;
-    let lr = open_or_build(&request(settings, root, "lr", lr), notes)?;
+    let hr = open_or_build(&request(settings, root, "hr", hr), opening)?;
+    let lr = open_or_build(&request(settings, root, "lr", lr), opening)?;
     for (low, high) in lr.images.iter().zip(&hr.images) {
         let scale = settings.scale;
         if (low.height * scale, low.width * scale) != (high.height, high.width) {
@@ -77,7 +86,7 @@ fn stored(store: &Arc<Store>, image: usize) -> Stored {
 }
 
 /// The readable image files of a folder, sorted by name. Hidden files are passed over; a note tells of others.
-fn list(dir: &Path, notes: &mut Vec<String>) -> Result<Vec<PathBuf>> {
+fn list(dir: &Path, opening: &mut Opening) -> Result<Vec<PathBuf>> {
     let io = |e| Error::io("list the folder", dir, e);
     if !dir.is_dir() {
         return Err(Error::data(dir, "there is no such folder").with_hint("check Data.root_dir"));
@@ -105,19 +114,19 @@ fn list(dir: &Path, notes: &mut Vec<String>) -> Result<Vec<PathBuf>> {
     }
     if !others.is_empty() {
         let kinds: Vec<String> = others.iter().map(|(ending, count)| format!("{count} × {ending}")).collect();
-        notes.push(format!("{}: left out are files of other kinds: {}", dir.display(), kinds.join(", ")));
+        opening.notes.push(format!("{}: left out are files of other kinds: {}", dir.display(), kinds.join(", ")));
     }
     Ok(files)
 }
 
 /// LR files of a phase and their HR files. Names are compared exactly, or else without regard to case.
-fn pairs(phase: &Path, notes: &mut Vec<String>) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
-    let lr = list(&phase.join("LR"), notes)?;
+fn pairs(phase: &Path, opening: &mut Opening) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+    let lr = list(&phase.join("LR"), opening)?;
     let hr_dir = phase.join("HR");
     let name = |path: &Path| path.file_name().unwrap_or_default().to_os_string();
     let folded = |name: &OsStr| name.to_string_lossy().to_lowercase();
     let mut unused: BTreeMap<OsString, PathBuf> =
-        list(&hr_dir, notes)?.into_iter().map(|path| (name(&path), path)).collect();
+        list(&hr_dir, opening)?.into_iter().map(|path| (name(&path), path)).collect();
     let spelled: HashMap<String, OsString> = unused.keys().map(|name| (folded(name), name.clone())).collect();
     let mut hr = Vec::with_capacity(lr.len());
     for low in &lr {
@@ -131,7 +140,7 @@ fn pairs(phase: &Path, notes: &mut Vec<String>) -> Result<(Vec<PathBuf>, Vec<Pat
     }
     if let Some(first) = unused.keys().next() {
         let (count, all) = (unused.len(), unused.len() + hr.len());
-        notes.push(format!(
+        opening.notes.push(format!(
             "{}: {count} of {all} HR files are left out, since they have no LR file of their name ({}, …)",
             hr_dir.display(),
             first.to_string_lossy()

@@ -123,10 +123,10 @@ impl Loader {
         Ok(Self::run(Job { dataset: dataset.clone(), plan, batch, len }, first_batch.min(len)))
     }
 
-    /// Batches over `samples`, which are all of one size, in their order.
-    pub(super) fn over_samples(dataset: Dataset, samples: Vec<Sample>, batch: usize) -> Loader {
+    /// Batches of `batch` over `samples`, which are all of one size, in their order, from batch `first` on.
+    pub(super) fn over_samples(dataset: Dataset, samples: Vec<Sample>, (batch, first): (usize, usize)) -> Loader {
         let len = samples.len().div_ceil(batch);
-        Self::run(Job { dataset, plan: Plan::Fixed(samples), batch, len }, 0)
+        Self::run(Job { dataset, plan: Plan::Fixed(samples), batch, len }, first.min(len))
     }
 
     fn run(job: Job, first: usize) -> Loader {

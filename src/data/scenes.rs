@@ -3,14 +3,14 @@
 
 use std::path::{Path, PathBuf};
 
-use super::dataset::{Image, Parts, Stored, Training, ValItem};
+use super::dataset::{Image, Opening, Parts, Stored, Training, ValItem};
 use super::origins::Origins;
 use super::store::{Crop, MaskedRun, open_or_build};
 use super::{DataSettings, ImageFiles, Layout, PixelType, source};
 use crate::error::{Error, Result};
 
 /// Opens `settings.scenes`.
-pub(super) fn open(settings: &DataSettings, notes: &mut Vec<String>) -> Result<Parts> {
+pub(super) fn open(settings: &DataSettings, opening: &mut Opening) -> Result<Parts> {
     let size = settings
         .hr_size
         .ok_or_else(|| Error::config("Data.hr_size", "scenes are cut into patches: give the side of an HR patch"))?;
@@ -18,7 +18,7 @@ pub(super) fn open(settings: &DataSettings, notes: &mut Vec<String>) -> Result<P
         return Err(Error::config("Data.scenes", "the list of scenes is empty"));
     }
     let scenes = expand(&settings.scenes)?;
-    let dtype = common_type(settings, &scenes, notes)?;
+    let dtype = common_type(settings, &scenes, opening)?;
     let mut parts = Parts {
         images: Vec::new(),
         training: Training::Scenes { origins: Vec::new(), before: vec![0] },
@@ -35,7 +35,7 @@ pub(super) fn open(settings: &DataSettings, notes: &mut Vec<String>) -> Result<P
         let dir = settings.store_dir.clone().unwrap_or(beside);
         let mut request = settings.store_request(&name, dir, vec![files]);
         (request.mask, request.dtype) = (true, Some(dtype));
-        let store = open_or_build(&request, notes)?;
+        let store = open_or_build(&request, opening)?;
         let scene = Scene {
             path,
             height: store.images[0].height,
@@ -44,16 +44,45 @@ pub(super) fn open(settings: &DataSettings, notes: &mut Vec<String>) -> Result<P
             image: parts.images.len(),
             masked: store.masked_runs()?,
         };
-        training.push(scene.split(settings, &mut parts, notes)?);
+        training.push(scene.split(settings, &mut parts, opening)?);
         parts.images.push(Image { hr: Stored { store, image: 0 }, lr: None });
     }
     if parts.val.is_empty() && settings.val_fraction > 0.0 {
-        let message = format!("no held-out area has room for a {size} × {size} patch without a masked pixel");
-        return Err(Error::config("Data.val_fraction", message).with_hint("raise it, or choose a smaller Data.hr_size"));
+        return Err(no_room(settings, &parts, size));
     }
     parts.default_len = parts.default_len.max(1);
     parts.training = Training::scenes(training);
     Ok(parts)
+}
+
+/// The error that no scene has a held-out area with room for a patch.
+fn no_room(settings: &DataSettings, parts: &Parts, size: usize) -> Error {
+    let height = parts.images.iter().map(|image| image.hr.store.images[0].height).max().unwrap_or(0);
+    let rows = held_out_rows(height, settings.val_fraction);
+    let error = |message| Error::config("Data.val_fraction", message);
+    if rows >= size {
+        let message =
+            format!("no {size} × {size} patch of the held-out areas, up to {rows} rows, is free of masked pixels");
+        return error(message).with_hint("raise it, choose a smaller Data.hr_size, or check Data.nodata");
+    }
+    let message = format!(
+        "no held-out area has room for a {size} × {size} patch: of {height} rows {} holds out {rows}, and {size} are needed",
+        settings.val_fraction
+    );
+    // In steps of a hundredth; what remains must have room for a training patch.
+    let would_do = (1..100).map(|hundredths| f64::from(hundredths) / 100.0).find(|&fraction| {
+        let rows = held_out_rows(height, fraction);
+        rows >= size && height - rows >= size
+    });
+    error(message).with_hint(match would_do {
+        Some(fraction) => format!("{fraction} would do; or choose a smaller Data.hr_size"),
+        None => format!("choose a Data.hr_size of {} or less", (height / 2).max(1)),
+    })
+}
+
+/// Rows of a scene that are kept for validation.
+fn held_out_rows(height: usize, fraction: f64) -> usize {
+    ((height as f64 * fraction).round() as usize).min(height)
 }
 
 /// One scene while it is being split.
@@ -68,10 +97,10 @@ struct Scene<'a> {
 
 impl Scene<'_> {
     /// Adds the scene's validation patches and held-out area to `parts`; returns its training places.
-    fn split(&self, settings: &DataSettings, parts: &mut Parts, notes: &mut Vec<String>) -> Result<Origins> {
+    fn split(&self, settings: &DataSettings, parts: &mut Parts, opening: &mut Opening) -> Result<Origins> {
         let (height, width, size) = (self.height, self.width, self.size);
-        let held_out = (height as f64 * settings.val_fraction).round() as usize;
-        let split = height - held_out.min(height);
+        let held_out = held_out_rows(height, settings.val_fraction);
+        let split = height - held_out;
         if width < size || split < size {
             let message = format!(
                 "a patch of {size} × {size} does not fit: the scene has {height} rows and {width} columns, {split} rows of them for training"
@@ -102,7 +131,7 @@ impl Scene<'_> {
         } else if area.crop.height >= size && area.crop.width >= size {
             parts.held_out.push(area);
         } else if held_out > 0 {
-            notes.push(format!(
+            opening.notes.push(format!(
                 "{}: its {held_out} held-out rows have no room for a {size} × {size} patch, so no part of it is validated",
                 self.path.display()
             ));
@@ -156,13 +185,13 @@ fn matching(pattern: &str) -> Result<Vec<PathBuf>> {
 }
 
 /// The type that holds the pixels of all scenes.
-fn common_type(settings: &DataSettings, scenes: &[ImageFiles], notes: &mut Vec<String>) -> Result<PixelType> {
+fn common_type(settings: &DataSettings, scenes: &[ImageFiles], opening: &mut Opening) -> Result<PixelType> {
     let values = settings.value_rules();
     let mut common = None;
     for files in scenes {
         let own = values.stored_type(source::open_all(files, settings.layout.unwrap_or(Layout::Hwc))?.info());
         if *common.get_or_insert(own) != own {
-            notes.push(format!(
+            opening.notes.push(format!(
                 "the scenes have different pixel types ({} is {own}): all are kept as float32",
                 files[0].display()
             ));

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Messages;
+use crate::metrics::Metric;
 
 /// Time between two plain lines.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -62,6 +63,11 @@ impl Sums {
     }
 }
 
+/// Columns that a line of a validation fits into.
+const COLUMNS: usize = 80;
+/// Columns of the bar itself.
+const BAR: usize = 12;
+
 /// Shows the progress of one epoch after the other; prints only through [`Messages`], so that it never
 /// garbles them.
 pub struct Progress {
@@ -70,6 +76,8 @@ pub struct Progress {
     epoch: u64,
     batches: u64,
     done: u64,
+    /// Steps of the whole run, if it has an end.
+    total: Option<u64>,
     recent: Sums,
     whole: Sums,
     last_line: Instant,
@@ -84,21 +92,22 @@ impl Progress {
             epoch: 0,
             batches: 0,
             done: 0,
+            total: None,
             recent: Sums::default(),
             whole: Sums::default(),
             last_line: Instant::now(),
         }
     }
 
-    /// Begins epoch `epoch` (from 0) of `batches` batches, of which `done` were done before a resume.
-    pub fn start_epoch(&mut self, epoch: u64, batches: u64, done: u64) {
-        (self.epoch, self.batches, self.done) = (epoch, batches, done);
+    /// Begins epoch `epoch` (from 0) of `batches` batches, of which `done` were done before a resume; the whole run has
+    /// `total` steps, if it has an end.
+    pub fn start_epoch(&mut self, epoch: u64, (batches, done): (u64, u64), total: Option<u64>) {
+        (self.epoch, self.batches, self.done, self.total) = (epoch, batches, done, total);
         self.whole = Sums::default();
         self.last_line = Instant::now();
         self.bar = self.messages.bars().map(|bars| {
             let bar = bars.add(ProgressBar::new(batches).with_position(done));
-            // Two lines, so that nothing is cut on a terminal of 80 columns.
-            let style = ProgressStyle::with_template("{bar:20} {prefix}\n{wide_msg}");
+            let style = ProgressStyle::with_template(&format!("{{bar:{BAR}}} {{prefix}}\n{{wide_msg}}"));
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar.set_prefix(self.place());
             bar
@@ -110,15 +119,18 @@ impl Progress {
         self.done += 1;
         self.recent.add(info, MEMORY);
         self.whole.add(info, 1.0);
+        let (rates, numbers) = (self.rates(info.step), self.numbers(info));
         match &self.bar {
             Some(bar) => {
-                bar.set_prefix(format!("{} · {}", self.place(), self.rates()));
-                bar.set_message(numbers(info));
+                let width = terminal_width();
+                let place = [vec![self.place()], rates].concat();
+                bar.set_prefix(fitted(&place, width.saturating_sub(BAR + 1)));
+                bar.set_message(fitted(&numbers, width));
                 bar.set_position(self.done);
             }
             None if self.last_line.elapsed() >= INTERVAL => {
                 self.last_line = Instant::now();
-                self.messages.transient(&format!("{} · {} · {}", self.place(), numbers(info), self.rates()));
+                self.messages.transient(&[vec![self.place()], numbers, rates].concat().join(SEPARATOR));
             }
             None => {}
         }
@@ -141,32 +153,91 @@ impl Progress {
         }
     }
 
-    /// The summary line of a validation: name and value pairs in the order given, and whether a metric
-    /// improved.
-    pub fn validation(&self, step: u64, values: &[(&str, f64)], is_best: bool) {
-        let shown: Vec<String> = values.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
-        let best = if is_best { " · best so far" } else { "" };
-        self.messages.info(&format!("validation at step {step} · {}{best}", shown.join(" · ")));
+    /// The summary line of a validation after step `step`: its metrics, and whether the watched one is the best so far.
+    pub fn validation(&self, step: u64, values: &[(Metric, f64)], is_best: bool) {
+        let best = if is_best { " · best" } else { "" };
+        let mut parts = vec![format!("val {step}")];
+        parts.extend(SHOWN.iter().filter_map(|metric| {
+            let (_, value) = values.iter().find(|(m, value)| m == metric && *value != 0.0)?;
+            Some(short(*metric, *value))
+        }));
+        self.messages.info(&format!("{}{best}", fitted(&parts, COLUMNS - " · best".chars().count())));
     }
 
     fn place(&self) -> String {
         format!("epoch {} {}/{}", self.epoch, self.done, self.batches)
     }
 
-    fn rates(&self) -> String {
-        format!(
-            "{:.1} patches/s · data {:.0} % · ETA {}",
-            self.recent.patches_per_second(),
-            self.recent.waiting_percent(),
-            clock(self.recent.seconds_for(self.batches.saturating_sub(self.done))),
-        )
+    /// What to expect: first the time to the run's end, or to that of the epoch in a run without end.
+    fn rates(&self, step: u64) -> Vec<String> {
+        let left = match self.total {
+            Some(total) => total.saturating_sub(step + 1),
+            None => self.batches.saturating_sub(self.done),
+        };
+        let of_what = if self.total.is_some() { "ETA" } else { "epoch ends in" };
+        vec![
+            format!("{of_what} {}", clock(self.recent.seconds_for(left))),
+            format!("{:.1} patches/s", self.recent.patches_per_second()),
+            format!("data {:.0} %", self.recent.waiting_percent()),
+        ]
+    }
+
+    fn numbers(&self, info: &StepInfo) -> Vec<String> {
+        let of = self.total.map_or(String::new(), |total| format!("/{total}"));
+        let mut numbers = vec![format!("step {}{of}", info.step), info.phase.to_owned()];
+        numbers.push(format!("content {:.5}", info.content_loss));
+        numbers.extend(info.d_real.map(|p| format!("D(y) {p:.2}")));
+        numbers.extend(info.d_fake.map(|p| format!("D(G(x)) {p:.2}")));
+        numbers
     }
 }
 
-fn numbers(info: &StepInfo) -> String {
-    let show = |name: &str, p: Option<f32>| p.map(|p| format!(" · {name} {p:.2}")).unwrap_or_default();
-    let discriminator = show("D(y)", info.d_real) + &show("D(G(x))", info.d_fake);
-    format!("step {} · {} · content {:.5}{discriminator}", info.step, info.phase, info.content_loss)
+/// Between the parts of a line.
+const SEPARATOR: &str = " · ";
+
+/// The metrics of a validation that are shown, the most telling first.
+const SHOWN: [Metric; 7] = [
+    Metric::ValL1,
+    Metric::ValSam,
+    Metric::ValPsnr,
+    Metric::ValSsim,
+    Metric::ValPerceptual,
+    Metric::ValDiscriminator,
+    Metric::ValTv,
+];
+
+/// A metric of a validation in few words; the spectral angle in degrees, as people read it.
+fn short(metric: Metric, value: f64) -> String {
+    match metric {
+        Metric::ValL1 => format!("L1 {value:.4}"),
+        Metric::ValSam => format!("SAM {:.2}°", value.to_degrees()),
+        Metric::ValPsnr => format!("PSNR {value:.2} dB"),
+        Metric::ValSsim => format!("SSIM {value:.3}"),
+        Metric::ValPerceptual => format!("perceptual {value:.3}"),
+        Metric::ValDiscriminator => format!("D {value:.3}"),
+        Metric::ValTv => format!("TV {value:.3}"),
+        other => format!("{} {value:.4}", other.name()),
+    }
+}
+
+/// As many whole parts as fit into `width` columns, at least one.
+fn fitted(parts: &[String], width: usize) -> String {
+    let mut line = String::new();
+    for part in parts {
+        let longer = line.chars().count() + SEPARATOR.chars().count() + part.chars().count();
+        match line.is_empty() {
+            true => line.push_str(part),
+            false if longer <= width => line.push_str(&format!("{SEPARATOR}{part}")),
+            false => break,
+        }
+    }
+    line
+}
+
+/// Columns of the terminal behind standard error.
+fn terminal_width() -> usize {
+    let size = rustix::termios::tcgetwinsize(std::io::stderr());
+    size.ok().map(|size| usize::from(size.ws_col)).filter(|&width| width > 0).unwrap_or(COLUMNS)
 }
 
 /// Seconds as h:mm:ss.
@@ -197,29 +268,56 @@ mod tests {
     fn plain_lines_come_at_intervals_and_at_the_end() {
         let out = Shared::default();
         let mut progress = Progress::new(Messages::plain(out.clone()));
-        progress.start_epoch(2, 240, 0);
+        progress.start_epoch(2, (240, 0), Some(1000));
         progress.step(&info(480));
         assert_eq!(out.text(), "", "a line before the interval is over");
         progress.last_line = Instant::now() - INTERVAL;
         progress.step(&info(481));
         progress.step(&info(482));
         progress.end_epoch(0.5);
-        progress.validation(482, &[("psnr", 30.123456), ("ssim", 0.9)], true);
-        let want = "epoch 2 2/240 · step 481 · adversarial · content 0.01230 · D(y) 0.75 · D(G(x)) 0.25 \
-                    · 16.0 patches/s · data 10 % · ETA 0:01:59\n\
-                    epoch 2 3/240 · content 0.50000 · 16.0 patches/s · data 10 % · 0:00:02\n\
-                    validation at step 482 · psnr 30.1235 · ssim 0.9000 · best so far\n";
+        let want = "epoch 2 2/240 · step 481/1000 · adversarial · content 0.01230 · D(y) 0.75 · D(G(x)) 0.25 \
+                    · ETA 0:04:19 · 16.0 patches/s · data 10 %\n\
+                    epoch 2 3/240 · content 0.50000 · 16.0 patches/s · data 10 % · 0:00:02\n";
         assert_eq!(out.text(), want);
+    }
+
+    #[test]
+    fn a_validation_is_one_line_of_80_columns_with_units() {
+        let out = Shared::default();
+        let progress = Progress::new(Messages::plain(out.clone()));
+        let values = [
+            (Metric::ValPerceptual, 0.0),
+            (Metric::ValDiscriminator, 0.71),
+            (Metric::ValL1, 0.01234),
+            (Metric::ValSam, 0.03491),
+            (Metric::ValTv, 0.0456),
+            (Metric::ValPsnr, 32.123),
+            (Metric::ValSsim, 0.9123),
+        ];
+        progress.validation(482, &values, true);
+        let want = "val 482 · L1 0.0123 · SAM 2.00° · PSNR 32.12 dB · SSIM 0.912 · D 0.710 · best\n";
+        assert_eq!(out.text(), want);
+        let more: Vec<_> = values.iter().map(|(metric, value)| (*metric, value + 1.0)).collect();
+        progress.validation(123_456_789, &more, true);
+        assert!(out.text().lines().all(|line| line.chars().count() <= 80), "{}", out.text());
+    }
+
+    #[test]
+    fn lines_lose_whole_parts_where_there_is_no_room() {
+        let parts = ["epoch 2 2/240", "ETA 0:01:59", "16.0 patches/s"].map(str::to_owned);
+        assert_eq!(fitted(&parts, 80), "epoch 2 2/240 · ETA 0:01:59 · 16.0 patches/s");
+        assert_eq!(fitted(&parts, 43), "epoch 2 2/240 · ETA 0:01:59");
+        assert_eq!(fitted(&parts, 3), "epoch 2 2/240");
     }
 
     #[test]
     fn pretraining_shows_no_discriminator_and_resumed_epochs_count_on() {
         let out = Shared::default();
         let mut progress = Progress::new(Messages::plain(out.clone()));
-        progress.start_epoch(0, 10, 4);
+        progress.start_epoch(0, (10, 4), None);
         progress.last_line = Instant::now() - INTERVAL;
         progress.step(&StepInfo { phase: "pretrain", d_real: None, d_fake: None, ..info(4) });
         assert!(out.text().starts_with("epoch 0 5/10 · step 4 · pretrain · content"), "{}", out.text());
-        assert!(!out.text().contains("D("));
+        assert!(!out.text().contains("D(") && out.text().contains("epoch ends in 0:00:03"), "{}", out.text());
     }
 }

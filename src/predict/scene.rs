@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::fill::nearest;
 use super::geo;
 use crate::config::Config;
-use crate::data::source::{self, RawTag, Source};
+use crate::data::source::{self, MaskKind, RawTag, Source};
 use crate::data::{Converter, DataSettings, Layout, PixelType, values_as_f32};
 use crate::train::data_settings;
 use crate::{Error, Result};
@@ -58,13 +58,15 @@ impl Scene {
         let bands = choose_bands(path, source.as_ref(), &settings, bands)?;
         let rules = settings.value_rules();
         let raw = rules.stored_type(source.info());
-        let mut converter = Converter::new(&rules, source.info(), &bands, raw);
+        let stated: Vec<_> = bands.iter().map(|band| rules.nodata.or(source.info().nodata_of(*band))).collect();
+        let mut converter = Converter::new(&rules, source.info(), (&bands, &stated), raw);
         if rules.example {
-            converter.measure(source.as_mut(), &bands)?;
+            converter.measure(source.as_mut(), &bands, &|| Ok(()))?;
             source.seek(0);
         }
         let info = source.info();
-        let has_mask = rules.mask && info.mask.is_some();
+        let alpha_is_band = info.alpha.is_some_and(|alpha| bands.contains(&alpha));
+        let has_mask = rules.mask && info.mask.is_some_and(|kind| kind != MaskKind::Alpha || !alpha_is_band);
         let nodata = rules.nodata.or(info.nodata).map(|v| v as f32).filter(|v| !v.is_nan());
         let (values, valid) = (Vec::new(), Vec::new());
         Ok(Scene { path: path.clone(), source, bands, converter, raw, nodata, has_mask, first: 0, values, valid })

@@ -103,6 +103,14 @@ pub trait Device {
     /// Fails if there is none of that name.
     fn state(&self, name: &str) -> Result<Vec<f32>>;
 
+    /// Shows a state to `read`, where it can without a copy.
+    ///
+    /// # Errors
+    /// Fails if there is none of that name, or if `read` fails.
+    fn with_state(&self, name: &str, read: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+        read(&self.state(name)?)
+    }
+
     /// The algorithms that loaded plans use, where the device had a choice; `None` where it never has one.
     fn choices(&self) -> Option<&Choices> {
         None

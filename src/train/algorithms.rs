@@ -55,9 +55,7 @@ pub(super) fn note(device: &dyn Device, meta: &mut Meta) {
 /// What was decided for each step of these plans, and what else there was.
 pub(super) fn table(device: &dyn Device, plans: &[PlanId]) -> String {
     let Some(choices) = device.choices() else {
-        return "algorithms: this program's own; a GPU with cuDNN and cuBLASLt chooses for each convolution and linear \
-                layer there, by timing"
-            .to_owned();
+        return "algorithms: this program's own".to_owned();
     };
     let mut table = Table::new(["program", "layer", "algorithm", "µs", "others"]).left_aligned(3);
     for plan in plans {

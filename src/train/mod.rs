@@ -1,6 +1,8 @@
 //! Training: from a config to a run folder.
 
 mod algorithms;
+mod host;
+mod imagery;
 mod memory;
 mod open;
 pub mod perceptual;

@@ -115,6 +115,8 @@ pub struct ValBatch {
     pub size: usize,
     /// Images that it has room for.
     pub extent: usize,
+    /// Images in it.
+    pub count: usize,
     /// Whether pictures are drawn of some of its images.
     pub images: bool,
 }
@@ -125,8 +127,9 @@ pub fn validation_batches(cfg: &Config, dataset: &Dataset) -> Vec<ValBatch> {
     for (size, of_size) in dataset.val_sizes().iter().enumerate() {
         let extent = cfg.data.val_batch_size.min(of_size.count);
         for first in (0..of_size.count).step_by(extent.max(1)) {
-            batches.push(ValBatch { size, extent, images: images < cfg.logging.num_val_images });
-            images += extent.min(of_size.count - first);
+            let count = extent.min(of_size.count - first);
+            batches.push(ValBatch { size, extent, count, images: images < cfg.logging.num_val_images });
+            images += count;
         }
     }
     batches.truncate(match cfg.training.limit_val_batches {

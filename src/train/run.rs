@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::imagery::check_imagery;
 use super::memory::fit_memory;
 use super::open::{DeviceOptions, open_device_with};
 use super::perceptual::PerceptualWeights;
@@ -31,6 +32,8 @@ pub struct RunOptions {
     pub resume: Option<Resume>,
     /// The run's folder instead of a new one under `Logging.dir`.
     pub run_dir: Option<PathBuf>,
+    /// Continue on other imagery than the run's.
+    pub accept_new_data: bool,
     /// Wait after each kernel, so that an error names the kernel that caused it.
     pub sync_kernels: bool,
     /// Where the weights of perceptual networks are, if the config does not say ([`torch_hub`](super::torch_hub)).
@@ -95,13 +98,17 @@ fn train(
         messages.info(&format!("weights of the perceptual loss: {}", weights.path().display()));
         weights.load(&mut session)?;
     }
-    let meta = load(&mut session, &begin, messages)?;
-    let dataset = Dataset::open(&data_settings(cfg))?;
+    let mut meta = load(&mut session, &begin, messages)?;
+    let proceed = || stop.received().map_or(Ok(()), |signal| Err(Error::StoppedEarly { signal }));
+    let dataset = Dataset::open_while(&data_settings(cfg), &proceed)?;
+    if let Begin::Continue { checkpoint, .. } = &begin {
+        check_imagery(&mut meta, &dataset, (checkpoint, options.accept_new_data), messages)?;
+    }
     dataset.notes().iter().for_each(|n| messages.info(n));
     dataset.warnings().iter().for_each(|w| messages.warn(w));
     check_patch(cfg, &dataset)?;
     let steps_per_epoch = steps_per_epoch(cfg, &dataset)?;
-    let plans = fit_memory(&session, &dataset, messages)?;
+    let plans = fit_memory(&mut session, &dataset, messages)?;
     let folder = match (locked, &options.run_dir) {
         (Some(folder), _) => folder,
         (None, Some(path)) => RunDir::create_at(path)?,
@@ -117,29 +124,37 @@ fn train(
     let parts = RunParts { folder, log, messages: messages.clone(), stop: stop.clone(), validation };
     let mut trainer = Trainer::new(session, dataset, parts, meta);
     let ended = trainer.train(shape, steps_per_epoch)?;
-    let (mut session, dataset, folder) = trainer.finish()?;
+    end(ended, trainer.finish()?, (compares, &stop), messages)
+}
+
+/// Says how a run ended, and after training the table against bicubic upsampling if it `compares`.
+///
+/// # Errors
+/// [`Error::Stopped`] after a signal.
+fn end(
+    ended: Ended,
+    (mut session, dataset, folder): (Session, Dataset, RunDir),
+    (compares, stop): (bool, &StopSignal),
+    messages: &Messages,
+) -> Result<()> {
     let path = folder.path().display();
-    match ended {
+    let why = match ended {
+        Ended::Finished(why) => why,
         Ended::Signal(name) => {
             messages.info(&format!("{name}; continue with --resume {path}"));
-            Err(Error::Stopped { checkpoint: folder.join(LAST) })
+            return Err(Error::Stopped { checkpoint: folder.join(LAST) });
         }
-        Ended::Finished(why) => {
-            messages.info(&why);
-            let table = if compares { compare_with_bicubic(&mut session, &dataset, &stop) } else { Ok(None) };
-            match table {
-                Ok(Some(table)) => messages.info(&format!("\n{table}\n")),
-                Ok(None) => {}
-                // Training has ended well.
-                Err(e @ (Error::Memory { .. } | Error::DeviceMemory { .. } | Error::Device { .. })) => {
-                    messages.warn(&format!("no comparison with bicubic upsampling: {e}"));
-                }
-                Err(e) => return Err(e),
-            }
-            messages.info(&format!("files of the run: {path}"));
-            Ok(())
-        }
+    };
+    messages.info(&why);
+    let table = if compares { compare_with_bicubic(&mut session, &dataset, stop) } else { Ok(None) };
+    match table {
+        Ok(Some(table)) => messages.info(&format!("\n{table}\n")),
+        Ok(None) => {}
+        // Training has ended well, and its state is saved.
+        Err(e) => messages.warn(&format!("no comparison with bicubic upsampling: {e}")),
     }
+    messages.info(&format!("files of the run: {path}"));
+    Ok(())
 }
 
 /// Opens what a run writes beside checkpoints, and says what is run.
@@ -154,7 +169,8 @@ fn open_logs(session: &Session, folder: &RunDir, meta: &Meta, messages: &Message
     let [g, d] = Network::ALL.map(|network| session.programs().layout(network).param_count());
     messages.info(&format!("run folder {}", folder.path().display()));
     let (device, precision) = (session.device().describe(), session.precision());
-    messages.info(&format!("device {device}, {precision} · generator {g} parameters · discriminator {d}"));
+    messages.info(&format!("device {device}, {precision}"));
+    messages.info(&format!("generator {g} parameters · discriminator {d} parameters"));
     let metrics: Vec<&str> = logged_metrics(cfg).into_iter().map(Metric::name).collect();
     MetricsLog::open(folder.path(), &metrics, meta.step)
 }
@@ -209,12 +225,21 @@ fn load(session: &mut Session, begin: &Begin, messages: &Messages) -> Result<Met
         }
         return Ok(meta);
     }
-    if let Some(path) = &cfg.model.load_checkpoint {
-        let mut file = TensorFile::open(path)?;
-        let taken = session.restore_weights(&mut file, path)?;
-        messages.info(&format!("initial weights of {} from {}", taken.join(" and "), path.display()));
-    }
+    initial_weights(session)?.into_iter().for_each(|note| messages.info(&note));
     Ok(Meta::default())
+}
+
+/// Takes the weights that `Model.load_checkpoint` names, of a file or of the last checkpoint in a folder; what was taken.
+pub(super) fn initial_weights(session: &mut Session) -> Result<Vec<String>> {
+    let Some(path) = session.config().model.load_checkpoint.clone() else { return Ok(Vec::new()) };
+    let path = if path.is_dir() { path.join(LAST) } else { path };
+    let mut file = TensorFile::open(&path)?;
+    let taken = session.restore_weights(&mut file, &path)?;
+    let mut notes = vec![format!("initial weights of {} from {}", taken.join(" and "), path.display())];
+    if !taken.iter().any(|network| network == Network::Discriminator.name()) {
+        notes.push("the discriminator starts anew: the file has none that fits this configuration".to_owned());
+    }
+    Ok(notes)
 }
 
 /// Architecture keys must match; other changed keys are listed and used.

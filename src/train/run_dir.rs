@@ -1,11 +1,12 @@
 //! The folder of a run: its name, its lock, and how to find the newest one.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::checkpoint::LAST;
+use crate::files::advice;
 use crate::{Error, Result};
 
 /// Name of the lock file in a run folder.
@@ -23,7 +24,7 @@ impl RunDir {
     /// Makes `<logs_dir>/<project>/<timestamp>/`, with a number added if that exists.
     pub fn create(logs_dir: &Path, project: &str) -> Result<Self> {
         let parent = project_dir(logs_dir, project)?;
-        fs::create_dir_all(&parent).map_err(|e| Error::io("make folder", &parent, e))?;
+        fs::create_dir_all(&parent).map_err(|e| failed("make folder", &parent, &e))?;
         let name = jiff::Zoned::now().strftime("%Y-%m-%d_%H-%M-%S").to_string();
         let mut path = parent.join(&name);
         let mut number = 1;
@@ -34,7 +35,7 @@ impl RunDir {
                     number += 1;
                     path = parent.join(format!("{name}-{number}"));
                 }
-                Err(e) => return Err(Error::io("make folder", path, e)),
+                Err(e) => return Err(failed("make folder", &path, &e)),
             }
         }
     }
@@ -42,11 +43,13 @@ impl RunDir {
     /// Uses `path` for a new run and makes it if needed. A folder that already holds a checkpoint is refused,
     /// so that a run is never overwritten by mistake.
     pub fn create_at(path: &Path) -> Result<Self> {
-        fs::create_dir_all(path).map_err(|e| Error::io("make folder", path, e))?;
+        fs::create_dir_all(path).map_err(|e| failed("make folder", path, &e))?;
         let this = Self::lock(path.into())?;
         if this.path.join(LAST).exists() {
-            return Err(Error::data(path, "this folder already holds a run")
-                .with_hint("continue it with --resume auto, or choose another folder with --run-dir"));
+            return Err(Error::data(path, "this folder already holds a run").with_hint(format!(
+                "continue it with --resume {}, or choose another folder with --run-dir",
+                path.display()
+            )));
         }
         Ok(this)
     }
@@ -90,7 +93,7 @@ impl RunDir {
     fn lock(path: PathBuf) -> Result<Self> {
         let name = path.join(LOCK);
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&name);
-        let file = file.map_err(|e| Error::io("open", &name, e))?;
+        let file = file.map_err(|e| failed("open", &name, &e))?;
         match file.try_lock() {
             Ok(()) => Ok(RunDir { path, lock: Some(file) }),
             Err(TryLockError::WouldBlock) => Err(Error::data(path, "another run is working in this folder")
@@ -99,6 +102,11 @@ impl RunDir {
             Err(TryLockError::Error(e)) => Err(Error::io("lock", name, e)),
         }
     }
+}
+
+/// An error of the operating system, with what to do about it.
+fn failed(action: &'static str, path: &Path, e: &io::Error) -> Error {
+    Error::io(action, path, io::Error::new(e.kind(), format!("{e}{}", advice(e.kind()))))
 }
 
 /// `<logs_dir>/<project>`; the project must be the name of one folder.
@@ -147,6 +155,18 @@ mod tests {
         let error = RunDir::create_at(dir.path()).unwrap_err().to_string();
         assert!(error.contains("already holds a run") && error.contains("--resume"), "{error}");
         RunDir::reopen(dir.path()).unwrap();
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_folder_that_cannot_be_made_is_refused_with_a_way_out() {
+        // Not even the superuser can make a folder there.
+        let at = RunDir::create_at(Path::new("/sys/srgan-run")).unwrap_err();
+        let below = RunDir::create(Path::new("/sys/srgan-logs"), "p").unwrap_err();
+        for error in [at, below] {
+            let text = error.to_string();
+            assert!(text.contains("/sys/srgan-") && text.contains("with --run-dir"), "{text}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod exchange;
 #[cfg(test)]
 mod tests;
+mod weights;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -73,6 +74,8 @@ pub struct Session {
     device: Box<dyn Device>,
     precision: Precision,
     plans: HashMap<Key, PlanId>,
+    /// Plans that were compiled and not loaded, with their metrics.
+    compiled: HashMap<Key, (Plan, Vec<Metric>)>,
     /// The metrics in each plan's output `metrics`.
     metrics: HashMap<PlanId, Vec<Metric>>,
     /// Runs that were started and not collected, or that failed.
@@ -108,8 +111,8 @@ impl Session {
         let asked = precision_of(programs.config());
         let precision = Some(asked).filter(|p| target.computes_in(*p)).unwrap_or_default();
         let programs = programs.aligned_to(target.channel_alignment(precision));
-        let (plans, metrics) = (HashMap::new(), HashMap::new());
-        let mut session = Session { programs, device, precision, plans, metrics, open_runs: 0 };
+        let (plans, compiled, metrics) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let mut session = Session { programs, device, precision, plans, compiled, metrics, open_runs: 0 };
         session.check_memory()?;
         session.initialise()?;
         Ok(session)
@@ -149,6 +152,11 @@ impl Session {
             weights: 4 * (floats(&flat, Start::Weights) + buffers + perceptual),
             optimiser: 4 * (floats(&flat, Start::Zeros) + staged),
         }
+    }
+
+    /// Elements of the largest tensor of a checkpoint.
+    pub fn largest_tensor(&self) -> usize {
+        self.tensor_shapes().iter().map(|(_, shape)| shape.iter().product()).max().unwrap_or(0)
     }
 
     /// What passes the borders between the segments of a step, where these are programs of their own.
@@ -253,8 +261,10 @@ impl Session {
         if let Some(id) = self.plans.get(&key) {
             return Ok(*id);
         }
-        let Recorded { program, metrics } = self.record(key)?;
-        let id = self.device.load(self.compile_program(&program)?)?;
+        self.compile(key)?;
+        let compiled = self.compiled.remove(&key);
+        let (plan, metrics) = compiled.ok_or_else(|| Error::Internal(format!("the plan {key} is gone")))?;
+        let id = self.device.load(plan)?;
         self.plans.insert(key, id);
         self.metrics.insert(id, metrics);
         Ok(id)
@@ -273,12 +283,22 @@ impl Session {
         self.device.load(plan)
     }
 
-    /// Compiles a program without making it ready.
+    /// Compiles a program without making it ready; it is kept until [`Session::plan`] does that.
     ///
     /// # Errors
     /// Shape errors of the networks.
-    pub fn compile(&self, key: Key) -> Result<Plan> {
-        self.compile_program(&self.record(key)?.program)
+    pub fn compile(&mut self, key: Key) -> Result<&Plan> {
+        if !self.compiled.contains_key(&key) {
+            let Recorded { program, metrics } = self.record(key)?;
+            let plan = self.compile_program(&program)?;
+            self.compiled.insert(key, (plan, metrics));
+        }
+        Ok(&self.compiled[&key].0)
+    }
+
+    /// Forgets compiled plans but those of `keys`.
+    pub fn keep_compiled(&mut self, keys: &[Key]) {
+        self.compiled.retain(|key, _| keys.contains(key));
     }
 
     fn record(&self, key: Key) -> Result<Recorded> {

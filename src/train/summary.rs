@@ -4,9 +4,12 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use super::memory::{Need, available, compile};
+use super::memory::{Need, available};
 use super::perceptual::PerceptualWeights;
-use super::plans::{Plans, train_shape};
+use super::plans::{Plans, train_shape, validation_batches};
+use super::programs::Phase;
+use super::run::initial_weights;
+use super::schedule;
 use super::session::{Key, Session};
 use super::{DeviceOptions, algorithms, data_settings, open_device_with};
 use crate::config::Config;
@@ -58,14 +61,29 @@ pub fn check_patch(cfg: &Config, dataset: &Dataset) -> Result<()> {
         ),
         ("Training.Losses.perceptual_weight", cfg.smallest_perceptual_input(), "set it to 0, or use larger images"),
     ];
-    match rules.into_iter().find(|(_, smallest, _)| height.min(width) < *smallest) {
-        None => Ok(()),
-        Some((key, smallest, hint)) => {
-            let message = format!(
-                "it needs images of at least {smallest} pixels a side, the training images are {height}×{width}"
-            );
-            Err(Error::config(key, message).with_hint(hint))
+    let too_small = |key: &str, what: String, smallest: usize, hint: &str| {
+        let message = format!("it needs images of at least {smallest} pixels a side, {what}");
+        Err(Error::config(key, message).with_hint(hint))
+    };
+    if let Some((key, smallest, hint)) = rules.iter().find(|(_, smallest, _)| height.min(width) < *smallest) {
+        return too_small(key, format!("the training images are {height}×{width}"), *smallest, hint);
+    }
+    if validation_batches(cfg, dataset).is_empty() {
+        return Ok(());
+    }
+    // In evaluation mode a norm may work on a single value, but no convolution on none.
+    let judges = schedule::phases(&cfg.training).contains(&Phase::Adversarial);
+    let of_validation = of_validation.unwrap_or(usize::MAX);
+    let rules = [
+        ("Discriminator", if judges { cfg.discriminator.smallest_input(2) } else { 1 }),
+        ("Training.Losses.perceptual_weight", cfg.smallest_perceptual_input()),
+    ];
+    match rules.into_iter().find(|(_, smallest)| of_validation < *smallest) {
+        Some((key, smallest)) => {
+            let hint = "remove the small validation images, or set Training.limit_val_batches=0";
+            too_small(key, format!("the smallest validation image has {of_validation}"), smallest, hint)
         }
+        None => Ok(()),
     }
 }
 
@@ -90,12 +108,12 @@ pub fn dry_run(cfg: &Config, verbose: bool, options: &DeviceOptions, torch_hub: 
 /// If the data cannot be opened or do not fit the config, or a plan cannot be built.
 pub fn dry_run_on(device: Box<dyn Device>, cfg: &Config, verbose: bool) -> Result<String> {
     let mut session = Session::new(cfg.clone(), device)?;
+    let weights = initial_weights(&mut session)?;
     let dataset = Dataset::open(&data_settings(cfg))?;
     check_patch(cfg, &dataset)?;
     let steps = steps_per_epoch(cfg, &dataset)?;
     let of_run = Plans::of(cfg, &dataset);
     let keys: Vec<Key> = of_run.all().collect();
-    let plans = compile(&session, &keys)?;
     let mut text = String::new();
     let shape = train_shape(cfg, &dataset);
     let scale = cfg.generator.scaling_factor;
@@ -104,7 +122,8 @@ pub fn dry_run_on(device: Box<dyn Device>, cfg: &Config, verbose: bool) -> Resul
     let _ = writeln!(text, "{}\n", layer_table(g, &macs_by_path(&forward)));
     let _ = writeln!(text, "{}\n", layer_table(d, &macs_by_path(&session.programs().judge(1, shape.hr)?)));
     let mut programs = Table::new(["program", "steps", "GMAC", "activations [MiB]", "workspace [MiB]"]).left_aligned(1);
-    for (key, plan) in keys.iter().zip(&plans) {
+    for key in &keys {
+        let plan = session.compile(*key)?;
         programs.row([
             key.to_string(),
             plan.steps.len().to_string(),
@@ -114,15 +133,18 @@ pub fn dry_run_on(device: Box<dyn Device>, cfg: &Config, verbose: bool) -> Resul
         ]);
     }
     let available = available(&session)?;
-    let whole = Need::of_plans(&session, &plans);
+    let whole = Need::of_run(&mut session, (cfg, &dataset), keys, true)?;
     let compares = available.is_none_or(|available| whole.total() <= available);
     // Without room for the closing table a run does without.
-    let need = if compares { whole } else { Need::of_plans(&session, &plans[..of_run.run.len()]) };
+    let need = match compares {
+        true => whole,
+        false => Need::of_run(&mut session, (cfg, &dataset), of_run.run.clone(), false)?,
+    };
     let memory = memory_table(&need, available);
     let _ = writeln!(text, "{programs}\n\n{memory}\n");
     let _ = writeln!(text, "device: {}", session.device().describe());
     let _ = write!(text, "data: {} training patches, {steps} steps per epoch", dataset.train_len());
-    dataset.notes().iter().for_each(|note| text.push_str(&format!("\n{note}")));
+    weights.iter().chain(dataset.notes()).for_each(|note| text.push_str(&format!("\n{note}")));
     dataset.warnings().iter().for_each(|warning| text.push_str(&format!("\nwarning: {warning}")));
     if verbose {
         let _ = write!(text, "\n\n{}", algorithms_of(&mut session, &of_run.run, need.total(), available)?);
@@ -145,17 +167,24 @@ fn algorithms_of(session: &mut Session, plans: &[Key], needed: usize, available:
 /// What a run takes, and what the device has for it.
 fn memory_table(need: &Need, available: Option<usize>) -> Table {
     let mut memory = Table::new(["memory", "MiB"]).left_aligned(1);
-    for (name, bytes) in [
+    let mut rows = vec![
         ("weights", need.states.weights),
         ("optimiser", need.states.optimiser),
         ("activations", need.activations),
         ("workspace", need.workspace),
         ("inputs and results", need.held),
-        ("total", need.total()),
-    ] {
-        memory.row([name.to_owned(), mib(bytes)]);
+    ];
+    let host = [("data loader", need.host.loader), ("pictures, checkpoints", need.host.other)];
+    if need.is_shared {
+        rows.extend(host);
     }
+    rows.push(("total", need.total()));
+    rows.into_iter().for_each(|(name, bytes)| memory.row([name.to_owned(), mib(bytes)]));
     memory.row(["available".to_owned(), available.map_or("unknown".to_owned(), mib)]);
+    if !need.is_shared {
+        let of_process = host.into_iter().map(|(name, bytes)| [format!("in the machine's memory: {name}"), mib(bytes)]);
+        of_process.for_each(|row| memory.row(row));
+    }
     memory
 }
 

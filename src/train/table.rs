@@ -17,7 +17,7 @@ use crate::table::Table;
 ///
 /// # Errors
 /// Fails if the data cannot be read, or the device fails.
-pub fn compare_with_bicubic(session: &mut Session, dataset: &Dataset, stop: &StopSignal) -> Result<Option<Table>> {
+pub fn compare_with_bicubic(session: &mut Session, dataset: &Dataset, stop: &StopSignal) -> Result<Option<String>> {
     let cfg = session.config().clone();
     let options = plans::comparison(uses_average(session)?);
     let (scale, max_val) = (cfg.generator.scaling_factor, cfg.training.losses.max_val);
@@ -42,7 +42,10 @@ pub fn compare_with_bicubic(session: &mut Session, dataset: &Dataset, stop: &Sto
         let [psnr, ssim, sam] = sum.means(max_val);
         table.row([name.to_owned(), format!("{psnr:.2}"), format!("{ssim:.4}"), format!("{sam:.3}")]);
     }
-    Ok(Some(table))
+    Ok(Some(format!(
+        "{table}\nPSNR here is of the mean squared error over all held-out pixels; validation\naverages the PSNR of single \
+         images, which is another number."
+    )))
 }
 
 #[derive(Clone, Copy, Default)]

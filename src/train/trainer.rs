@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::algorithms;
+use super::imagery::imagery;
 use super::plans::ValBatch;
 use super::programs::{BatchShape, Phase};
 use super::run_dir::RunDir;
@@ -15,7 +16,7 @@ use super::saving;
 use super::schedule;
 use super::session::Session;
 use super::signals::StopSignal;
-use super::validate::{Validation, validate};
+use super::validate::{Validating, Validation};
 use crate::checkpoint::{BestK, Counters, FORMAT, LAST, MeanState, Meta, TensorFile};
 use crate::config::{Config, ValInterval};
 use crate::data::{Batch, Dataset, Loader};
@@ -47,7 +48,7 @@ pub struct RunParts {
     /// Signals.
     pub stop: StopSignal,
     /// The batches of each validation.
-    pub validation: Vec<ValBatch>,
+    pub validation: Arc<[ValBatch]>,
 }
 
 /// A run in progress.
@@ -59,7 +60,7 @@ pub struct Trainer {
     log: MetricsLog,
     messages: Messages,
     stop: StopSignal,
-    validation: Vec<ValBatch>,
+    validation: Arc<[ValBatch]>,
     progress: Progress,
     /// Position and schedules after the steps that were started.
     meta: Meta,
@@ -76,7 +77,7 @@ impl Trainer {
     pub fn new(session: Session, dataset: Dataset, parts: RunParts, mut meta: Meta) -> Self {
         let RunParts { folder, log, messages, stop, validation } = parts;
         let cfg = session.config().clone();
-        meta.format = FORMAT;
+        (meta.format, meta.has_checksums) = (FORMAT, true);
         env!("CARGO_PKG_VERSION").clone_into(&mut meta.version);
         meta.config = cfg.to_yaml();
         // A changed batch goes on at the same place in the data, and a new attempt has its full patience.
@@ -89,6 +90,7 @@ impl Trainer {
             Some(bands) => bands.iter().map(usize::to_string).collect(),
             None => (0..cfg.model.in_bands).map(|b| b.to_string()).collect(),
         };
+        meta.imagery = Some(imagery(&dataset));
         let best = BestK::new(schedule::direction(cfg.schedulers.metric_g), KEEP_BEST, meta.best.clone());
         let progress = Progress::new(messages.clone());
         let saved = Instant::now();
@@ -126,26 +128,37 @@ impl Trainer {
         ended
     }
 
-    /// Saves the state after the last whole step, or, if the device failed within one, leaves the last checkpoint as it
-    /// is.
+    /// Saves the state after the last whole step, or, if the device failed within one or there is no room, leaves the
+    /// last checkpoint as it is. Says how to go on.
     fn save_after_error(&mut self) {
-        // Its error is that of the device, which shows in the session, or of the log, which `save_last` meets too.
+        // Its error is that of the device, which shows in the session, or of the log, which is the run's.
         let _ = self.settle();
-        if self.session.is_settled() {
-            if let Err(e) = self.save_last() {
-                self.messages.warn(&format!("the state could not be saved: {e}"));
+        let why = if !self.session.is_settled() {
+            "a step failed half-way, and what it left is not saved".to_owned()
+        } else {
+            match self.save_state() {
+                Ok(()) => {
+                    let (step, folder) = (self.meta.step, self.folder.path().display());
+                    return self
+                        .messages
+                        .warn(&format!("the state after {step} steps is saved: continue with --resume {folder}"));
+                }
+                Err(e) => format!("the state could not be saved: {e}"),
             }
-            return;
-        }
-        let (last, folder) = (self.folder.join(LAST), self.folder.path().display());
-        self.messages.warn(&match TensorFile::open_checkpoint(&last) {
+        };
+        self.messages.warn(&format!("{why}; {}", self.last_checkpoint()));
+    }
+
+    /// What a run that ends here can go on from.
+    fn last_checkpoint(&self) -> String {
+        match TensorFile::open_checkpoint(&self.folder.join(LAST)) {
             Ok((_, meta)) => format!(
-                "a step failed half-way, and what it left is not saved; the last checkpoint, of {} steps, is kept: \
-                 continue with --resume {folder}",
-                meta.step
+                "the last checkpoint, of {} steps, is kept: continue with --resume {}",
+                meta.step,
+                self.folder.path().display()
             ),
-            Err(_) => "a step failed half-way, and the run has no checkpoint yet".to_owned(),
-        });
+            Err(_) => "the run has no checkpoint yet: start it again".to_owned(),
+        }
     }
 
     fn train_on(&mut self, shape: BatchShape, steps_per_epoch: u64) -> Result<Ended> {
@@ -191,13 +204,21 @@ impl Trainer {
             .then(|| format!("stopped early: {bad} validations without a better {metric}"))
     }
 
+    /// Steps of the run, if its end is known.
+    fn total_steps(&self, steps_per_epoch: u64) -> Option<u64> {
+        let training = &self.cfg.training;
+        let epochs = u64::try_from(training.max_epochs).ok().map(|n| n.saturating_mul(steps_per_epoch));
+        [epochs, training.max_steps].into_iter().flatten().min()
+    }
+
     /// The rest of the current epoch.
     fn epoch(&mut self, shape: BatchShape, steps_per_epoch: u64) -> Result<Option<Ended>> {
         // A step is as many loaded batches as gradients are accumulated over.
         let parts = self.cfg.training.accumulate_grad_batches;
         let first = self.meta.batch_in_epoch as usize * parts;
         let mut loader = Loader::start(&self.dataset, self.meta.epoch, first)?;
-        self.progress.start_epoch(self.meta.epoch, steps_per_epoch, self.meta.batch_in_epoch);
+        let total = self.total_steps(steps_per_epoch);
+        self.progress.start_epoch(self.meta.epoch, (steps_per_epoch, self.meta.batch_in_epoch), total);
         self.content = MeanState::default();
         let mut waited = Duration::ZERO;
         let ended = loop {
@@ -228,11 +249,15 @@ impl Trainer {
         {
             return Ok(Some(ended));
         }
-        if self.saved.elapsed().as_secs_f64() >= 60.0 * self.cfg.training.checkpoint_minutes {
+        if self.is_checkpoint_due() {
             self.settle()?;
             self.save_last()?;
         }
         Ok(self.finished().map(Ended::Finished))
+    }
+
+    fn is_checkpoint_due(&self) -> bool {
+        self.saved.elapsed().as_secs_f64() >= 60.0 * self.cfg.training.checkpoint_minutes
     }
 
     /// Whether a validation belongs after the steps done so far.
@@ -254,19 +279,32 @@ impl Trainer {
         }
         // The step that was just done decides the phase.
         let phase = schedule::phase(&self.cfg.training, self.meta.step - 1);
-        let found = validate(&mut self.session, &self.dataset, &self.validation, (phase, &self.stop))?;
-        let Some(validation) = found else {
-            return Ok(self.stop.received().map(Ended::Signal));
-        };
+        let mut validating = Validating::new(&self.session, &self.dataset, self.validation.clone(), phase)?;
+        if let Some(state) = self.meta.validation.take().filter(|state| state.step == self.meta.step) {
+            validating.resume(&state);
+        }
+        loop {
+            if let Some(name) = self.stop.received() {
+                self.meta.validation = Some(validating.state(self.meta.step));
+                return Ok(Some(Ended::Signal(name)));
+            }
+            if !validating.step(&mut self.session)? {
+                break;
+            }
+            if self.is_checkpoint_due() {
+                self.meta.validation = Some(validating.state(self.meta.step));
+                self.save_last()?;
+            }
+        }
+        self.meta.validation = None;
+        let validation = validating.finish();
         let row: Vec<(&str, Scalar)> = validation.values.iter().map(|(m, v)| (m.name(), Scalar::F64(*v))).collect();
         let at = self.meta.step - 1;
         self.log.row(at, self.meta.epoch, &row)?;
         self.meta.last_validation = Some(self.meta.step);
         let monitored = self.monitored(self.cfg.schedulers.metric_g, phase, &validation);
         let is_best = self.move_schedules(monitored, phase, &validation);
-        let shown: Vec<(&str, f64)> =
-            validation.values.iter().map(|(m, v)| (m.name(), *v)).filter(|(_, v)| *v != 0.0).collect();
-        self.progress.validation(at, &shown, is_best);
+        self.progress.validation(at, &validation.values, is_best);
         if !validation.panels.rows().is_empty() {
             self.log.panels(at, validation.panels)?;
         }
@@ -309,7 +347,7 @@ impl Trainer {
     }
 
     fn save_best(&mut self, metric: f64) -> Result<()> {
-        if let Some(plan) = self.best.plan(self.meta.step, metric) {
+        if let Some(plan) = self.best.plan(self.meta.step - 1, metric) {
             self.meta.best = plan.entries.clone();
             self.refresh_counters()?;
             saving::save(&self.session, &self.meta, &self.folder.join(&plan.entry.path))?;
@@ -318,10 +356,23 @@ impl Trainer {
         Ok(())
     }
 
+    /// Writes the last checkpoint, whatever becomes of the log. Rows come first where they can: a run that continues
+    /// then finds all rows before its first step.
     fn save_last(&mut self) -> Result<()> {
-        self.log.flush()?;
+        let logged = self.log.flush();
+        self.save_state()?;
+        logged
+    }
+
+    fn save_state(&mut self) -> Result<()> {
         self.refresh_counters()?;
-        saving::save(&self.session, &self.meta, &self.folder.join(LAST))?;
+        let saved = saving::save(&self.session, &self.meta, &self.folder.join(LAST));
+        saved.map_err(|e| match e {
+            Error::Diverged { message } => {
+                Error::Diverged { message: format!("{message}; {}", self.last_checkpoint()) }
+            }
+            other => other,
+        })?;
         self.saved = Instant::now();
         Ok(())
     }

@@ -1,15 +1,16 @@
 //! Validation: SR of the held-out images with the averaged weights, metrics as means over images.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::perceptual::Bands;
 use super::plans::{self, ValBatch};
 use super::programs::{BatchShape, EvaluateOptions, Phase};
 use super::session::{Key, Session};
-use super::signals::StopSignal;
 use super::step::latent_noise;
+use crate::checkpoint::{MeanState, ValidationState};
 use crate::config::{AdvLoss, Config};
-use crate::data::{Batch, Dataset};
+use crate::data::{Batch, Dataset, Loader};
 use crate::log::{PanelShape, Panels};
 use crate::loss::TERMS;
 use crate::metrics::Metric;
@@ -92,37 +93,108 @@ pub fn uses_average(session: &Session) -> Result<bool> {
     Ok(session.config().training.ema.enabled && session.counters()?[2] > 0)
 }
 
-/// Validates on `batches` of the data set; `None` if a signal came in between.
-///
-/// # Errors
-/// If the data cannot be read, or the device fails.
-pub fn validate(
-    session: &mut Session,
-    dataset: &Dataset,
-    batches: &[ValBatch],
-    (phase, stop): (Phase, &StopSignal),
-) -> Result<Option<Validation>> {
-    let cfg = session.config().clone();
-    let averaged = uses_average(session)?;
-    let mut panels = Panels::new(&cfg.data.rgb_bands);
-    let mut means = Means::default();
-    for of_size in batches.chunk_by(|a, b| a.size == b.size) {
-        let mut loader = dataset.val_batches(of_size[0].size, of_size[0].extent)?;
-        for planned in of_size {
-            let Some(batch) = loader.next() else { break };
-            if stop.received().is_some() {
-                return Ok(None);
-            }
-            let batch = batch?;
-            let evaluated = evaluate(session, &batch, plans::validation(averaged, phase, planned.images))?;
-            means.add(&cfg, &batch, &evaluated)?;
-            if planned.images {
-                draw(&mut panels, &cfg, &batch, &evaluated)?;
-            }
+/// A validation under way: one batch after the other, so that the state can be saved in between.
+pub struct Validating {
+    dataset: Dataset,
+    batches: Arc<[ValBatch]>,
+    phase: Phase,
+    averaged: bool,
+    /// The batch that comes next.
+    next: usize,
+    /// Batches that an earlier part of the run has counted.
+    counted: usize,
+    /// What loads the batches of a size, and which of all batches it gives next.
+    loader: Option<(Loader, usize)>,
+    means: Means,
+    panels: Panels,
+}
+
+impl Validating {
+    /// Begins a validation on `batches` of the data set.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn new(session: &Session, dataset: &Dataset, batches: Arc<[ValBatch]>, phase: Phase) -> Result<Self> {
+        Ok(Validating {
+            dataset: dataset.clone(),
+            batches,
+            phase,
+            averaged: uses_average(session)?,
+            next: 0,
+            counted: 0,
+            loader: None,
+            means: Means::default(),
+            panels: Panels::new(&session.config().data.rgb_bands),
+        })
+    }
+
+    /// Takes over what an earlier part of the run has counted, unless it validated on other batches.
+    pub fn resume(&mut self, state: &ValidationState) {
+        let done = usize::try_from(state.done).unwrap_or(usize::MAX).min(self.batches.len());
+        let images: usize = self.batches[..done].iter().map(|batch| batch.count).sum();
+        if state.batches != self.batches.len() as u64 || state.done != done as u64 || state.images != images as u64 {
+            return;
+        }
+        let sums = state.sums.iter().filter_map(|(name, mean)| Some((Metric::named(name)?, mean.sum)));
+        self.means = Means { sums: sums.collect(), images };
+        self.counted = done;
+    }
+
+    /// What has been counted so far, after `step` steps.
+    pub fn state(&self, step: u64) -> ValidationState {
+        let Means { sums, images } = &self.means;
+        let count = *images as u64;
+        let sums =
+            sums.iter().map(|(metric, sum)| (metric.name().to_owned(), MeanState { sum: *sum, count })).collect();
+        let done = self.next.max(self.counted) as u64;
+        ValidationState { step, batches: self.batches.len() as u64, done, images: count, sums }
+    }
+
+    /// Evaluates the next batch; false if there is none.
+    ///
+    /// # Errors
+    /// If the data cannot be read, or the device fails.
+    pub fn step(&mut self, session: &mut Session) -> Result<bool> {
+        // Of what was counted before, only pictures are drawn again.
+        while self.next < self.counted && !self.batches[self.next].images {
+            self.next += 1;
+        }
+        let Some(planned) = self.batches.get(self.next).copied() else { return Ok(false) };
+        let batch = self.load(planned)?;
+        let cfg = session.config().clone();
+        let options = plans::validation(self.averaged, self.phase, planned.images);
+        let evaluated = evaluate(session, &batch, options)?;
+        if self.next >= self.counted {
+            self.means.add(&cfg, &batch, &evaluated)?;
+        }
+        if planned.images {
+            draw(&mut self.panels, &cfg, &batch, &evaluated)?;
+        }
+        if let Some((loader, _)) = &mut self.loader {
             loader.recycle(batch);
         }
+        self.next += 1;
+        Ok(true)
     }
-    Ok(Some(Validation { values: means.finish(), panels }))
+
+    /// The batch that comes next.
+    fn load(&mut self, planned: ValBatch) -> Result<Batch> {
+        let continues = self.next > 0 && self.batches[self.next - 1].size == planned.size;
+        let loader = match self.loader.take() {
+            Some((loader, at)) if continues && at == self.next => loader,
+            _ => {
+                let first = self.batches[..self.next].iter().filter(|batch| batch.size == planned.size).count();
+                self.dataset.val_batches(planned.size, planned.extent, first)?
+            }
+        };
+        let (loader, at) = self.loader.insert((loader, self.next + 1));
+        loader.next().unwrap_or_else(|| Err(Error::Internal(format!("validation has no batch {at}"))))
+    }
+
+    /// Means over all images, and the pictures.
+    pub fn finish(self) -> Validation {
+        Validation { values: self.means.finish(), panels: self.panels }
+    }
 }
 
 /// Sums over images, by metric.

@@ -28,6 +28,28 @@ fn pairs_whose_sizes_do_not_match() {
 }
 
 #[test]
+fn validation_images_that_are_too_small_for_a_network() {
+    let scratch = Scratch::new();
+    write_pairs(&scratch, "pairs");
+    scratch.write("pairs/val/LR/image_0.npy", &npy(PixelType::F32, &[4, 4, 3], |_| 0.5));
+    scratch.write("pairs/val/HR/image_0.npy", &npy(PixelType::F32, &[8, 8, 3], |_| 0.5));
+    let args = [&PAIRS[..], &["Discriminator.n_blocks=2", "Training.Losses.ssim_win=5"]].concat();
+    refused(&scratch, &args, &["Discriminator", "at least 12 pixels", "the smallest validation image has 8"]);
+    // The discriminator judges none where it does not train, or nothing is validated.
+    for change in ["Training.g_pretrain_steps=-1", "Training.limit_val_batches=0"] {
+        scratch.train(&[&args[..], &[change, "--dry-run"]].concat()).exits(0);
+    }
+}
+
+#[test]
+fn a_loader_that_does_not_fit_into_memory() {
+    let scratch = Scratch::new();
+    let args = ["Data.num_workers=1024", "Data.prefetch_factor=1024", "Data.patches_per_epoch=1000000000"];
+    let large = [&args[..], &["Data.train_batch_size=900", "Training.g_pretrain_steps=-1"]].concat();
+    refused(&scratch, &large, &["Data.num_workers", "data loader", "lower Data.num_workers or Data.prefetch_factor"]);
+}
+
+#[test]
 fn pixels_that_are_no_numbers() {
     for value in [f32::NAN, f32::INFINITY] {
         let scratch = Scratch::new();
@@ -108,9 +130,20 @@ fn a_full_disk_leaves_the_previous_checkpoint() {
     let mut limited = Command::new("sh");
     limited.args(["-c", &script, "sh"]).arg(program.get_program()).args(program.get_args());
     let done = finish(limited.current_dir(scratch.path("")));
-    done.exits(1).says(&["safetensors", "free some space", "--resume"]);
+    let done = done.exits(1).says(&["safetensors", "free some space", "--resume"]);
     assert_eq!(tensors(&scratch.last("run")), before);
     assert_eq!(meta(&scratch.last("run")), state);
+    assert!(
+        done.text.contains("the last checkpoint, of 3 steps, is kept: continue with --resume run"),
+        "{}",
+        done.text
+    );
+    // A run without a checkpoint is not told to continue.
+    let program = scratch.command(&["--run-dir", "new"]);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", &script, "sh"]).arg(program.get_program()).args(program.get_args());
+    let done = finish(limited.current_dir(scratch.path(""))).exits(1).says(&["free some space", "start it again"]);
+    assert!(!done.text.contains("--resume"), "{}", done.text);
     // With room again the run goes on.
     scratch.trained("run", &["--resume", "auto"]);
     assert_eq!(meta(&scratch.last("run")).step, 12);

@@ -95,6 +95,13 @@ fn the_loader_is_measured_alone() {
 }
 
 #[test]
+fn random_patches_have_the_side_of_the_configuration_unless_it_is_given() {
+    let scratch = Scratch::new();
+    let side = |args: &[&str]| json(&scratch, &[&["--phase", "forward", "--steps", "1"], args].concat())["hr"].clone();
+    assert_eq!((side(&[]), side(&["--hr", "24"])), (16.into(), 24.into()));
+}
+
+#[test]
 fn options_that_do_not_fit_are_refused() {
     let scratch = Scratch::new();
     bench(&scratch, &["--hr", "15"]).exits(2).says(&["--hr 15", "scale, 2"]);

@@ -56,6 +56,7 @@ Optimizers:
   betas: [0.9, 0.99]
 Schedulers:
   g_warmup_steps: 4
+  g_warmup_type: cosine
   patience_g: 0
   patience_d: 0
   threshold: 0.5

@@ -41,7 +41,7 @@ fn train(scratch: &Scratch, run: &str, changes: &[&str], device: Box<dyn Device>
     let cfg = config(scratch, changes);
     let folder = scratch.path(run);
     let resume = folder.exists().then_some(Resume::Auto);
-    let options = RunOptions { resume, run_dir: Some(folder), sync_kernels: false, torch_hub: None };
+    let options = RunOptions { resume, run_dir: Some(folder), ..RunOptions::default() };
     let out = Shared::default();
     let result = run_on(|| Ok(device), &cfg, &options, &Messages::plain(out.clone()));
     (result, out.text())

@@ -37,7 +37,7 @@ fn train(scratch: &Scratch, run: &str, steps: u64, libraries: Libraries) -> Stri
     let cfg = config(scratch, &[&format!("Training.max_steps={steps}")]);
     let folder = scratch.path(run);
     let resume = folder.exists().then_some(Resume::Auto);
-    let options = RunOptions { resume, run_dir: Some(folder), sync_kernels: false, torch_hub: None };
+    let options = RunOptions { resume, run_dir: Some(folder), ..RunOptions::default() };
     let out = Shared::default();
     run_on(|| Ok(device(libraries)), &cfg, &options, &Messages::plain(out.clone())).unwrap();
     out.text()

@@ -17,3 +17,4 @@ mod perceptual;
 mod resume;
 mod run_files;
 mod schedules;
+mod state;

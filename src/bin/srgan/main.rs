@@ -61,7 +61,7 @@ struct BenchArgs {
     /// Random images that are already on the device, or the config's data with its loader
     #[arg(long, value_enum, default_value = "random")]
     data: DataName,
-    /// Side of random HR patches in pixels [default: 128]
+    /// Side of random HR patches in pixels [default: Data.hr_size, or else 128]
     #[arg(long)]
     hr: Option<usize>,
     /// Counted steps
@@ -170,7 +170,8 @@ fn run_bench(args: BenchArgs) -> Result<()> {
             Some(open(&cfg)?)
         }
     };
-    let source = dataset.as_ref().map_or(Source::Random { hr: args.hr.unwrap_or(128) }, Source::Data);
+    let source =
+        dataset.as_ref().map_or(Source::Random { hr: args.hr.or(cfg.data.hr_size).unwrap_or(128) }, Source::Data);
     let (steps, warmup, profile) = (args.steps as usize, args.warmup, args.profile);
     let options = BenchOptions { phase, source, steps, warmup, profile };
     let (messages, program) = (Some(Messages::stderr()), self_check::this_program());

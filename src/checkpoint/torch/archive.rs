@@ -30,6 +30,8 @@ pub struct Member {
     pub stored: bool,
     /// Bytes in the archive.
     pub len: u64,
+    /// CRC-32 of its data; 0 where the writer has left it out, as torch can.
+    pub crc: u32,
     /// Where the header lies that precedes the data.
     header: u64,
 }
@@ -144,7 +146,7 @@ fn entry(bytes: &[u8]) -> Option<(String, Member, usize)> {
     // Method 0 is none; flag 0 is encryption.
     let stored = u16_at(bytes, 10) == 0 && u16_at(bytes, 8) & 1 == 0 && len == compressed;
     let total = ENTRY_LEN + name_len + extra_len + comment_len;
-    let member = Member { stored, len, header };
+    let member = Member { stored, len, crc: u32_at(bytes, 16), header };
     (total <= bytes.len()).then(|| (String::from_utf8_lossy(name).into_owned(), member, total))
 }
 

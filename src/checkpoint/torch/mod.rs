@@ -20,7 +20,7 @@ use std::rc::Rc;
 
 use safetensors::tensor::Dtype;
 
-use super::file::Entry;
+use super::file::{Checksum, Entry};
 use crate::{Error, Result};
 use archive::Archive;
 use input::{Input, damaged};
@@ -57,8 +57,8 @@ pub enum Obstacle {
 
 /// Element type of a tensor, and where in the file its first value is.
 pub type Values = Result<(Dtype, u64), Obstacle>;
-/// Start and end of a block in the file.
-type Extent = Result<(u64, u64), Obstacle>;
+/// Start and end of a block in the file, and its CRC-32 if the file states one.
+type Extent = Result<(u64, u64, Option<u32>), Obstacle>;
 
 /// Where the storages of a file lie.
 enum Blocks {
@@ -122,9 +122,16 @@ pub fn open(path: &Path, file: &mut BufReader<File>, size: u64, head: &[u8]) -> 
         if name.len() > MAX_NAME {
             return Err(damaged(path, format!("a tensor's name has {} bytes", name.len())));
         }
-        let (shape, values) = place(&objects, &objects.tensors[*tensor], |s| blocks.locate(path, file, size, s))?;
+        let mut checksum = Checksum::Unstated;
+        let (shape, values) = place(&objects, &objects.tensors[*tensor], |storage| {
+            let extent = blocks.locate(path, file, size, storage)?;
+            if let Ok((start, end, Some(crc))) = &extent {
+                checksum = Checksum::Member(*start, *end, *crc);
+            }
+            Ok(extent)
+        })?;
         let name: Rc<str> = format!("{prefix}{name}").into();
-        let entry = Entry { name: name.to_string(), shape, values };
+        let entry = Entry { name: name.to_string(), shape, values, checksum };
         // As in Python, a key that comes again has the new value in the old place.
         match by_name.get(&name) {
             Some(&i) => entries[i] = entry,
@@ -156,6 +163,10 @@ fn open_zip(path: &Path, file: &mut BufReader<File>, size: u64, objects: &mut Ob
         return Err(Error::checkpoint(path, message).with_hint(save_again(IN_ORDER)));
     }
     let extent = pickle.locate(path, file, size)?;
+    let bytes = Input::new(path, file, extent, "data.pkl")?.bytes(pickle.len)?;
+    if pickle.crc != 0 && crc32fast::hash(&bytes) != pickle.crc {
+        return Err(damaged(path, "data.pkl does not have the checksum that the archive states"));
+    }
     let root = pickle::load(&mut Input::new(path, file, extent, "data.pkl")?, objects)?;
     let big_endian = match archive.get(&format!("{folder}byteorder")) {
         Some(order) if order.len <= 16 => {
@@ -277,7 +288,7 @@ impl View<'_> {
 
 impl Contiguous {
     /// Element type and place in the file, if the storage's block lies in the bytes `start..end`.
-    fn within(&self, (start, end): (u64, u64)) -> Values {
+    fn within(&self, (start, end, _): (u64, u64, Option<u32>)) -> Values {
         if self.end > end - start {
             return Err(Obstacle::Damaged("reaches beyond its storage"));
         }
@@ -291,11 +302,16 @@ impl Blocks {
         let absent = Obstacle::Damaged("has no values in the file");
         Ok(match self {
             Blocks::Zip { big_endian: true, .. } | Blocks::Legacy { big_endian: true, .. } => Err(Obstacle::BigEndian),
-            Blocks::Legacy { places, .. } => places.get(&storage.key).copied().ok_or(absent),
+            Blocks::Legacy { places, .. } => {
+                places.get(&storage.key).map(|&(start, end)| (start, end, None)).ok_or(absent)
+            }
             Blocks::Zip { archive, folder, .. } => match archive.get(&format!("{folder}data/{}", storage.key)) {
                 None => Err(absent),
                 Some(member) if !member.stored => Err(Obstacle::Packed),
-                Some(member) => Ok(member.locate(path, file, size)?),
+                Some(member) => {
+                    let (start, end) = member.locate(path, file, size)?;
+                    Ok((start, end, Some(member.crc).filter(|crc| *crc != 0)))
+                }
             },
         })
     }

@@ -147,6 +147,29 @@ fn survives(path: &Path, what: &str) {
     }
 }
 
+/// torch states a CRC-32 of each member of the archive.
+#[test]
+fn a_changed_byte_of_a_tensor_or_of_the_pickle_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("plain.pth");
+    let bytes = fs::read(fixture("plain.pth")).unwrap();
+    let mut whole = TensorFile::open(&fixture("plain.pth")).unwrap();
+    let first = whole.read("f32").unwrap()[0].to_le_bytes();
+    let at = bytes.windows(4).position(|window| window == first).unwrap();
+    let mut changed = bytes.clone();
+    changed[at] ^= 1;
+    fs::write(&path, &changed).unwrap();
+    let mut file = TensorFile::open(&path).unwrap();
+    let error = file.read("f32").unwrap_err().to_string();
+    assert!(error.contains("tensor f32 is damaged"), "{error}");
+    file.read("f64").unwrap();
+    let name = bytes.windows(3).position(|window| window == b"f64").unwrap();
+    let mut changed = bytes.clone();
+    changed[name + 1] = b'7';
+    fs::write(&path, &changed).unwrap();
+    assert!(refusal(&path).contains("data.pkl does not have the checksum"));
+}
+
 #[test]
 fn a_changed_byte_is_an_error_or_another_description_but_no_fault() {
     let dir = tempfile::tempdir().unwrap();

@@ -280,7 +280,7 @@ fn scalars_are_read_as_omegaconf_reads_them() {
     assert!(!["False", "FALSE", "no", "off"].into_iter().any(smooth));
     let (config, _) = read_with(
         LEAST,
-        &["Training.label_smoothing=null", "Generator.n_blocks=", "Training.EMA=~", "Generator.n_channels=32.0"],
+        &["Training.label_smoothing=null", "Generator.n_blocks=null", "Training.EMA=~", "Generator.n_channels=32.0"],
     );
     assert_eq!((config.training.label_smoothing, config.generator.n_blocks), (false, 16), "null means the default");
     assert_eq!((config.training.ema, config.generator.n_channels), (Ema::default(), 32));
@@ -339,6 +339,10 @@ fn keys_without_effect_are_reported() {
         ["Generator.block_type has no effect: only SRResNet has block types"]
     );
     assert_eq!(warnings(&["Training.gpus=[0,1]"]), ["Training.gpus names 2 devices; one is used"]);
+    assert!(warnings(&["Schedulers.g_warmup_steps=9"])[0].contains("warms up along a cosine"));
+    assert!(warnings(&["Schedulers.g_warmup_steps=9", "Schedulers.g_warmup_type=cosine"]).is_empty());
+    let frozen = warnings(&["Optimizers.optim_g_lr=0", "Optimizers.optim_d_lr=0"]);
+    assert_eq!(frozen, ["Optimizers: both learning rates are 0, so nothing is trained"]);
     assert_eq!(
         warnings(&["Training.g_pretrain_steps=9"]),
         ["Training.g_pretrain_steps has no effect: Training.pretrain_g_only is false"]

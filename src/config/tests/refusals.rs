@@ -38,8 +38,8 @@ const WRONG_VALUES: &[(&str, &str)] = &[
     ("Training.gpus=-1", "found -1"),
     ("Training.gpus=[0,0]", "listed twice"),
     ("Training.gpus=99999999999999", "at most 1024"),
-    ("Training.max_epochs=-2", "between -1 and"),
-    ("Training.g_pretrain_steps=-2", "between -1 and"),
+    ("Training.max_epochs=-2", "must be -1 or more, found -2"),
+    ("Training.g_pretrain_steps=-2", "must be -1 or more"),
     ("Training.g_pretrain_steps=1.5", "a whole number, found the number 1.5"),
     ("Training.adv_loss_ramp_steps=-1", "found -1"),
     ("Training.val_check_interval=0", "a share of an epoch"),
@@ -53,7 +53,16 @@ const WRONG_VALUES: &[(&str, &str)] = &[
     ("Training.precision=f16", "not one of auto, f32, tf32, bf16"),
     ("Optimizers.betas=[0.9,1.0]", "at least 0 and below 1, found 1"),
     ("Optimizers.betas=0.9", "a list of 2 values"),
-    ("Optimizers.optim_g_lr=0", "above 0"),
+    ("Optimizers.optim_g_lr=-1e-4", "must be 0 or more"),
+    ("Optimizers.optim_g_lr=1e-60", "0 or at least 1.2e-38"),
+    ("Optimizers.eps=1e-300", "must be at least 1.2e-38, found"),
+    ("Optimizers.betas=[0.9,0.9999999999]", "at most 0.9999999"),
+    ("Optimizers.gradient_clip_val=1e-300", "0 or at least 1.2e-38"),
+    ("Training.Losses.max_val=1e-9", "between 1e-6 and 1e12"),
+    ("Generator.res_scale=1e300", "at most 3.4e38"),
+    ("Generator.n_blocks=", "no value behind the `=`|`null`"),
+    ("Training.max_steps=99999999999999999", "at most 2^53 (about 9e15)"),
+    ("Training.seed=-1", "must be 0 or more, found -1"),
     ("Optimizers.optim_g_lr=1e39", "must be at most 3.4e38"),
     ("Training.Losses.r1_gamma=1e39", "must be at most 3.4e38"),
     ("Optimizers.optim_g_lr=fast", "expected a number, found the text `fast`"),
@@ -125,6 +134,16 @@ fn combinations_are_refused() {
         (&["Training.resume=auto", "Model.continue_training=b"], "Training.resume", "together"),
         (&["Data.dataset_type=Scenes"], "Data.scenes", "at least one scene"),
         (&["Data.dataset_type=LRHRFolderDataset"], "Data.root_dir", "needs its folder"),
+        (
+            &["Training.Losses={l1_weight: 0, sam_weight: 0, adv_loss_beta: 0}"],
+            "Training.Losses.l1_weight",
+            "with adv_loss_beta 0 the generator has nothing to learn from",
+        ),
+        (
+            &["Training.Losses={l1_weight: 0, sam_weight: 0}", "Training={pretrain_g_only: true, g_pretrain_steps: 5}"],
+            "Training.Losses.l1_weight",
+            "in pretraining the generator has nothing to learn from",
+        ),
         (&["TruncatedVGG={i: 2, j: 3}"], "TruncatedVGG.j", "has 2 convolutions"),
         (
             &["Training.Losses.perceptual_weight=0.1", "Data.hr_size=12"],
@@ -150,9 +169,32 @@ fn combinations_are_refused() {
         assert!(error.to_string().contains(part), "`{part}` is not in: {error}");
     }
     read_with(LEAST, &["Generator.model_type=esrgan", "Generator.scaling_factor=1"]);
+    // The adversarial loss alone, and pretraining by the mean absolute error whatever its weight, do train.
+    read_with(LEAST, &["Training.Losses={l1_weight: 0, sam_weight: 0}"]);
+    let l1 = "Training={pretrain_g_only: true, g_pretrain_steps: -1, pretrain_loss: l1}";
+    read_with(LEAST, &["Training.Losses={l1_weight: 0, sam_weight: 0, adv_loss_beta: 0}", l1]);
     read_with(LEAST, &["Discriminator.model_type=patchgan", "Data.hr_size=24"]);
     let error = refusal("Training: {seed: 1}", &[]);
     assert_eq!(place(&error), (Some("run.yaml".into()), None, "Model.in_bands".into()));
+}
+
+#[test]
+fn what_is_quoted_is_short() {
+    let long = "x".repeat(100_000);
+    for text in [
+        format!("Training.device={long}"),
+        format!("Training.seed={long}"),
+        format!("Schedulers.metric_g={long}"),
+        format!("Logging.wandb.project={long}/"),
+        format!("Data.root_dir='${{{long}'"),
+        format!("Training.{long}=1"),
+        long.clone(),
+    ] {
+        let said = refusal(LEAST, &[&text]).to_string();
+        assert!(said.len() < 3000, "{} characters", said.len());
+    }
+    let said = refusal(&format!("Training: {{device: {long}}}"), &[]).to_string();
+    assert!(said.len() < 1500 && said.contains("xxx…"), "{said}");
 }
 
 #[test]

@@ -205,10 +205,9 @@ impl Source for Jp2Source {
         let rows = self.image.window_rows().min(self.info.height - self.next_row);
         if rows > 0 {
             let decoded = self.image.rows(self.next_row, rows)?;
+            let chosen: Vec<&[i32]> = bands.iter().map(|&band| decoded[band].as_slice()).collect();
             for pixel in 0..rows * self.info.width {
-                for &band in bands {
-                    append(self.info.value_type, decoded[band][pixel], out);
-                }
+                chosen.iter().for_each(|samples| append(self.info.value_type, samples[pixel], out));
             }
             self.next_row += rows;
         }

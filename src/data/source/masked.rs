@@ -1,6 +1,7 @@
-//! GDAL's mask beside a file: `NAME.tif.msk`, itself a TIFF file of one band, 0 where a pixel has no value.
+//! GDAL's mask beside a file: `NAME.tif.msk`, itself a TIFF file of one band, 0 where a pixel has no value. It is opened
+//! when it is first read: a damaged one matters to nobody who does not use it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::tiff::{self, TiffSource};
 use super::{MaskKind, Source, SourceInfo};
@@ -8,29 +9,38 @@ use crate::error::{Error, Result};
 
 struct MaskedSource {
     image: TiffSource,
-    mask: TiffSource,
+    mask_path: PathBuf,
+    mask: Option<TiffSource>,
     info: SourceInfo,
 }
 
 /// `image` with the mask beside `path`, if there is one.
-pub(super) fn with_sidecar(path: &Path, image: TiffSource) -> Result<Box<dyn Source>> {
+pub(super) fn with_sidecar(path: &Path, image: TiffSource) -> Box<dyn Source> {
     let mut name = path.as_os_str().to_owned();
     name.push(".msk");
-    let mask_path = Path::new(&name);
+    let mask_path = PathBuf::from(name);
     if !mask_path.is_file() {
-        return Ok(Box::new(image));
+        return Box::new(image);
     }
-    let mask = tiff::open(mask_path)?;
-    let (of_image, of_mask) = (image.info(), mask.info());
-    if (of_image.height, of_image.width) != (of_mask.height, of_mask.width) {
-        let message = format!(
-            "a mask of {} rows and {} columns beside an image of {} and {}",
-            of_mask.height, of_mask.width, of_image.height, of_image.width
-        );
-        return Err(Error::data(mask_path, message).with_hint("remove the mask, or make it anew"));
+    let info = SourceInfo { mask: Some(MaskKind::Sidecar), ..image.info().clone() };
+    Box::new(MaskedSource { image, mask_path, mask: None, info })
+}
+
+impl MaskedSource {
+    /// The mask, which must have the image's size.
+    fn open_mask(&self) -> Result<TiffSource> {
+        let mask = tiff::open(&self.mask_path)?;
+        let (of_image, of_mask) = (&self.info, mask.info());
+        if (of_image.height, of_image.width) != (of_mask.height, of_mask.width) {
+            let message = format!(
+                "a mask of {} rows and {} columns beside an image of {} and {}",
+                of_mask.height, of_mask.width, of_image.height, of_image.width
+            );
+            return Err(Error::data(&self.mask_path, message)
+                .with_hint("remove the mask or make it anew; Data.mask: ignore does without masks"));
+        }
+        Ok(mask)
     }
-    let info = SourceInfo { mask: Some(MaskKind::Sidecar), ..of_image.clone() };
-    Ok(Box::new(MaskedSource { image, mask, info }))
 }
 
 impl Source for MaskedSource {
@@ -47,6 +57,10 @@ impl Source for MaskedSource {
     }
 
     fn read_mask(&mut self, first: usize, rows: usize, out: &mut Vec<u8>) -> Result<()> {
-        self.mask.first_band(first, rows, out)
+        let mask = match self.mask.take() {
+            Some(mask) => mask,
+            None => self.open_mask()?,
+        };
+        self.mask.insert(mask).first_band(first, rows, out)
     }
 }

@@ -60,6 +60,8 @@ pub(crate) struct SourceInfo {
     pub dtype: PixelType,
     /// The value of pixels without data that the file states.
     pub nodata: Option<f64>,
+    /// That of each band, where the bands come from several files.
+    pub band_nodata: Option<Vec<Option<f64>>>,
     /// What masks pixels.
     pub mask: Option<MaskKind>,
     /// The band that the file marks as alpha.
@@ -92,6 +94,7 @@ impl SourceInfo {
             value_type,
             dtype: value_type.stored(),
             nodata: None,
+            band_nodata: None,
             mask: None,
             alpha: None,
             scaling: None,
@@ -101,6 +104,13 @@ impl SourceInfo {
             layout_applied: false,
             notes,
         }
+    }
+}
+
+impl SourceInfo {
+    /// The value of pixels without data that is stated of a band.
+    pub fn nodata_of(&self, band: usize) -> Option<f64> {
+        self.band_nodata.as_ref().map_or(self.nodata, |values| values[band])
     }
 }
 
@@ -186,7 +196,7 @@ pub(crate) fn open(path: &Path, layout: Layout) -> Result<Box<dyn Source>> {
         Some("jpg" | "jpeg") => Box::new(picture::open_jpeg(path)?),
         Some("jp2" | "j2k") => Box::new(jp2::open(path)?),
         _ if safe::is_product(path) => Box::new(safe::open(path)?),
-        Some("tif" | "tiff") => masked::with_sidecar(path, tiff::open(path)?)?,
+        Some("tif" | "tiff") => masked::with_sidecar(path, tiff::open(path)?),
         other => return Err(unknown_kind(path, other.unwrap_or_default())),
     };
     let info = source.info();

@@ -115,7 +115,9 @@ fn parse_dict(dict: &str) -> Option<(String, bool, Vec<usize>)> {
         v if v.starts_with("False") => false,
         _ => return None,
     };
-    let (shape, _) = value("shape")?.strip_prefix('(')?.split_once(')')?;
+    // numpy itself knows no more than 64 axes.
+    let (shape, _) =
+        value("shape")?.strip_prefix('(')?.split_once(')').filter(|(s, _)| s.matches(',').count() <= 64)?;
     let shape = shape.split(',').map(str::trim).filter(|n| !n.is_empty());
     Some((descr, fortran_order, shape.map(|n| n.parse().ok()).collect::<Option<_>>()?))
 }

@@ -69,15 +69,9 @@ fn describe(members: &[Member], bands: usize, paths: &[PathBuf]) -> SourceInfo {
         info.notes.extend(own.notes.iter().map(|note| format!("{}: {note}", path.display())));
     }
     info.dtype = dtype;
-    let mut stated = infos.iter().filter_map(|own| own.nodata);
-    info.nodata = stated.next();
-    if let (Some(first), Some(other)) =
-        (info.nodata, stated.find(|value| Some(value.to_bits()) != info.nodata.map(f64::to_bits)))
-    {
-        info.notes.push(format!("its files state the no-data values {first} and {other}: {first} is taken for all"));
-    } else if let Some(value) = info.nodata.filter(|_| infos.iter().any(|own| own.nodata.is_none())) {
-        info.notes.push(format!("not all of its files state a no-data value: {value} is taken for all"));
-    }
+    // A pixel is left out by what the file of any of its bands says of that band.
+    let of_bands = infos.iter().flat_map(|own| (0..own.bands).map(|band| own.nodata_of(band)));
+    info.band_nodata = Some(of_bands.collect());
     info.mask = infos.iter().find_map(|own| own.mask);
     if infos.iter().any(|own| own.scaling.is_some()) {
         let of = |own: &&SourceInfo| own.scaling.clone().unwrap_or_else(|| vec![(1.0, 0.0); own.bands]);

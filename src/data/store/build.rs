@@ -12,21 +12,26 @@ use tempfile::NamedTempFile;
 use super::checksums::Checksums;
 use super::convert::Converter;
 use super::invalid::InvalidPixels;
-use super::key::content_key;
-use super::{FORMAT, Index, MaskedRun, Store, StoreRequest, StoredImage, masked_path, temporary};
+use super::key::{ContentKey, content_key};
+use super::{FORMAT, Index, MaskedRun, Store, StoreRequest, StoredImage, masked_path, nanoseconds, temporary};
 use crate::data::PixelType;
+use crate::data::dataset::Opening;
 use crate::data::source::npy_header::{NpyHeader, WRITTEN_LEN};
 use crate::data::source::{self, MaskKind, Source, SourceInfo};
 use crate::error::{Error, Result};
 
 /// Opens the store for `request`, building it if it is missing, damaged or out of date. Where the folder
 /// cannot be written, a folder of the user in the system's temporary one is taken and `notes` says so.
-pub(crate) fn open_or_build(request: &StoreRequest, notes: &mut Vec<String>) -> Result<Arc<Store>> {
-    let key = content_key(request)?;
+///
+/// # Errors
+/// A source that cannot be used, a store that cannot be written, and the error of `opening.proceed`.
+pub(crate) fn open_or_build(request: &StoreRequest, opening: &mut Opening) -> Result<Arc<Store>> {
+    let ContentKey { key, contents } = content_key(request)?;
+    let Opening { notes, proceed } = opening;
     let in_dir = |dir: &Path| -> Result<Arc<Store>> {
         let index_path = dir.join(format!("{}-{key}.json", request.name));
         if let Some(index) = Index::read(&index_path, &key)
-            && let Ok(store) = Store::open(index, &index_path, request.mode)
+            && let Ok(store) = Store::open(index, &index_path, request.mode, contents)
         {
             // The index's time says when a run has last used the store; another user's may keep its own.
             let _ = File::open(&index_path).and_then(|file| file.set_modified(SystemTime::now()));
@@ -34,8 +39,8 @@ pub(crate) fn open_or_build(request: &StoreRequest, notes: &mut Vec<String>) -> 
         }
         std::fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
         temporary::remove_leftovers(dir);
-        let index = Builder { request, dir, index_path: &index_path }.build(&key)?;
-        Store::open(index, &index_path, request.mode).map(Arc::new)
+        let index = Builder { request, dir, index_path: &index_path, proceed }.build(&key)?;
+        Store::open(index, &index_path, request.mode, contents).map(Arc::new)
     };
     let store = match in_dir(&request.dir) {
         Err(Error::Io { source, path, .. }) if not_writable(&source) && path.starts_with(&request.dir) => {
@@ -74,6 +79,8 @@ struct Builder<'a> {
     request: &'a StoreRequest,
     dir: &'a Path,
     index_path: &'a Path,
+    /// Its error ends the building.
+    proceed: &'a dyn Fn() -> Result<()>,
 }
 
 /// A store's data file while it is written.
@@ -139,11 +146,13 @@ impl Builder<'_> {
         };
         let runs_sum = self.write_runs(&unpacked.runs)?;
         let file = self.dir.join(&data);
+        let meta = file.metadata().map_err(|e| Error::io("read", &file, e))?;
         let index = Index {
             format: FORMAT,
             key: key.into(),
             data_at,
-            file_bytes: file.metadata().map_err(|e| Error::io("read", &file, e))?.len(),
+            file_bytes: meta.len(),
+            written: nanoseconds(meta.modified().ok()),
             data,
             dtype: unpacked.dtype,
             bands: in_bands,
@@ -224,7 +233,9 @@ impl Builder<'_> {
         let path = &paths[0];
         let values = &self.request.values;
         let bands = self.choose_bands(path, source.info())?;
-        let SourceInfo { height, width, dtype: own, nodata, mask, .. } = *source.info();
+        let SourceInfo { height, width, dtype: own, mask, .. } = *source.info();
+        let nodata: Vec<Option<f64>> =
+            bands.iter().map(|&band| values.nodata.or(source.info().nodata_of(band))).collect();
         if output.is_some() {
             temporary::check_room(self.dir, (height * width * bands.len() * dtype.bytes()) as u64)?;
         }
@@ -232,13 +243,15 @@ impl Builder<'_> {
         let alpha_is_band = source.info().alpha.is_some_and(|alpha| bands.contains(&alpha));
         let file_mask = mask.filter(|kind| *kind != MaskKind::Alpha || !alpha_is_band);
         let mask = file_mask.filter(|_| values.mask);
-        let mut converter = Converter::new(values, source.info(), &bands, dtype);
+        let mut converter = Converter::new(values, source.info(), (&bands, &nodata), dtype);
         if values.example {
-            converter.measure(source::open_all(paths, self.request.layout)?.as_mut(), &bands)?;
+            let mut again = source::open_all(paths, self.request.layout)?;
+            converter.measure(again.as_mut(), &bands, self.proceed)?;
         }
-        let mut invalid = InvalidPixels::new(own, &bands, width, values.nodata.or(nodata));
+        let mut invalid = InvalidPixels::new(own, &bands, width, &nodata);
         let (mut block, mut flags, mut done) = (Vec::new(), Vec::new(), 0);
         loop {
+            (self.proceed)()?;
             let rows = source.next_rows(&bands, &mut block)?;
             if rows == 0 {
                 break;
@@ -256,22 +269,18 @@ impl Builder<'_> {
             flags.clear();
             done += rows;
         }
-        converter.notes().into_iter().for_each(|note| notes.add(&display_name(paths), note));
+        converter.refuse(path)?;
         if !self.request.mask {
             invalid.refuse(path)?;
+            converter.notes().into_iter().for_each(|note| notes.add(&display_name(paths), note));
             return Ok(Vec::new());
         }
-        let by_mask = file_mask.map(|kind| (kind.name(), mask.is_some(), invalid.masked()));
-        match by_mask {
-            Some((name, true, n @ 1..)) => {
-                notes.add(
-                    &display_name(paths),
-                    format!("{name} leaves out {n} pixels (Data.mask: ignore would use them)"),
-                );
-            }
-            Some((name, false, _)) => notes.add(&display_name(paths), format!("{name} is not used")),
-            _ => {}
-        }
+        let by_mask = file_mask.and_then(|kind| match (mask, invalid.masked()) {
+            (Some(_), 0) => None,
+            (Some(_), n) => Some(format!("{} leaves out {n} pixels (Data.mask: ignore would use them)", kind.name())),
+            (None, _) => Some(format!("{} is not used", kind.name())),
+        });
+        by_mask.into_iter().chain(converter.notes()).for_each(|note| notes.add(&display_name(paths), note));
         Ok(invalid.into_runs())
     }
 

@@ -1,9 +1,11 @@
 //! From a file's values to a store's: scale and offset, the rule of `ExampleDataset`, the common type.
 
+use std::path::Path;
+
 use crate::data::PixelType;
 use crate::data::pixels::values_as_f32;
 use crate::data::source::{Source, SourceInfo};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What becomes of a file's values before they are stored.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,12 +41,21 @@ pub(crate) struct Converter {
     linear: Option<Vec<(f64, f64)>>,
     divisor: f32,
     ignored_scaling: Option<(f64, f64)>,
+    /// Of each chosen band.
+    nodata: Vec<Option<f32>>,
+    /// Values that have become infinite.
+    overflowed: u64,
     bytes: Vec<u8>,
 }
 
 impl Converter {
-    /// For `bands` of a file that is stored as `to`.
-    pub fn new(rules: &ValueRules, info: &SourceInfo, bands: &[usize], to: PixelType) -> Converter {
+    /// For the chosen `bands`, each with its no-data value.
+    pub fn new(
+        rules: &ValueRules,
+        info: &SourceInfo,
+        (bands, nodata): (&[usize], &[Option<f64>]),
+        to: PixelType,
+    ) -> Converter {
         let stated = |band: usize| info.scaling.as_ref().map_or((1.0, 0.0), |scaling| scaling[band]);
         let linear: Vec<(f64, f64)> = bands
             .iter()
@@ -60,15 +71,26 @@ impl Converter {
             linear: linear.iter().any(|&pair| pair != (1.0, 0.0)).then_some(linear),
             divisor: 1.0,
             ignored_scaling: ignored.filter(|_| !rules.apply_scale),
+            nodata: nodata.iter().map(|value| value.map(|v| v as f32)).collect(),
+            overflowed: 0,
             bytes: Vec::new(),
         }
     }
 
     /// Sets the divisor of `ExampleDataset` by the largest of a file's values.
-    pub fn measure(&mut self, source: &mut dyn Source, bands: &[usize]) -> Result<()> {
+    ///
+    /// # Errors
+    /// Those of reading, and of `proceed`.
+    pub fn measure(
+        &mut self,
+        source: &mut dyn Source,
+        bands: &[usize],
+        proceed: &dyn Fn() -> Result<()>,
+    ) -> Result<()> {
         let mut block = Vec::new();
         let mut largest = f32::NEG_INFINITY;
         while source.next_rows(bands, &mut block)? > 0 {
+            proceed()?;
             largest = values_as_f32(&block, self.from).fold(largest, f32::max);
             block.clear();
         }
@@ -86,8 +108,15 @@ impl Converter {
         match &self.linear {
             None => self.bytes.extend(values.flat_map(|v| (v / self.divisor).to_ne_bytes())),
             Some(linear) => {
-                let of_band = linear.iter().cycle();
-                let moved = values.zip(of_band).map(|(v, (scale, offset))| (f64::from(v) * scale + offset) as f32);
+                let of_band = linear.iter().zip(&self.nodata).cycle();
+                let overflowed = &mut self.overflowed;
+                let moved = values.zip(of_band).map(|(v, ((scale, offset), nodata))| {
+                    let moved = (f64::from(v) * scale + offset) as f32;
+                    // What has no value is left out, whatever becomes of it.
+                    let lost = !moved.is_finite() && v.is_finite() && Some(v) != *nodata;
+                    *overflowed += u64::from(lost);
+                    moved
+                });
                 self.bytes.extend(moved.flat_map(|v| (v / self.divisor).to_ne_bytes()));
             }
         }
@@ -99,6 +128,15 @@ impl Converter {
         let divisor = f64::from(self.divisor);
         let of = |(scale, offset): &(f64, f64)| (divisor / scale, -offset / scale);
         self.linear.as_ref().map_or_else(|| vec![(divisor, 0.0); bands], |linear| linear.iter().map(of).collect())
+    }
+
+    /// An error if values of the file `path` have become infinite.
+    pub fn refuse(&self, path: &Path) -> Result<()> {
+        match self.overflowed {
+            0 => Ok(()),
+            n => Err(Error::data(path, format!("{n} values become infinite by scale and offset"))
+                .with_hint("check Data.scale, Data.offset and Data.apply_scale")),
+        }
     }
 
     /// What the user should know, to follow the file's name.

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use super::{FORMAT, StoreRequest};
@@ -14,28 +14,38 @@ use crate::rng::name_hash;
 const SAMPLES: u64 = 18;
 const SAMPLE_BYTES: u64 = 4096;
 
+/// What names a store.
+pub(super) struct ContentKey {
+    /// Decides the store's bytes: paths, sizes, times and samples of the sources, and the settings.
+    pub key: String,
+    /// Sizes and samples of the sources alone: the same for a copy of them elsewhere.
+    pub contents: u64,
+}
+
 /// The key of the store for `request`. A source that was exchanged changes it: by its size, its time, or, where a copy
 /// has kept both, by a sample of its bytes.
-pub(super) fn content_key(request: &StoreRequest) -> Result<String> {
+pub(super) fn content_key(request: &StoreRequest) -> Result<ContentKey> {
     let StoreRequest { bands, in_bands, layout, values, mask, dtype, .. } = request;
     let mut text = format!("{FORMAT} {bands:?} {in_bands} {layout:?} {values:?} {mask} {dtype:?}");
+    let mut contents = String::new();
     for path in request.files.iter().flatten() {
         // One product holds an image for each resolution.
         let part = if source::is_product(path) { path.file_name() } else { None };
         text.push_str(&format!("\n{}", part.unwrap_or_default().to_string_lossy()));
-        for file in source::files_of(path)? {
-            text.push_str(&fingerprint(&file)?);
-        }
         let mut sidecar = path.as_os_str().to_owned();
         sidecar.push(".msk");
-        if Path::new(&sidecar).is_file() {
-            text.push_str(&fingerprint(Path::new(&sidecar))?);
+        let sidecar = Some(PathBuf::from(sidecar)).filter(|sidecar| sidecar.is_file());
+        for file in source::files_of(path)?.into_iter().chain(sidecar) {
+            let (place, content) = fingerprint(&file)?;
+            text.push_str(&format!("\n{place} {content}"));
+            contents.push_str(&format!("{content}\n"));
         }
     }
-    Ok(format!("{:016x}", name_hash(&text)))
+    Ok(ContentKey { key: format!("{:016x}", name_hash(&text)), contents: name_hash(&contents) })
 }
 
-fn fingerprint(path: &Path) -> Result<String> {
+/// Where a file is and when it was changed; its size and a checksum of samples.
+fn fingerprint(path: &Path) -> Result<(String, String)> {
     let io = |e| Error::io("read", path, e);
     let full = path.canonicalize().map_err(io)?;
     let file = File::open(&full).map_err(io)?;
@@ -49,5 +59,5 @@ fn fingerprint(path: &Path) -> Result<String> {
             .map_err(io)?;
         sum = crc32c::crc32c_append(sum, &sample);
     }
-    Ok(format!("{} {} {} {sum:08x}", full.display(), meta.len(), changed.as_nanos()))
+    Ok((format!("{} {}", full.display(), changed.as_nanos()), format!("{} {sum:08x}", meta.len())))
 }

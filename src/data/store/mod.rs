@@ -11,6 +11,7 @@ mod checksums;
 mod convert;
 mod invalid;
 mod key;
+mod mapped;
 mod temporary;
 mod unused;
 
@@ -18,14 +19,17 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-use memmap2::{Advice, Mmap};
 use serde::{Deserialize, Serialize};
 
 use super::source::npy_header::NpyHeader;
 use super::{ImageFiles, Layout, PixelType, StoreMode};
 use crate::error::{Error, Result};
+
+use checksums::Comparison;
+use mapped::Mapped;
 
 pub(crate) use build::open_or_build;
 pub(crate) use convert::{Converter, ValueRules};
@@ -35,7 +39,7 @@ pub use unused::{UnusedStore, unused_stores};
 compile_error!("the patch store is little-endian and is used without conversion");
 
 /// Version of the files; part of the content key.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// What to unpack and how.
 #[derive(Clone, Debug)]
@@ -80,6 +84,8 @@ struct Index {
     /// Bytes before the first pixel, and the size of the whole file.
     data_at: u64,
     file_bytes: u64,
+    /// When the file was written, in nanoseconds since 1970; 0 if the system does not say.
+    written: u64,
     dtype: PixelType,
     bands: usize,
     images: Vec<StoredImage>,
@@ -152,18 +158,25 @@ pub(crate) struct Store {
     pub images: Vec<StoredImage>,
     /// What the user should know about the sources.
     pub notes: Vec<String>,
+    /// A hash of the sources' sizes and of samples of their bytes.
+    pub contents: u64,
     path: PathBuf,
+    index_path: PathBuf,
     data_at: u64,
     masked: Option<MaskedFile>,
+    file: File,
+    /// Its size and time when it was last looked at: others may write to it.
+    times: Mutex<Times>,
     backing: Backing,
 }
 
 #[derive(Debug)]
 enum Backing {
-    Mapped(Mmap),
-    File(File),
-    /// A source that serves directly, and its times when it was opened: others may write to it.
-    Source(File, Times),
+    /// A file of our own, mapped or read, whose checksums are known.
+    Mapped(Mapped, Comparison),
+    File(Comparison),
+    /// A source that serves directly.
+    Source,
 }
 
 /// Size and time of change.
@@ -174,9 +187,16 @@ fn times(file: &File) -> std::io::Result<Times> {
     Ok((meta.len(), meta.modified().ok()))
 }
 
+/// A time in nanoseconds since 1970; 0 if it is not known.
+fn nanoseconds(time: Option<SystemTime>) -> u64 {
+    let since = time.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+    since.and_then(|since| u64::try_from(since.as_nanos()).ok()).unwrap_or(0)
+}
+
 impl Store {
-    /// Opens the store that `index` describes; the error says why it cannot be used.
-    fn open(index: Index, index_path: &Path, mode: StoreMode) -> Result<Store> {
+    /// Opens the store that `index` describes, of sources whose hash is `contents`; the error says why it cannot be
+    /// used.
+    fn open(mut index: Index, index_path: &Path, mode: StoreMode, contents: u64) -> Result<Store> {
         let dir = index_path.parent().unwrap_or(Path::new(""));
         let path = dir.join(&index.data);
         let file = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
@@ -186,43 +206,40 @@ impl Store {
         if there != index.file_bytes || there < wanted {
             return Err(Error::data(&path, format!("{there} bytes long, {} expected", index.file_bytes)));
         }
-        let is_source = index.data.is_absolute();
-        if !is_source {
-            checksums::verify(&file, &path, index.data_at, &index.block_sums)?;
-        }
+        let times = times(&file).map_err(|e| Error::io("read", &path, e))?;
         let masked = (index.masked_runs > 0).then(|| MaskedFile {
             path: masked_path(index_path),
             runs: index.masked_runs,
             sum: index.runs_sum,
         });
         masked.iter().try_for_each(|masked| masked.read().map(drop))?;
-        let backing = match mode {
-            _ if is_source => {
-                let times = times(&file).map_err(|e| Error::io("read", &path, e))?;
-                Backing::Source(file, times)
-            }
-            StoreMode::Read => Backing::File(file),
-            StoreMode::Mmap => {
-                // SAFETY: the store is written once under a temporary name and renamed, never changed in place.
-                // Somebody cutting the file off while it is mapped would end the process with SIGBUS, which
-                // `StoreMode::Read` is there to avoid; it cannot make the program read wrong memory.
-                let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", &path, e))?;
-                if index.images.len() == 1 {
-                    // The rows of a scene's crop lie far apart: reading ahead would only fill the page cache.
-                    // Advice may fail.
-                    let _ = map.advise(Advice::Random);
-                }
-                Backing::Mapped(map)
+        let backing = if index.data.is_absolute() {
+            Backing::Source
+        } else {
+            let sums = std::mem::take(&mut index.block_sums);
+            let comparison = Comparison::new(&path, (index.data_at, there), sums)?;
+            comparison.begin(&file, &path, index.written == 0 || index.written != nanoseconds(times.1))?;
+            // The rows of a scene's crop lie far apart: reading ahead would only fill the page cache.
+            let random = index.images.len() == 1;
+            let mapped = match mode {
+                StoreMode::Mmap => Mapped::new(&file, random).map_err(|e| Error::io("map", &path, e))?,
+                StoreMode::Read => None,
+            };
+            match mapped {
+                Some(mapped) => Backing::Mapped(mapped, comparison),
+                None => Backing::File(comparison),
             }
         };
         let Index { dtype, bands, images, notes, data_at, .. } = index;
-        Ok(Store { dtype, bands, images, notes, path, data_at, masked, backing })
+        let (index_path, times) = (index_path.to_owned(), Mutex::new(times));
+        Ok(Store { dtype, bands, images, notes, contents, path, index_path, data_at, masked, file, times, backing })
     }
 
     /// Copies a crop of image `image` to `out`: rows, columns, bands.
     ///
     /// # Errors
-    /// A file that cannot be read, or a source used where it is that was changed since it was opened.
+    /// A file that cannot be read, is damaged, was cut off, or is a source used where it is that was changed since it was
+    /// opened.
     pub fn copy_crop(&self, image: usize, crop: Crop, out: &mut [u8]) -> Result<()> {
         let stored = &self.images[image];
         let pixel = self.bands * self.dtype.bytes();
@@ -230,23 +247,57 @@ impl Store {
         if !inside || out.len() != crop.height * crop.width * pixel {
             return Err(Error::Internal(format!("{crop:?} does not lie in {stored:?}")));
         }
+        self.look_for_changes()?;
         for (y, line) in (crop.row..).zip(out.chunks_exact_mut(crop.width * pixel)) {
             let first = stored.first_pixel + (y * stored.width + crop.column) as u64;
             let at = self.data_at + first * pixel as u64;
+            if let Backing::Mapped(_, comparison) | Backing::File(comparison) = &self.backing {
+                let bytes = (at, at + line.len() as u64);
+                // Another run finds it damaged when it opens it, and builds it again.
+                comparison
+                    .cover(&self.file, &self.path, bytes)
+                    .inspect_err(|_| _ = std::fs::remove_file(&self.index_path))?;
+            }
             match &self.backing {
-                Backing::Mapped(map) => line.copy_from_slice(&map[at as usize..at as usize + line.len()]),
-                Backing::File(file) | Backing::Source(file, _) => {
-                    file.read_exact_at(line, at).map_err(|e| Error::io("read", &self.path, e))?;
-                }
+                Backing::Mapped(map, _) => line.copy_from_slice(&map[at as usize..at as usize + line.len()]),
+                _ => self.file.read_exact_at(line, at).map_err(|e| Error::io("read", &self.path, e))?,
             }
         }
         match &self.backing {
-            Backing::Source(file, opened) if times(file).ok().as_ref() != Some(opened) => {
+            // A source may have been changed while it was read.
+            Backing::Source => self.look_for_changes(),
+            Backing::Mapped(map, _) if map.was_cut() => Err(self.cut()),
+            _ => Ok(()),
+        }
+    }
+
+    /// An error if the file is not what it was: a source that was changed, or a store that was cut off. A store that was
+    /// touched is compared with its checksums anew.
+    fn look_for_changes(&self) -> Result<()> {
+        let now = times(&self.file).map_err(|e| Error::io("read", &self.path, e))?;
+        // Nothing that can panic runs under the lock.
+        let mut known = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known == now {
+            return Ok(());
+        }
+        match &self.backing {
+            Backing::Source => {
                 let hint = "leave scenes alone while a run uses them; a copy under another name is another scene";
                 Err(Error::data(&self.path, "the file was changed while it was in use").with_hint(hint))
             }
-            _ => Ok(()),
+            _ if now.0 < known.0 => Err(self.cut()),
+            Backing::Mapped(_, comparison) | Backing::File(comparison) => {
+                *known = now;
+                comparison.forget();
+                Ok(())
+            }
         }
+    }
+
+    /// The error that a store of our own was cut off.
+    fn cut(&self) -> Error {
+        Error::data(&self.path, "the patch store was cut off while it was in use")
+            .with_hint("start again: it is built anew; leave the folder Data.store_dir alone while a run uses it")
     }
 
     /// The masked pixels of a store with one image, by row and column. They are read anew at each call: a

@@ -271,7 +271,11 @@ fn scenes_without_room_or_data() {
     let message = refused(&DataSettings { nodata: Some(5.0), ..settings.clone() });
     assert!(message.contains("every pixel is masked"), "{message}");
     let message = refused(&DataSettings { val_fraction: 0.1, ..settings.clone() });
-    assert!(message.contains("Data.val_fraction: no held-out area has room for a 8 × 8 patch"), "{message}");
+    assert!(
+        message.contains("Data.val_fraction: no held-out area has room for a 8 × 8 patch: of 40 rows 0.1"),
+        "{message}"
+    );
+    assert!(message.contains("holds out 4, and 8 are needed") && message.contains("hint: 0.19 would do"), "{message}");
     assert!(refused(&DataSettings { val_fraction: 1.0, ..settings }).contains("Data.val_fraction"));
 
     let mut values = vec![5.0; 480];
@@ -290,4 +294,49 @@ fn a_folder_that_cannot_be_written_moves_the_store_and_says_so() {
     let dataset = Dataset::open(&settings).unwrap();
     let told = |note: &&String| note.starts_with("cannot write to /sys/srgan-store: the patch store is in");
     assert_eq!(dataset.notes().iter().filter(told).count(), 1, "{:?}", dataset.notes());
+}
+
+#[test]
+fn a_building_that_is_interrupted_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    // Of two bands one is kept, so that the scene is unpacked, in several blocks.
+    let path = write_npy(&dir.path().join("a.npy"), PixelType::U16, &[2100, 512, 2], &vec![5.0; 2100 * 512 * 2]);
+    let settings = DataSettings { bands: Some(vec![1]), ..scene_settings(dir.path(), path) };
+    let open_until = |allowed: u32| {
+        let asked = std::cell::Cell::new(0);
+        let proceed = || {
+            asked.set(asked.get() + 1);
+            if asked.get() > allowed { Err(crate::Error::StoppedEarly { signal: "SIGTERM" }) } else { Ok(()) }
+        };
+        Dataset::open_while(&settings, &proceed).map(|_| asked.get())
+    };
+    for allowed in [0, 1] {
+        let error = open_until(allowed).unwrap_err();
+        assert!(matches!(error, crate::Error::StoppedEarly { .. }), "{error}");
+        assert_eq!(error.exit_code(), 75);
+        assert_eq!(fs::read_dir(dir.path().join("store")).unwrap().count(), 0);
+    }
+    assert!(open_until(u32::MAX).unwrap() > 2);
+    assert_eq!(open_until(0).unwrap(), 0, "a store that is there is not built");
+}
+
+#[test]
+fn contents_tell_files_from_other_files_and_not_from_copies() {
+    let contents = |change: &dyn Fn(&Path)| {
+        let (dir, settings) = pairs(3, [8, 8]);
+        change(dir.path());
+        Dataset::open(&settings).unwrap().contents()
+    };
+    let whole = contents(&|_| {});
+    assert_eq!((whole.0, contents(&|_| {})), (3, whole), "in another folder, at another time");
+    let fewer = contents(&|root| {
+        ["train/LR/image_000.npy", "train/HR/image_000.npy"]
+            .iter()
+            .for_each(|f| fs::remove_file(root.join(f)).unwrap());
+    });
+    assert!(fewer.0 == 2 && fewer.1 != whole.1);
+    let other = contents(&|root| {
+        write_npy(&root.join("train/HR/image_000.npy"), PixelType::U16, &[8, 8], &[9.0; 64]);
+    });
+    assert!(other.0 == 3 && other.1 != whole.1);
 }

@@ -102,7 +102,7 @@ fn geometry_codes_are_drawn_in_training_only() {
     assert_eq!(codes(&settings), [0, 1, 2, 3], "a 12 x 16 patch cannot be transposed");
     assert_eq!(codes(&DataSettings { augment: false, ..square.clone() }), [0]);
     let dataset = Dataset::open(&square).unwrap();
-    assert!(all(dataset.val_batches(0, 2).unwrap()).iter().all(|b| b.augment == [0, 0]));
+    assert!(all(dataset.val_batches(0, 2, 0).unwrap()).iter().all(|b| b.augment == [0, 0]));
 }
 
 #[test]
@@ -114,10 +114,10 @@ fn validation_goes_by_size_in_a_fixed_order_and_pads_the_last_batch() {
     let sizes = dataset.val_sizes();
     let shapes: Vec<_> = sizes.iter().map(|s| (s.hr_height, s.hr_width, s.lr, s.count)).collect();
     assert_eq!(shapes, [(6, 4, Some((3, 2)), 2), (12, 16, Some((6, 8)), 1)]);
-    let batches = all(dataset.val_batches(1, 3).unwrap());
+    let batches = all(dataset.val_batches(1, 3, 0).unwrap());
     assert_eq!((batches.len(), batches[0].n, batches[0].indices.as_slice()), (1, 1, &[2, 2, 2][..]));
     assert_eq!(batches[0].hr.image(0), batches[0].hr.image(2));
-    let batches = all(dataset.val_batches(0, 1).unwrap());
+    let batches = all(dataset.val_batches(0, 1, 0).unwrap());
     assert_eq!(batches.iter().map(|b| b.indices[0]).collect::<Vec<_>>(), [0, 1]);
     assert_eq!(dataset.held_out_areas().count(), 3);
 }
@@ -137,7 +137,7 @@ fn an_example_folder_keeps_its_last_files_for_validation() {
         assert!(told, "{:?}", dataset.notes());
         let spec = dataset.train_spec();
         assert_eq!((spec.hr, spec.lr), ((PixelType::F32, 4, 6), None), "down to a multiple of the scale");
-        let values: Vec<f32> = all(dataset.val_batches(0, 1).unwrap()).iter().map(|b| b.hr.to_f32()[0]).collect();
+        let values: Vec<f32> = all(dataset.val_batches(0, 1, 0).unwrap()).iter().map(|b| b.hr.to_f32()[0]).collect();
         // As opensr-srgan does: values of a file with a maximum above 1.5 are reflectance × 10000.
         let want = |i: usize| if i > 1 { i as f32 / 10_000.0 } else { i as f32 };
         assert_eq!(values, (count - validation..count).map(want).collect::<Vec<_>>());

@@ -10,14 +10,25 @@ mod tiffs;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tempfile::TempDir;
 
+use super::dataset::Opening;
 use super::pixels::values_as_f32;
 use super::source::npy_header::NpyHeader;
-use super::store::{Crop, StoreRequest, ValueRules, open_or_build};
+use super::store::{self, Crop, Store, StoreRequest, ValueRules};
 use super::{DataSettings, Dataset, DatasetKind, Layout, PixelType, StoreMode};
+use crate::Result;
 use crate::ops::prepare::Normalization;
+
+/// Opens or builds the store of `request`; nothing interrupts it.
+fn open_or_build(request: &StoreRequest, notes: &mut Vec<String>) -> Result<Arc<Store>> {
+    let mut opening = Opening { notes: std::mem::take(notes), proceed: &|| Ok(()) };
+    let store = store::open_or_build(request, &mut opening);
+    *notes = opening.notes;
+    store
+}
 
 /// Settings for one-band uint16 data at scale 2.
 fn settings(kind: DatasetKind, root: &Path) -> DataSettings {

@@ -61,7 +61,7 @@ fn patches_stay_in_their_area_and_off_masked_pixels() {
         }
         assert!(bottom_rows > 0, "the last training rows are never drawn");
         let mut seen = Vec::new();
-        for batch in dataset.val_batches(0, 3).unwrap() {
+        for batch in dataset.val_batches(0, 3, 0).unwrap() {
             let batch = batch.unwrap();
             seen.extend((0..batch.n).map(|slot| shown(&batch, slot)));
         }

@@ -1,5 +1,7 @@
 //! Arrays, pictures and stacks give the pixels that are in them; the store that is made of them.
 
+use std::os::unix::fs::FileExt;
+
 use super::super::source;
 use super::*;
 
@@ -157,6 +159,63 @@ fn edit(path: &Path, change: impl FnOnce(&mut serde_json::Value)) {
     fs::write(path, index.to_string()).unwrap();
 }
 
+/// The files of a store of one scene with one of two bands.
+fn unpacked(dir: &Path, size: [usize; 2], mode: StoreMode) -> (StoreRequest, PathBuf) {
+    let source = dir.join("scene.npy");
+    let values = ramp(0, size[0] * size[1] * 2);
+    write_npy(&source, PixelType::U16, &[size[0], size[1], 2], &values);
+    let request = StoreRequest { mode, ..request(&source, &dir.join("store"), &[1]) };
+    open_or_build(&request, &mut Vec::new()).unwrap();
+    let mut files = fs::read_dir(dir.join("store")).unwrap().map(|e| e.unwrap().path());
+    let data = files.find(|path| path.extension().is_some_and(|e| e == "npy")).unwrap();
+    (request, data)
+}
+
+#[test]
+fn a_store_that_is_cut_while_it_is_used_is_an_error_and_no_signal() {
+    for mode in [StoreMode::Mmap, StoreMode::Read] {
+        let dir = tempfile::tempdir().unwrap();
+        let (request, data) = unpacked(dir.path(), [64, 64], mode);
+        let store = open_or_build(&request, &mut Vec::new()).unwrap();
+        let mut bytes = vec![0; 64 * 2];
+        let mut read = || store.copy_crop(0, Crop { row: 60, column: 0, height: 1, width: 64 }, &mut bytes);
+        read().unwrap();
+        fs::File::options().write(true).open(&data).unwrap().set_len(300).unwrap();
+        let error = read().unwrap_err().to_string();
+        assert!(error.contains(data.to_str().unwrap()) && error.contains("was cut off while it was in use"), "{error}");
+        assert_eq!(stored_values(&request).1.len(), 64 * 64, "it is built again");
+    }
+}
+
+/// Only a sample of a store's blocks is compared when it is opened, the rest when it is first used.
+#[test]
+fn damage_is_found_where_it_is_first_used_and_mended_at_the_next_start() {
+    for mode in [StoreMode::Mmap, StoreMode::Read] {
+        let dir = tempfile::tempdir().unwrap();
+        // 32 blocks of 1 MiB, of which 16 are in the sample.
+        let (request, data) = unpacked(dir.path(), [4096, 4096], mode);
+        let written = data.metadata().unwrap().modified().unwrap();
+        let file = fs::File::options().write(true).open(&data).unwrap();
+        let row = 128 + 64;
+        file.write_all_at(&[0xaa, 0x55], 128 + row as u64 * 8192).unwrap();
+        file.set_modified(written).unwrap();
+        let store = open_or_build(&request, &mut Vec::new()).unwrap();
+        let read = |store: &Store, row| {
+            let mut bytes = vec![0; 4096 * 2];
+            let crop = Crop { row, column: 0, height: 1, width: 4096 };
+            store.copy_crop(0, crop, &mut bytes).map(|()| values_as_f32(&bytes, PixelType::U16).next().unwrap())
+        };
+        read(&store, 4000).unwrap();
+        let error = read(&store, row).unwrap_err().to_string();
+        assert!(error.contains("the patch store is damaged near byte") && error.contains("start again"), "{error}");
+        let store = open_or_build(&request, &mut Vec::new()).unwrap();
+        assert_eq!(read(&store, row).unwrap(), ramp(0, 4096 * 4096 * 2)[row * 4096 * 2 + 1]);
+        // A store that somebody touches is compared anew.
+        file.set_modified(written).unwrap();
+        read(&store, row).unwrap();
+    }
+}
+
 /// The list of masked pixels is part of what is checked.
 #[test]
 fn a_damaged_mask_of_a_store_is_built_again() {
@@ -253,6 +312,11 @@ fn files_of_one_scene_are_stacked() {
     let want = vec![90.0, 3.0, 91.0, 9.0, 92.0, 15.0, 93.0, 21.0];
     assert_eq!(stacked(&[&a, &b], &[2, 1]), (PixelType::U8, want));
     assert_eq!(stacked(&[&b, &c], &[0, 1]), (PixelType::F32, vec![90.0, -1.0, 91.0, -2.0, 92.0, -3.0, 93.0, -4.0]));
+    // What each file says of no data acts on its own bands.
+    let fixture = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiff").join(name);
+    let scene = source::open_all(&[fixture("tags_nodata_comma.tif"), fixture("sparse_u16.tif")], Layout::Hwc).unwrap();
+    let bands = scene.info().bands;
+    assert_eq!((scene.info().nodata_of(0), scene.info().nodata_of(bands - 1)), (Some(60_000.0), Some(7.0)));
     let d = write_npy(&dir.path().join("d.npy"), PixelType::U8, &[2, 3], &[0.0; 6]);
     let message = source::open_all(&[a.clone(), d], Layout::Hwc).err().unwrap().to_string();
     assert!(message.contains("2 rows and 3 columns") && message.contains("gdalwarp"), "{message}");

@@ -139,6 +139,35 @@ fn masks_hide_pixels_unless_they_are_ignored() {
 }
 
 #[test]
+fn a_damaged_mask_matters_to_those_alone_who_use_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("a.tif");
+    fs::copy(fixture("mask_beside_u16.tif"), &image).unwrap();
+    for damaged in [b"no mask".to_vec(), fs::read(fixture("alpha_u8.tif")).unwrap()[..200].to_vec()] {
+        fs::write(dir.path().join("a.tif.msk"), damaged).unwrap();
+        let mut request = request(&image, dir.path(), &[1]);
+        let message = open_or_build(&request, &mut Vec::new()).unwrap_err().to_string();
+        assert!(message.contains("a.tif.msk"), "{message}");
+        request.values.mask = false;
+        open_or_build(&request, &mut Vec::new()).unwrap();
+    }
+}
+
+#[test]
+fn values_that_scale_and_offset_make_infinite_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = write_npy(&dir.path().join("a.npy"), PixelType::F32, &[1, 3], &[1.0, -3e38, f32::NAN]);
+    let mut request = request(&path, dir.path(), &[0]);
+    request.values.scale = 1e3;
+    let message = open_or_build(&request, &mut Vec::new()).unwrap_err().to_string();
+    assert!(message.contains("a.npy: 1 values become infinite") && message.contains("Data.scale"), "{message}");
+    // What has no value is left out, whatever becomes of it.
+    request.values.nodata = Some(f64::from(-3e38_f32));
+    let runs = open_or_build(&request, &mut Vec::new()).unwrap().masked_runs().unwrap();
+    assert_eq!((runs[0].first, runs[0].end), (1, 3));
+}
+
+#[test]
 fn an_alpha_band_is_left_out_where_it_is_one_too_many_and_a_band_where_it_is_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let mut request = request(&fixture("alpha_u8.tif"), dir.path(), &[0, 1, 2]);

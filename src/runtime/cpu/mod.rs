@@ -179,8 +179,8 @@ impl Device for Cpu {
         // `load` renewed the addresses when the arena moved, and states never do. The plan gives the memory of a value
         // that is still read to no other, except by the step that reads it last: to a pointwise op whose operand has the
         // output's extent, and to a kernel that works in place. Scratch memory is the step's own. Only commits write
-        // states. That places lie inside their buffers, and outputs and states apart from what is read, `resolve`
-        // checked.
+        // states. `resolve` checked that all places lie inside their buffers, and that outputs of kernels and states of
+        // commits lie apart from what these read; of pointwise steps and copies the plan's word is taken.
         let outcome = unsafe { loaded.run(&ctx, self.profile) };
         self.runs += 1;
         self.done.push_back((self.runs, outcome));
@@ -218,6 +218,11 @@ impl Device for Cpu {
     fn state(&self, name: &str) -> Result<Vec<f32>> {
         let found = self.states.get(name).map(|(_, buffer)| buffer.as_slice().to_vec());
         found.ok_or_else(|| Error::Internal(format!("there is no state {name}")))
+    }
+
+    fn with_state(&self, name: &str, read: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+        let found = self.states.get(name).map(|(_, buffer)| buffer.as_slice());
+        read(found.ok_or_else(|| Error::Internal(format!("there is no state {name}")))?)
     }
 
     fn available_memory(&self) -> Result<Option<usize>> {

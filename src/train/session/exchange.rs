@@ -5,12 +5,9 @@ use std::path::Path;
 use super::{SavedTensor, Session};
 use crate::checkpoint::{TensorFile, compare_architecture};
 use crate::nn::{Network, Tensor};
-use crate::train::states::{EMA, FlatState, flat_states};
+use crate::train::states::{EMA, FlatState, flat_states, moments};
 use crate::types::Shape;
 use crate::{Error, Result};
-
-/// PyTorch counts the batches that a batch norm has seen, for averages that the networks here do not keep.
-const BATCH_COUNT: &str = ".num_batches_tracked";
 
 impl Session {
     /// Every tensor of a checkpoint, in file order.
@@ -18,24 +15,31 @@ impl Session {
     /// # Errors
     /// Fails if the device fails.
     pub fn tensors(&self) -> Result<Vec<SavedTensor>> {
+        let mut shapes = self.tensor_shapes().into_iter();
         let mut out = Vec::new();
-        for FlatState { network, prefix, name, .. } in flat_states(&self.programs, self.has_ema()) {
+        self.visit_tensors(&mut |values| {
+            out.extend(shapes.next().map(|(name, shape)| SavedTensor { name, shape, data: values.to_vec() }));
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    /// Shows the values of every tensor of a checkpoint to `show`, in the order of [`Session::tensor_shapes`] and each in
+    /// file order, holding one at a time.
+    ///
+    /// # Errors
+    /// Fails if `show` or the device fails.
+    pub fn visit_tensors(&self, show: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+        for FlatState { network, name, .. } in flat_states(&self.programs, self.has_ema()) {
             let layout = self.programs.layout(network);
-            let flat = self.device.state(&name)?;
-            for p in &layout.params {
-                let data = p.to_file(layout.slice(p, &flat));
-                out.push(SavedTensor {
-                    name: format!("{prefix}.{}", layout.bare_name(p)),
-                    shape: p.file_shape(),
-                    data,
-                });
-            }
+            self.device.with_state(&name, &mut |flat| {
+                layout.params.iter().try_for_each(|p| show(&p.to_file(layout.slice(p, flat))))
+            })?;
         }
         for (state, tensor) in self.buffers() {
-            let data = tensor.to_file(&self.device.state(&state)?);
-            out.push(SavedTensor { name: self.buffer_name(&state), shape: tensor.file_shape(), data });
+            self.device.with_state(&state, &mut |values| show(&tensor.to_file(values)))?;
         }
-        Ok(out)
+        Ok(())
     }
 
     /// `ema.generator.x` is called `ema.x` in files.
@@ -62,12 +66,12 @@ impl Session {
             return Err(Error::checkpoint(path, message)
                 .with_hint("use the configuration that the checkpoint was trained with (config.yaml beside it)"));
         }
-        self.set_some_tensors(|name| !averaged(name) || present, |name| file.read(name))?;
+        self.set_some_tensors(|name| !averaged(name) || present, |name| read_state(file, path, name))?;
         if wanted && !present { self.average_from_live() } else { Ok(()) }
     }
 
     /// The average starts at the live weights.
-    fn average_from_live(&mut self) -> Result<()> {
+    pub(super) fn average_from_live(&mut self) -> Result<()> {
         let generator = self.programs.layout(Network::Generator).clone();
         let flat = self.device.state(&generator.params_state())?;
         self.device.set_state(&format!("{EMA}{}", generator.params_state()), Shape::vector(flat.len()), &flat)?;
@@ -76,37 +80,6 @@ impl Session {
             self.device.set_state(&format!("{EMA}{}", b.name), b.shape, &values)?;
         }
         Ok(())
-    }
-
-    /// Takes the generator's and, where the file has them, the discriminator's weights, nothing else: in a checkpoint
-    /// of opensr-srgan, the loss's networks are passed over.
-    ///
-    /// # Errors
-    /// As [`Session::restore`].
-    pub fn restore_weights(&mut self, file: &mut TensorFile, path: &Path) -> Result<Vec<String>> {
-        let found = file.entries().iter().map(|e| (e.name.clone(), e.shape.clone())).collect::<Vec<_>>();
-        let mut taken = Vec::new();
-        for network in Network::ALL {
-            let layout = self.programs.layout(network);
-            let prefix = format!("{}.", layout.prefix);
-            let expected: Vec<_> = self.tensor_shapes().into_iter().filter(|(n, _)| n.starts_with(&prefix)).collect();
-            let counts = |name: &str| name.starts_with(&prefix) && !name.ends_with(BATCH_COUNT);
-            let present: Vec<_> = found.iter().filter(|(n, _)| counts(n)).cloned().collect();
-            if network == Network::Discriminator && present.is_empty() {
-                continue;
-            }
-            if let Some(table) = compare_architecture(&expected, &present) {
-                let message = format!("its {} is not that of this configuration\n{table}", layout.prefix);
-                return Err(Error::checkpoint(path, message));
-            }
-            taken.push(layout.prefix.clone());
-        }
-        let wanted = taken.clone();
-        self.set_some_tensors(|name| wanted.iter().any(|p| name.split('.').next() == Some(p)), |name| file.read(name))?;
-        if self.has_ema() {
-            self.average_from_live()?;
-        }
-        Ok(taken)
     }
 
     /// Names and file extents of all tensors of a checkpoint.
@@ -140,7 +113,7 @@ impl Session {
         self.device.set_state(&layout.params_state(), Shape::vector(flat.len()), &flat)
     }
 
-    fn set_some_tensors(
+    pub(super) fn set_some_tensors(
         &mut self,
         wanted: impl Fn(&str) -> bool,
         mut read: impl FnMut(&str) -> Result<Vec<f32>>,
@@ -160,5 +133,17 @@ impl Session {
             }
         }
         Ok(())
+    }
+}
+
+/// A tensor of a state that is continued: finite, and not below 0 where its root will be taken.
+fn read_state(file: &mut TensorFile, path: &Path, name: &str) -> Result<Vec<f32>> {
+    let values = file.read_finite(name)?;
+    let is_square = Network::ALL.iter().any(|network| name.starts_with(moments(*network).exp_avg_sq));
+    match values.iter().find(|v| is_square && **v < 0.0) {
+        Some(value) => {
+            Err(Error::checkpoint(path, format!("tensor {name} holds {value}, but a mean of squares is not negative")))
+        }
+        None => Ok(values),
     }
 }
