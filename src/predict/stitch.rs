@@ -102,10 +102,11 @@ impl<'m> Stitcher<'m> {
     fn in_file(&self, image: &[f32], unit: &Unit, column: usize) -> Result<Vec<f32>> {
         let bands = self.inverse.len();
         if let Some(at) = image.iter().position(|v| !v.is_finite()) {
-            let pixel = at / bands / unit.job.scale;
-            let width = unit.job.columns.window * unit.job.scale;
-            let row = unit.job.rows.pixels(unit.number).start + pixel / width;
-            let column = unit.job.columns.pixels(column).start + pixel % width;
+            let (pixel, scale) = (at / bands, unit.job.scale);
+            let columns = unit.job.columns.pixels(column);
+            let width = columns.len() * scale;
+            let row = unit.job.rows.pixels(unit.number).start + pixel / width / scale;
+            let column = columns.start + pixel % width / scale;
             let message = format!("its network gives {} near row {row}, column {column} of the scene", image[at]);
             return Err(Error::checkpoint(self.model.checkpoint(), message)
                 .with_hint("its weights may not be finite: choose an earlier checkpoint"));

@@ -9,7 +9,7 @@ Trains two networks for a step, writes scenes by GDAL (pixel types, no-data valu
 transforms, ground control points, names, scales and offsets of bands) and maps them. Of each map: it is a valid
 Cloud-Optimized GeoTIFF; reference system, transform, type, no-data value, names, scales and offsets are the scene's;
 pixels and masks are those of the array that the same command writes; overviews are the means of the pixels that have a
-value. Exits with 1 and what differs.
+value. A Sentinel-2 product gives the maps of its bands as GDAL reads them, less its offset. Exits with 1 and what differs.
 """
 
 import itertools
@@ -162,6 +162,33 @@ def check(case, scene, map_path, array_path, valid):
     return problems
 
 
+def check_product(predict, folder):
+    """What differs between maps of a Sentinel-2 product and of its bands as GDAL reads them, less its offset."""
+    problems = []
+    product = Path(__file__).parents[1] / "fixtures" / "sentinel2" / "S2B_MSIL2A_20240101.SAFE"
+    for metres, names in {10: ("B02", "B03", "B08"), 20: ("B05", "B8A", "B12")}.items():
+        scene = folder / f"bands_{metres}.tif"
+        bands = []
+        for name in names:
+            with rasterio.open(next(product.glob(f"GRANULE/*/IMG_DATA/R{metres}m/*_{name}_{metres}m.jp2"))) as band:
+                values, profile = band.read(1).astype("int64"), band.profile
+            special = (values == 0) | (values == 65535)
+            bands.append(np.where(special, values, np.maximum(values - 1000, 1)).astype("uint16"))
+        profile = {key: profile[key] for key in ("height", "width", "crs", "transform")}
+        with rasterio.open(scene, "w", driver="GTiff", count=len(names), dtype="uint16", nodata=0, **profile) as out:
+            out.write(np.stack(bands))
+            out.descriptions = names
+        run(*predict, product, "-o", f"product_{metres}.tif", "--bands", ",".join(names), cwd=folder)
+        run(*predict, scene.name, "-o", f"bands_{metres}_map.tif", cwd=folder)
+        with rasterio.open(folder / f"product_{metres}.tif") as a, rasterio.open(folder / f"bands_{metres}_map.tif") as b:
+            told = [(m.crs, m.transform, m.dtypes, m.nodata, m.descriptions, m.shape) for m in (a, b)]
+            if told[0] != told[1]:
+                problems.append(f"product at {metres} m: {told[0]} instead of {told[1]}")
+            elif not np.array_equal(a.read(), b.read()):
+                problems.append(f"product at {metres} m: other pixels than those of its bands")
+    return problems
+
+
 def main():
     binaries = Path(sys.argv[1]).resolve()
     problems, count = [], 0
@@ -187,7 +214,8 @@ def main():
         with rasterio.open(folder / "chosen.tif") as chosen:
             if chosen.descriptions != (NAMES[2], NAMES[0], NAMES[1]) or chosen.scales != (1.0, 0.0001, 0.0002):
                 problems.append(f"bands by name: {chosen.descriptions}, {chosen.scales}")
-    print("\n".join(problems) or f"{count} maps are what GDAL and rio-cogeo expect")
+        problems += check_product([*predict[:4], *fixed], folder)
+    print("\n".join(problems) or f"{count + 2} maps are what GDAL and rio-cogeo expect")
     return 1 if problems else 0
 
 
