@@ -87,6 +87,7 @@ const MATRIX: [&[&str]; 20] = [
 ];
 
 #[test]
+#[cfg_attr(not(feature = "slow-tests"), ignore = "slow: cargo test --features slow-tests")]
 fn small_runs_stay_within_what_was_promised() {
     let dir = tempfile::tempdir().unwrap();
     write_scene(&dir.path().join("scene.npy"));

@@ -109,7 +109,7 @@ impl<'m> Stitcher<'m> {
             let column = columns.start + pixel % width / scale;
             let message = format!("its network gives {} near row {row}, column {column} of the scene", image[at]);
             return Err(Error::checkpoint(self.model.checkpoint(), message)
-                .with_hint("its weights may not be finite: choose an earlier checkpoint"));
+                .with_hint("the scene's values there, or the weights, are too large: look at both"));
         }
         let value = |(i, v): (usize, &f32)| {
             let (gain, offset) = self.inverse[i % bands];

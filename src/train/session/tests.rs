@@ -64,7 +64,8 @@ fn a_checkpoint_of_opensr_srgan_gives_all_weights_of_its_networks() {
     assert_eq!(session.restore_weights(&mut file, &path).unwrap(), ["generator", "discriminator"]);
     let saved = session.tensors().unwrap();
     let mut compared = 0;
-    for entry in file.entries().to_vec() {
+    // The average in the file is for maps; a training's own starts at the weights.
+    for entry in file.entries().to_vec().into_iter().filter(|entry| !entry.name.starts_with("ema.")) {
         let other = entry.name.starts_with("content_loss_criterion.") || entry.name.ends_with(".num_batches_tracked");
         let tensor = saved.iter().find(|t| t.name == entry.name);
         assert_eq!(tensor.is_none(), other, "{}", entry.name);
