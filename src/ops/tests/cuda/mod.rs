@@ -53,6 +53,7 @@ fn kernels_compute_the_references() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "slow-tests"), ignore = "slow: cargo test --features slow-tests")]
 fn kernels_compute_the_references_at_random_extents() {
     check_in_every_order(&random_cases(24));
 }

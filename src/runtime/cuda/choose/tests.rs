@@ -90,6 +90,7 @@ fn names(choice: &Choice) -> Vec<&str> {
 }
 
 #[test]
+#[cfg_attr(not(feature = "slow-tests"), ignore = "slow: cargo test --features slow-tests")]
 fn the_fastest_way_is_taken_and_one_that_fails_is_none() {
     let dir = tempfile::tempdir().unwrap();
     let program = program(false);
@@ -113,6 +114,7 @@ fn the_fastest_way_is_taken_and_one_that_fails_is_none() {
 
 /// The library's result would overwrite the residual that the step still adds: it goes aside first.
 #[test]
+#[cfg_attr(not(feature = "slow-tests"), ignore = "slow: cargo test --features slow-tests")]
 fn memory_that_is_still_read_is_not_written() {
     let dir = tempfile::tempdir().unwrap();
     let program = program(true);
@@ -126,6 +128,7 @@ fn memory_that_is_still_read_is_not_written() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "slow-tests"), ignore = "slow: cargo test --features slow-tests")]
 fn a_choice_is_kept_for_later_runs_and_made_again_where_it_is_lost() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("algorithms.json");
@@ -152,6 +155,7 @@ fn a_choice_is_kept_for_later_runs_and_made_again_where_it_is_lost() {
 
 /// Also steps that compute in place, which would find another operand at every run.
 #[test]
+#[cfg_attr(not(feature = "slow-tests"), ignore = "slow: cargo test --features slow-tests")]
 fn wrong_candidates_lose_however_fast_they_are() {
     // In bf16 the first convolution's operands are of two types, which no library multiplies.
     for (precision, count) in [(Precision::F32, 2), (Precision::Bf16, 1)] {
@@ -191,6 +195,7 @@ fn wrong_candidates_lose_however_fast_they_are() {
 
 /// The run that meets it ends; the next one does not meet it.
 #[test]
+#[cfg_attr(not(feature = "slow-tests"), ignore = "slow: cargo test --features slow-tests")]
 fn a_candidate_that_loses_the_device_is_tried_once() {
     let dir = tempfile::tempdir().unwrap();
     let program = program(false);
@@ -215,6 +220,7 @@ fn a_candidate_that_loses_the_device_is_tried_once() {
 
 /// Weights are read where they are, and stay as they are.
 #[test]
+#[cfg_attr(not(feature = "slow-tests"), ignore = "slow: cargo test --features slow-tests")]
 fn states_are_not_touched_by_the_check() {
     let mut tape = Tape::new();
     let x = tape.input("x", X, DType::F32);
@@ -231,6 +237,7 @@ fn states_are_not_touched_by_the_check() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "slow-tests"), ignore = "slow: cargo test --features slow-tests")]
 fn a_folder_that_cannot_be_written_costs_time_only() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("algorithms.json")).unwrap();
@@ -243,6 +250,7 @@ fn a_folder_that_cannot_be_written_costs_time_only() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "slow-tests"), ignore = "slow: cargo test --features slow-tests")]
 fn choices_of_an_earlier_run_go_before_what_is_on_disk() {
     let dir = tempfile::tempdir().unwrap();
     let program = program(false);
@@ -267,6 +275,7 @@ fn choices_of_an_earlier_run_go_before_what_is_on_disk() {
 
 /// A plan that is resolved again, because the arena has grown, keeps its ways; steps of one kind share a choice.
 #[test]
+#[cfg_attr(not(feature = "slow-tests"), ignore = "slow: cargo test --features slow-tests")]
 fn a_choice_holds_while_the_device_lives() {
     let dir = tempfile::tempdir().unwrap();
     let program = program(false);
