@@ -129,9 +129,16 @@ impl Work {
         options.read(true).write(true).create(true).truncate(false);
         let file = options.open(&new).map_err(|e| failed("create", path, e))?;
         lock(&file, path)?;
+        Work::begin(&new, file, path, Header { job, units }).inspect_err(|_| {
+            // The first error is the one worth reporting.
+            let _ = std::fs::remove_file(&new);
+        })
+    }
+
+    /// Fills the empty working file `new`, which then is `path`.
+    fn begin(new: &Path, file: File, path: &Path, header: Header) -> Result<Work> {
         let write = |e| failed("write", path, e);
         file.set_len(0).map_err(write)?;
-        let header = Header { job, units };
         let text = serde_json::to_vec(&header).map_err(|e| Error::Internal(e.to_string()))?;
         let mut head = MAGIC.to_vec();
         head.extend((text.len() as u32).to_le_bytes());
@@ -142,7 +149,7 @@ impl Work {
         work.file.write_all_at(&head, 0).map_err(write)?;
         work.file.set_len(work.records[work.units.len()]).map_err(write)?;
         work.file.sync_all().map_err(write)?;
-        std::fs::rename(&new, path).map_err(write)?;
+        std::fs::rename(new, path).map_err(write)?;
         Ok(work)
     }
 

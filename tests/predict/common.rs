@@ -1,9 +1,8 @@
 //! A folder with small scenes and checkpoints of untrained networks, and maps made in it.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 
 use srgan::checkpoint::{CheckpointFile, Counters, Meta, TensorRef};
 use srgan::config::Config;
@@ -14,6 +13,10 @@ use srgan::train::DeviceOptions;
 use srgan::train::session::{SavedTensor, Session};
 use srgan::{Error, Result};
 use tempfile::TempDir;
+
+#[path = "../support/shared.rs"]
+mod shared;
+pub use shared::Shared;
 
 /// Generators whose pixels depend on a bounded neighbourhood.
 pub const LOCAL: [(&str, &str); 6] = [
@@ -50,26 +53,6 @@ pub const SMALL: &str =
 
 /// A folder that is deleted with the value.
 pub struct Scratch(TempDir);
-
-/// A writer whose text can be read while others write to it.
-#[derive(Clone, Default)]
-pub struct Shared(Arc<Mutex<Vec<u8>>>);
-
-impl Shared {
-    pub fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
-
-impl Write for Shared {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 impl Scratch {
     pub fn new() -> Scratch {

@@ -48,6 +48,24 @@ fn twenty_kills_leave_the_bytes_as_they_are() {
     assert_eq!(left, Vec::<String>::new());
 }
 
+/// No room for the working file: it says so, and nothing is left that a later run would stumble over.
+#[test]
+fn a_full_disk_leaves_nothing_behind() {
+    let scratch = Scratch::new();
+    scratch.checkpoint("m.safetensors", SMALL, 2, "normalization: identity");
+    scratch.floats("s.npy", &[300, 300, 2], ground);
+    let before = scratch.files();
+    let mut command = Command::new("sh");
+    // The shell counts blocks of 512 bytes or of 1024.
+    command.args(["-c", "ulimit -f 500; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_srgan"), "predict", "-m"]);
+    command.args(["m.safetensors", "s.npy", "-o", "map.tif", "--device", "cpu", "--threads", "1"]);
+    let output = command.current_dir(scratch.path("")).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("free some space"), "{said}");
+    assert_eq!(scratch.files(), before);
+}
+
 #[test]
 fn a_signal_saves_what_is_done_and_exits_with_75() {
     let scratch = Scratch::new();

@@ -1,15 +1,17 @@
 //! A folder with a small scene and a small configuration, and the program running in it.
 
 use std::fs;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use srgan::checkpoint::{CheckpointFile, Meta, TensorFile, TensorRef};
 use srgan::data::PixelType;
 use tempfile::TempDir;
+
+#[path = "../support/shared.rs"]
+mod shared;
+pub use shared::Shared;
 
 /// 4 steps an epoch, 3 bands, scale 2; everything that has a state acts within a few steps.
 const CONFIG: &str = "\
@@ -180,26 +182,6 @@ impl Scratch {
     /// The same as numbers, without the steps.
     pub fn numbers(&self, run: &str, name: &str) -> Vec<f64> {
         self.column(run, name).into_iter().map(|(_, cell)| cell.parse().unwrap()).collect()
-    }
-}
-
-/// A writer whose text can be read while others write to it.
-#[derive(Clone, Default)]
-pub struct Shared(Arc<Mutex<Vec<u8>>>);
-
-impl Shared {
-    pub fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
-
-impl Write for Shared {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

@@ -1,5 +1,6 @@
 //! JPEG 2000 files, decoded by windows of rows: Sentinel-2's bands, and what GDAL writes.
 
+use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -7,7 +8,7 @@ use jpeg2k::{DecodeArea, DecodeParameters, DumpImage, Image};
 use tiff_reader::TiffFile;
 
 use super::values::ValueType;
-use super::{RawTag, Source, SourceInfo, extension, open_file};
+use super::{RawTag, Source, SourceInfo, open_file};
 use crate::error::{Error, Result};
 
 /// Bytes of decoded samples that a window of rows has at most; a sample takes four.
@@ -35,6 +36,8 @@ pub(super) struct Jp2 {
     pub(super) width: usize,
     pub(super) bands: usize,
     pub(super) value_type: ValueType,
+    /// Where the pixels are on the ground, if the file says so.
+    tags: Vec<RawTag>,
 }
 
 impl Jp2 {
@@ -43,9 +46,9 @@ impl Jp2 {
     /// # Errors
     /// If it is no JPEG 2000 file, or has bands of different sizes or more than 16 bits.
     pub fn open(path: &Path) -> Result<Jp2> {
-        open_file(path)?;
-        let start = read_start(path)?;
-        Jp2::describe(path, None, &start)
+        let mut start = Vec::new();
+        open_file(path)?.take(MOST_HEADER as u64).read_to_end(&mut start).map_err(|e| Error::io("read", path, e))?;
+        Jp2::describe(path, None, extent(&start), geo_tags(&start))
     }
 
     /// Reads the header of a file of these bytes; `path` names it in messages.
@@ -53,13 +56,14 @@ impl Jp2 {
     /// # Errors
     /// As [`Self::open`].
     pub fn of_bytes(path: &Path, bytes: Vec<u8>) -> Result<Jp2> {
-        let start = bytes[..bytes.len().min(MOST_HEADER)].to_vec();
-        Jp2::describe(path, Some(bytes), &start)
+        let start = &bytes[..bytes.len().min(MOST_HEADER)];
+        let (extent, tags) = (extent(start), geo_tags(start));
+        Jp2::describe(path, Some(bytes), extent, tags)
     }
 
-    fn describe(path: &Path, bytes: Option<Vec<u8>>, start: &[u8]) -> Result<Jp2> {
+    fn describe(path: &Path, bytes: Option<Vec<u8>>, extent: Option<Extent>, tags: Vec<RawTag>) -> Result<Jp2> {
         let wrong = |message: String| Error::data(path, message);
-        let extent = extent(start).ok_or_else(|| unreadable(path, "it has no header"))?;
+        let extent = extent.ok_or_else(|| unreadable(path, "it has no header"))?;
         let rows = extent.height as u64 * extent.width as u64;
         if rows == 0 || extent.width as usize * 4 > WINDOW_BYTES {
             return Err(wrong(format!("the file claims {} × {} pixels", extent.width, extent.height)));
@@ -89,7 +93,7 @@ impl Jp2 {
         }
         let origin = [image.x_offset() as usize, image.y_offset() as usize];
         let (height, width) = (image.orig_height() as usize, image.orig_width() as usize);
-        Ok(Jp2 { path: path.into(), bands: components.len(), bytes, origin, height, width, value_type })
+        Ok(Jp2 { path: path.into(), bands: components.len(), bytes, origin, height, width, value_type, tags })
     }
 
     /// Rows of a window at most.
@@ -137,14 +141,6 @@ fn unreadable(path: &Path, why: impl std::fmt::Display) -> Error {
     Error::data(path, format!("not a readable JPEG 2000 file: {why}")).with_hint(hint)
 }
 
-/// The first bytes of a file.
-fn read_start(path: &Path) -> Result<Vec<u8>> {
-    use std::io::Read;
-    let mut start = Vec::new();
-    open_file(path)?.take(MOST_HEADER as u64).read_to_end(&mut start).map_err(|e| Error::io("read", path, e))?;
-    Ok(start)
-}
-
 /// Pixels of the whole image.
 struct Extent {
     width: u32,
@@ -160,7 +156,7 @@ fn extent(start: &[u8]) -> Option<Extent> {
 }
 
 /// The geographic tags of a file, if it has a box of them (GeoJP2).
-pub(super) fn geo_tags(start: &[u8]) -> Vec<RawTag> {
+fn geo_tags(start: &[u8]) -> Vec<RawTag> {
     let mut rest = start;
     while let Some((header, _)) = rest.split_first_chunk::<8>() {
         let length = u32::from_be_bytes([header[0], header[1], header[2], header[3]]) as usize;
@@ -190,9 +186,7 @@ pub(super) fn open(path: &Path) -> Result<Jp2Source> {
     let Jp2 { height, width, bands, value_type, .. } = image;
     let shape = format!("{height} rows, {width} columns, {bands} bands of {value_type}");
     let mut info = SourceInfo::new([height, width, bands], value_type, shape);
-    if extension(path).is_some_and(|e| e == "jp2") {
-        info.tags = geo_tags(&read_start(path)?);
-    }
+    info.tags.clone_from(&image.tags);
     Ok(Jp2Source { image, info, next_row: 0 })
 }
 
@@ -216,11 +210,6 @@ impl Source for Jp2Source {
 
     fn seek(&mut self, row: usize) {
         self.next_row = row.min(self.info.height);
-    }
-
-    fn read_mask(&mut self, _: usize, rows: usize, out: &mut Vec<u8>) -> Result<()> {
-        out.resize(out.len() + rows * self.info.width, 1);
-        Ok(())
     }
 }
 

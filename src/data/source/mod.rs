@@ -126,8 +126,12 @@ pub(crate) trait Source {
     /// The next rows start at `row`.
     fn seek(&mut self, row: usize);
 
-    /// Appends a byte for each pixel of `rows` rows from `first` on: 0 where the file's mask hides it.
-    fn read_mask(&mut self, first: usize, rows: usize, out: &mut Vec<u8>) -> Result<()>;
+    /// Appends a byte for each pixel of `rows` rows from `first` on: 0 where the file's mask hides it. Files of a kind
+    /// without masks hide none.
+    fn read_mask(&mut self, _first: usize, rows: usize, out: &mut Vec<u8>) -> Result<()> {
+        out.resize(out.len() + rows * self.info().width, 1);
+        Ok(())
+    }
 }
 
 /// Whether `path`'s ending is one that [`open`] knows.

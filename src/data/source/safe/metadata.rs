@@ -4,7 +4,7 @@ use std::path::Path;
 
 use roxmltree::{Document, Node, ParsingOptions};
 
-use super::{FULL_SCALE, member, package::Package};
+use super::{FULL_SCALE, package::Package};
 use crate::error::{Error, Result};
 
 /// All bands, in the order of their numbers in metadata.
@@ -50,7 +50,7 @@ impl Product {
             "MTD_MSIL2A.xml" => ("Sentinel-2 L2A", "BOA_ADD_OFFSET", "BOA_QUANTIFICATION_VALUE"),
             _ => ("Sentinel-2 L1C", "RADIO_ADD_OFFSET", "QUANTIFICATION_VALUE"),
         };
-        let path = member(package.path(), name);
+        let path = package.path().join(name);
         let text = package.xml(name)?;
         let document = parse(&path, &text)?;
         let quantification = number(&document, quantification_tag)
@@ -115,7 +115,7 @@ impl Granule {
         let missing =
             || Error::data(package.path(), "GRANULE/*/MTD_TL.xml is missing").with_hint("download the product again");
         let name = names.iter().find(is_granule).ok_or_else(missing)?;
-        let path = member(package.path(), name);
+        let path = package.path().join(name);
         let text = package.xml(name)?;
         let document = parse(&path, &text)?;
         let epsg = elements(&document, "HORIZONTAL_CS_CODE")

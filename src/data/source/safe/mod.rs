@@ -186,14 +186,4 @@ impl Source for SafeSource {
     fn seek(&mut self, row: usize) {
         self.next_row = row.min(self.info.height);
     }
-
-    fn read_mask(&mut self, _: usize, rows: usize, out: &mut Vec<u8>) -> Result<()> {
-        out.resize(out.len() + rows * self.info.width, 1);
-        Ok(())
-    }
-}
-
-/// The name of a member of a product at `path`, for messages.
-fn member(path: &Path, name: &str) -> PathBuf {
-    path.join(name)
 }

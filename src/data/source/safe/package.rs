@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use zip::ZipArchive;
 use zip::result::ZipError;
 
-use super::member;
 use crate::data::source::jp2::Jp2;
 use crate::data::source::{largest_image, open_file};
 use crate::error::{Error, Result};
@@ -71,7 +70,7 @@ impl Package {
     /// If it cannot be read or is larger than any of a product.
     pub fn xml(&mut self, name: &str) -> Result<String> {
         let bytes = self.read(name, MOST_XML)?;
-        String::from_utf8(bytes).map_err(|_| Error::data(member(&self.path, name), "not a text file"))
+        String::from_utf8(bytes).map_err(|_| Error::data(self.path.join(name), "not a text file"))
     }
 
     /// An image of the product.
@@ -83,11 +82,11 @@ impl Package {
             return Jp2::open(&self.path.join(name));
         }
         let bytes = self.read(name, largest_image(self.len) as u64)?;
-        Jp2::of_bytes(&member(&self.path, name), bytes)
+        Jp2::of_bytes(&self.path.join(name), bytes)
     }
 
     fn read(&mut self, name: &str, most: u64) -> Result<Vec<u8>> {
-        let path = member(&self.path, name);
+        let path = self.path.join(name);
         let mut bytes = Vec::new();
         let read = match &mut self.archive {
             None => open_file(&path)?.take(most + 1).read_to_end(&mut bytes),
