@@ -6,7 +6,7 @@
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use srgan::data::{DataSettings, Dataset, DatasetKind, Loader, StoreMode};
+use srgan::data::{DataSettings, Dataset, DatasetKind, Loader, Share, StoreMode};
 use srgan::ops::prepare::Normalization;
 
 /// Anonymous resident memory of this process in KiB.
@@ -67,7 +67,7 @@ fn growth(side: usize) -> usize {
     let dataset = Dataset::open(&settings).unwrap();
     let mut batches = 0;
     for epoch in 0..2 {
-        let mut loader = Loader::start(&dataset, epoch, 0).unwrap();
+        let mut loader = Loader::start(&dataset, epoch, 0, Share::WHOLE).unwrap();
         while let Some(batch) = loader.next() {
             loader.recycle(batch.unwrap());
             batches += 1;

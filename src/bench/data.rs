@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{BenchOptions, Steps, rounded};
 use crate::config::Config;
-use crate::data::{Batch, Dataset, Loader};
+use crate::data::{Batch, Dataset, Loader, Share};
 use crate::runtime::PlanId;
 use crate::train::plans::{self, train_shape};
 use crate::train::programs::BatchShape;
@@ -32,7 +32,7 @@ impl<'a> DataSteps<'a> {
     pub fn new(session: &mut Session, options: &BenchOptions, dataset: &'a Dataset) -> Result<DataSteps<'a>> {
         let cfg = session.config().clone();
         check_patch(&cfg, dataset)?;
-        steps_per_epoch(&cfg, dataset)?;
+        steps_per_epoch(&cfg, dataset, 1)?;
         let shape = train_shape(&cfg, dataset);
         let Some(phase) = options.phase.of_step() else {
             return Err(Error::usage("--data cfg times training steps; a forward pass alone takes no HR images")
@@ -48,7 +48,7 @@ impl<'a> DataSteps<'a> {
         Ok(DataSteps {
             dataset,
             micro_batches,
-            loader: Loader::start(dataset, 0, 0)?,
+            loader: Loader::start(dataset, 0, 0, Share::WHOLE)?,
             epoch: 0,
             step: 0,
             shape,
@@ -63,7 +63,7 @@ impl<'a> DataSteps<'a> {
         let parts = self.micro_batches;
         if self.loader.remaining() < parts {
             self.epoch += 1;
-            self.loader = Loader::start(self.dataset, self.epoch, 0)?;
+            self.loader = Loader::start(self.dataset, self.epoch, 0, Share::WHOLE)?;
         }
         self.loader.by_ref().take(parts).collect()
     }
@@ -136,7 +136,7 @@ pub fn bench_loader(dataset: &Dataset, cfg: &Config, epochs: u64) -> Result<Load
     let (mut loading, mut first, mut last) = (Duration::ZERO, None, Resident::default());
     for epoch in 0..epochs {
         let start = Instant::now();
-        let mut loader = Loader::start(dataset, epoch, 0)?;
+        let mut loader = Loader::start(dataset, epoch, 0, Share::WHOLE)?;
         while let Some(batch) = loader.next() {
             loader.recycle(batch?);
         }

@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use srgan::config::{Config, Resume};
+use srgan::device::collective::Ranks;
 use srgan::log::{Messages, say, say_error};
+use srgan::train::ranks::join;
 use srgan::train::{DeviceOptions, RunOptions, dry_run, run, self_check, torch_hub};
 use srgan::{Error, Result};
 
@@ -67,8 +69,20 @@ fn main() -> ExitCode {
     if let Some(code) = self_check::answer(std::env::args_os(), &|name| std::env::var_os(name)) {
         return code;
     }
-    match start(Args::parse()) {
+    let mut ranks = Ranks::default();
+    match start(Args::parse(), &mut ranks) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(e) if ranks.are_several() => {
+            // All ranks stop together on a signal and when training diverges; of other errors the others know nothing.
+            let together = matches!(e, Error::Stopped { .. } | Error::Diverged { .. });
+            if ranks.is_first() || !together {
+                say_error(format_args!("error: {}: {e}", ranks.name()));
+            }
+            if !together {
+                ranks.abort(e.exit_code());
+            }
+            ExitCode::from(e.exit_code())
+        }
         Err(e) => {
             match &e {
                 Error::Stopped { .. } | Error::StoppedEarly { .. } => say_error(&e),
@@ -79,7 +93,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(args: Args) -> Result<()> {
+fn start(args: Args, ranks: &mut Ranks) -> Result<()> {
     let mut overrides = args.overrides;
     overrides.extend(args.device.map(|d| format!("Training.device={d}")));
     overrides.extend(args.isa.map(|i| format!("Training.isa={i}")));
@@ -91,8 +105,10 @@ fn start(args: Args) -> Result<()> {
         let options = DeviceOptions { messages: Some(Messages::stderr()), program, ..DeviceOptions::default() };
         return say(dry_run(&cfg, args.verbose, &options, torch_hub.as_deref())?);
     }
+    *ranks = join(&cfg, &|name| std::env::var_os(name))?;
     let resume = args.resume.map(|r| if r == "auto" { Resume::Auto } else { Resume::From(r.into()) });
     let Args { run_dir, accept_new_data, sync_kernels, .. } = args;
-    let options = RunOptions { resume, run_dir, accept_new_data, sync_kernels, torch_hub };
+    let ranks = ranks.clone();
+    let options = RunOptions { resume, run_dir, accept_new_data, sync_kernels, torch_hub, ranks };
     run(&cfg, &warnings, &options, program)
 }

@@ -57,6 +57,11 @@ impl BestK {
         Some(SavePlan { entry, entries, dropped })
     }
 
+    /// Takes over a plan whose file another process writes.
+    pub fn follow(&mut self, plan: SavePlan) {
+        self.entries = plan.entries;
+    }
+
     /// Takes over a plan whose file has been written, and deletes the files that dropped out of the list
     /// from the run folder `folder`.
     pub fn commit(&mut self, folder: &Path, plan: SavePlan) -> Result<()> {

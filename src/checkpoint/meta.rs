@@ -75,6 +75,9 @@ pub struct Meta {
     /// What the run was trained on; absent in files of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub imagery: Option<Imagery>,
+    /// Ranks that the run had; 0 in files of earlier versions, which had one.
+    #[serde(default)]
+    pub ranks: u64,
     /// The validation that was under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<ValidationState>,
@@ -104,6 +107,7 @@ impl Default for Meta {
             timed_on: String::new(),
             has_checksums: true,
             imagery: None,
+            ranks: 1,
             validation: None,
         }
     }

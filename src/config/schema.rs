@@ -146,6 +146,8 @@ section! {
         resume: Resume = Resume::Never;
         /// (ours) A checkpoint is written at least this often, in minutes.
         checkpoint_minutes: f64 = 15.0, positive_f64;
+        /// (ours) Seconds that a rank waits for the others before it gives up.
+        dist_timeout: f64 = 600.0, positive_f64;
         /// (ours) Validations without improvement after which training ends.
         early_stopping_patience: u64 = 250, at_least(1);
         /// Moving average of the generator's weights.

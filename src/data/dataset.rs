@@ -185,14 +185,14 @@ impl Dataset {
         &self.inner.sizes
     }
 
-    /// Batches of `batch` over the validation images of `val_sizes()[size]`, in a fixed order, from batch `first` on; the
-    /// last one is padded by repeating its last image.
-    pub fn val_batches(&self, size: usize, batch: usize, first: usize) -> Result<Loader> {
+    /// Batches of `batch` over the validation images of `val_sizes()[size]`, in a fixed order: those
+    /// numbered in `batches`, as far as there are so many. The last one is padded by repeating its last image.
+    pub fn val_batches(&self, size: usize, batch: usize, batches: Vec<usize>) -> Result<Loader> {
         let Inner { parts, sizes, .. } = &*self.inner;
         let wanted = sizes.get(size).ok_or_else(|| Error::Internal(format!("no validation size {size}")))?;
         let of_size = |item: &ValItem| same_size(wanted, &val_size(parts, self.scale(), item));
         let samples = (0..).zip(&parts.val).filter(|(_, item)| of_size(item)).map(|(i, item)| sample_of(i, item));
-        Ok(Loader::over_samples(self.clone(), samples.collect(), (batch.max(1), first)))
+        Ok(Loader::over_samples(self.clone(), samples.collect(), (batch.max(1), batches)))
     }
 
     /// The held-out imagery in pieces as large as possible, each a batch of one, loaded as it is asked for. Of

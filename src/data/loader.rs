@@ -17,14 +17,36 @@ use crate::error::{Error, Result};
 
 /// Which samples make up each batch.
 enum Plan {
-    Training { epoch: u64, order: Vec<u32> },
-    Fixed(Vec<Sample>),
+    Training {
+        epoch: u64,
+        order: Vec<u32>,
+    },
+    /// Which batches of the samples.
+    Fixed {
+        samples: Vec<Sample>,
+        batches: Vec<usize>,
+    },
+}
+
+/// Which part of each global batch a process loads: the samples `index`, `index + count`, … of `count` times as many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Number of the process, from 0.
+    pub index: usize,
+    /// Number of processes.
+    pub count: usize,
+}
+
+impl Share {
+    /// Everything.
+    pub const WHOLE: Share = Share { index: 0, count: 1 };
 }
 
 /// What the threads share without a lock.
 struct Job {
     dataset: Dataset,
     plan: Plan,
+    share: Share,
     batch: usize,
     /// Number of batches.
     len: usize,
@@ -32,12 +54,17 @@ struct Job {
 
 impl Job {
     fn samples(&self, number: usize) -> Vec<Sample> {
-        let first = number * self.batch;
         match &self.plan {
             Plan::Training { epoch, order } => {
-                (first..first + self.batch).map(|i| self.dataset.train_sample(*epoch, order, i)).collect()
+                let Share { index, count } = self.share;
+                let first = number * self.batch * count + index;
+                let samples = (0..self.batch).map(|i| first + i * count);
+                samples.map(|i| self.dataset.train_sample(*epoch, order, i)).collect()
             }
-            Plan::Fixed(samples) => samples[first..(first + self.batch).min(samples.len())].to_vec(),
+            Plan::Fixed { samples, batches } => {
+                let first = batches[number] * self.batch;
+                samples[first..(first + self.batch).min(samples.len())].to_vec()
+            }
         }
     }
 
@@ -115,18 +142,24 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// The training batches of `epoch` from `first_batch` on, `train_batch` samples each.
-    pub fn start(dataset: &Dataset, epoch: u64, first_batch: usize) -> Result<Loader> {
+    /// The training batches of `epoch` from `first_batch` on: this process's `share` of global batches, `train_batch`
+    /// samples each. What an epoch holds does not depend on the number of shares.
+    pub fn start(dataset: &Dataset, epoch: u64, first_batch: usize, share: Share) -> Result<Loader> {
         let batch = dataset.settings().train_batch;
-        let len = dataset.steps_per_epoch(batch)?;
+        let len = dataset.steps_per_epoch(batch.saturating_mul(share.count))?;
         let plan = Plan::Training { epoch, order: dataset.epoch_order(epoch) };
-        Ok(Self::run(Job { dataset: dataset.clone(), plan, batch, len }, first_batch.min(len)))
+        Ok(Self::run(Job { dataset: dataset.clone(), plan, share, batch, len }, first_batch.min(len)))
     }
 
-    /// Batches of `batch` over `samples`, which are all of one size, in their order, from batch `first` on.
-    pub(super) fn over_samples(dataset: Dataset, samples: Vec<Sample>, (batch, first): (usize, usize)) -> Loader {
-        let len = samples.len().div_ceil(batch);
-        Self::run(Job { dataset, plan: Plan::Fixed(samples), batch, len }, first.min(len))
+    /// The named `batches` of `batch` over `samples`, which are all of one size, in their order.
+    pub(super) fn over_samples(
+        dataset: Dataset,
+        samples: Vec<Sample>,
+        (batch, mut batches): (usize, Vec<usize>),
+    ) -> Loader {
+        batches.retain(|number| number * batch < samples.len());
+        let len = batches.len();
+        Self::run(Job { dataset, plan: Plan::Fixed { samples, batches }, share: Share::WHOLE, batch, len }, 0)
     }
 
     fn run(job: Job, first: usize) -> Loader {

@@ -22,7 +22,7 @@ mod store;
 use std::path::PathBuf;
 
 pub use dataset::Dataset;
-pub use loader::Loader;
+pub use loader::{Loader, Share};
 pub(crate) use pixels::values_as_f32;
 pub use pixels::{Batch, PixelType, RawImages, SampleId, TrainSpec, ValSize};
 pub(crate) use range::{clipped_share, describe_methods};

@@ -1,6 +1,7 @@
 //! What there is to compute with: the processor and NVIDIA GPUs, their memory, compilers and libraries. Nothing here knows
 //! an op or a plan.
 
+pub mod collective;
 pub mod cpu;
 pub mod cuda;
 mod peaks;

@@ -120,6 +120,11 @@ pub enum Axis<'a> {
 pub trait CommitOp: CpuCommit + CudaCommit + Debug + 'static {
     /// The op's name.
     fn name(&self) -> &'static str;
+
+    /// Whether the states become their means over the ranks of a run, which the device does between them.
+    fn is_over_ranks(&self) -> bool {
+        false
+    }
 }
 
 /// Two operands of equal extent, or an error that names both.

@@ -70,6 +70,8 @@ pub struct MetricsLog {
     failure: Arc<Mutex<Option<Error>>>,
     numbers: HashMap<String, usize>,
     folder: PathBuf,
+    /// Whether nothing is to be written.
+    discards: bool,
 }
 
 enum Job {
@@ -113,7 +115,20 @@ impl MetricsLog {
             }
         });
         let writer = writer.map_err(|e| Error::io("start the writer of", &path, e))?;
-        Ok(MetricsLog { sender: Some(sender), writer: Some(writer), failure, numbers, folder: folder.into() })
+        Ok(MetricsLog {
+            sender: Some(sender),
+            writer: Some(writer),
+            failure,
+            numbers,
+            folder: folder.into(),
+            discards: false,
+        })
+    }
+
+    /// A log that writes nothing, for ranks whose first one writes.
+    pub fn discarding() -> Self {
+        let (numbers, folder) = (HashMap::new(), PathBuf::new());
+        MetricsLog { sender: None, writer: None, failure: Arc::default(), numbers, folder, discards: true }
     }
 
     /// Writes values of a step. Steps never go back; two rows of one step become one.
@@ -121,6 +136,9 @@ impl MetricsLog {
     /// # Errors
     /// An error of the writer met since the last call; [`Error::Internal`] for a metric not named at opening.
     pub fn row(&mut self, step: u64, epoch: u64, values: &[(&str, Scalar)]) -> Result<()> {
+        if self.discards {
+            return Ok(());
+        }
         let number = |&(name, value): &(&str, Scalar)| match self.numbers.get(name) {
             Some(&number) => Ok((number, value)),
             None => Err(Error::Internal(format!("metric {name} has no column"))),
@@ -138,6 +156,9 @@ impl MetricsLog {
     /// Waits until everything handed over so far is safely on the disk. Call it before a checkpoint, so that
     /// a resumed run finds all rows before its first step.
     pub fn flush(&mut self) -> Result<()> {
+        if self.discards {
+            return Ok(());
+        }
         let (answer, done) = sync_channel(1);
         self.send(Job::Flush(answer))?;
         match done.recv() {
@@ -152,6 +173,9 @@ impl MetricsLog {
     }
 
     fn send(&mut self, job: Job) -> Result<()> {
+        if self.discards {
+            return Ok(());
+        }
         let sent = self.sender.as_ref().is_some_and(|sender| sender.send(job).is_ok());
         if sent { Ok(()) } else { Err(self.take_failure()) }
     }

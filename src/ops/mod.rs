@@ -34,6 +34,7 @@ pub mod pixel_shuffle;
 pub mod pointwise;
 pub mod prelu;
 pub mod prepare;
+pub mod rank_mean;
 pub mod resize;
 mod resize_taps;
 mod round_weights;

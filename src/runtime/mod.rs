@@ -12,6 +12,7 @@ pub use cpu::{Cpu, CpuTarget};
 pub use cuda::{Cuda, CudaTarget};
 
 use crate::Result;
+use crate::device::collective::Ranks;
 use crate::device::{Peaks, Workload};
 use crate::plan::{Plan, Target};
 use crate::types::Shape;
@@ -57,6 +58,12 @@ pub trait Device {
     /// What plans for this device are compiled for.
     fn target(&self) -> &dyn Target;
 
+    /// The ranks that this device is one of: buckets of gradients are averaged over them at the borders of segments, and
+    /// states where a commit says so.
+    fn ranks(&self) -> Ranks {
+        Ranks::default()
+    }
+
     /// Makes a plan ready.
     ///
     /// # Errors
@@ -73,7 +80,7 @@ pub trait Device {
     /// not wait for the run: the next one may be uploaded and started before it is collected. The CPU computes it here.
     ///
     /// # Errors
-    /// Fails if the GPU reports an error; never on the CPU.
+    /// Fails if the GPU or the library between ranks reports an error.
     fn start(&mut self, plan: PlanId) -> Result<Run>;
 
     /// Waits for a run and takes what it gave back.

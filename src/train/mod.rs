@@ -8,6 +8,7 @@ mod open;
 pub mod perceptual;
 pub mod plans;
 pub mod programs;
+pub mod ranks;
 mod run;
 mod run_dir;
 mod saving;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::self_check::{Checked, Trust, check_gpu};
 use crate::config::{Config, DatasetType, DeviceChoice, IsaChoice, Layout, MaskUse, StoreMode};
 use crate::data::{self, DataSettings, DatasetKind};
+use crate::device::collective::Ranks;
 use crate::device::cpu::{Isa, IsaKind};
 use crate::device::cuda::libraries::Library;
 use crate::device::cuda::{GpuDriver, GpuOptions};
@@ -25,6 +26,8 @@ pub struct DeviceOptions {
     /// A binary of this project, which is started to check GPUs ([`check_gpu`]). Without one `auto` is the
     /// CPU, and `cuda` a GPU without kernels for Hopper alone, which are used only where they have passed.
     pub program: Option<PathBuf>,
+    /// The ranks that this process is one of. For `cpu` alone.
+    pub ranks: Ranks,
 }
 
 impl DeviceOptions {
@@ -67,6 +70,9 @@ pub fn open_device(cfg: &Config) -> Result<Box<dyn Device>> {
 /// For `cuda`, what is missing: a GPU, its driver, the compiler of its kernels. An instruction set that the processor
 /// lacks; memory that cannot be had; options that the device has no use for.
 pub fn open_device_with(cfg: &Config, options: &DeviceOptions) -> Result<Box<dyn Device>> {
+    if options.ranks.are_several() {
+        return open_cpu_among(cfg, &options.ranks);
+    }
     let gpu = match cfg.training.device {
         DeviceChoice::Cuda => Some(gpu_asked_for(cfg, options)?),
         DeviceChoice::Auto => gpu_found(cfg, options),
@@ -86,6 +92,17 @@ pub fn open_device_with(cfg: &Config, options: &DeviceOptions) -> Result<Box<dyn
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
     Ok(Box::new(Cpu::new(threads)?.with_isa(instruction_set(cfg.training.isa)?)))
+}
+
+/// The CPU of one of several ranks. They share a node's cores: each takes its part of them.
+fn open_cpu_among(cfg: &Config, ranks: &Ranks) -> Result<Box<dyn Device>> {
+    if cfg.training.device == DeviceChoice::Cuda {
+        return Err(Error::usage(format!("Training.device is cuda, but {} ranks train on CPUs only", ranks.count()))
+            .with_hint("use `--device cpu`, or start one process"));
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = cfg.training.num_threads.unwrap_or_else(|| (cores / ranks.count()).max(1));
+    Ok(Box::new(Cpu::new(threads)?.with_isa(instruction_set(cfg.training.isa)?).among(ranks.clone())))
 }
 
 fn gpu_options(cfg: &Config, options: &DeviceOptions) -> GpuOptions {

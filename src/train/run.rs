@@ -7,6 +7,7 @@ use super::memory::fit_memory;
 use super::open::{DeviceOptions, open_device_with};
 use super::perceptual::PerceptualWeights;
 use super::plans::train_shape;
+use super::ranks::{check_alike, samples_per_step};
 use super::run_dir::RunDir;
 use super::session::Session;
 use super::signals::StopSignal;
@@ -18,6 +19,7 @@ use super::{algorithms, data_settings, saving};
 use crate::checkpoint::{LAST, Meta, TensorFile};
 use crate::config::{Config, Resume};
 use crate::data::Dataset;
+use crate::device::collective::Ranks;
 use crate::files::write_atomic;
 use crate::log::{Messages, MetricsLog, RunLogFile};
 use crate::metrics::Metric;
@@ -36,6 +38,8 @@ pub struct RunOptions {
     pub accept_new_data: bool,
     /// Wait after each kernel, so that an error names the kernel that caused it.
     pub sync_kernels: bool,
+    /// The ranks that this process is one of.
+    pub ranks: Ranks,
     /// Where the weights of perceptual networks are, if the config does not say ([`torch_hub`](super::torch_hub)).
     pub torch_hub: Option<PathBuf>,
 }
@@ -52,10 +56,12 @@ enum Begin {
 /// # Errors
 /// Wrong config, data or checkpoint (exit code 2), divergence (3), a signal after the state was saved (75), I/O.
 pub fn run(cfg: &Config, warnings: &[String], options: &RunOptions, program: Option<PathBuf>) -> Result<()> {
-    let messages = Messages::stderr();
+    let ranks = &options.ranks;
+    // The first rank speaks for all.
+    let messages = if ranks.is_first() { Messages::stderr() } else { Messages::plain(std::io::sink()) };
     warnings.iter().for_each(|w| messages.warn(w));
     let sync_kernels = options.sync_kernels;
-    let device = DeviceOptions { sync_kernels, messages: Some(messages.clone()), program };
+    let device = DeviceOptions { sync_kernels, messages: Some(messages.clone()), program, ranks: ranks.clone() };
     run_on(|| open_device_with(cfg, &device), cfg, options, &messages)
 }
 
@@ -85,9 +91,11 @@ fn train(
     // Before the first file is opened: no signal ends the preparations without a saved state.
     let stop = StopSignal::install()?;
     let perceptual = PerceptualWeights::open(cfg, options.torch_hub.as_deref())?;
-    let begin = begin(cfg, options)?;
+    let ranks = &options.ranks;
+    let begin = begin_together(cfg, options)?;
     // A folder is locked before its checkpoint is read: an earlier job may still be writing it.
     let locked = match &begin {
+        Begin::Continue { folder, .. } if !ranks.is_first() => Some(RunDir::of_first_rank(folder.clone())),
         Begin::Continue { folder, .. } if folder.exists() => Some(RunDir::reopen(folder)?),
         Begin::Continue { folder, .. } => Some(RunDir::create_at(folder)?),
         Begin::New => None,
@@ -100,27 +108,38 @@ fn train(
     }
     let mut meta = load(&mut session, &begin, messages)?;
     let proceed = || stop.received().map_or(Ok(()), |signal| Err(Error::StoppedEarly { signal }));
+    // The first rank unpacks what is not in the patch store yet.
+    if !ranks.is_first() {
+        ranks.wait()?;
+    }
     let dataset = Dataset::open_while(&data_settings(cfg), &proceed)?;
+    if ranks.is_first() {
+        ranks.wait()?;
+    }
+    check_alike(cfg, &dataset, ranks)?;
     if let Begin::Continue { checkpoint, .. } = &begin {
         check_imagery(&mut meta, &dataset, (checkpoint, options.accept_new_data), messages)?;
     }
     dataset.notes().iter().for_each(|n| messages.info(n));
     dataset.warnings().iter().for_each(|w| messages.warn(w));
     check_patch(cfg, &dataset)?;
-    let steps_per_epoch = steps_per_epoch(cfg, &dataset)?;
+    let steps_per_epoch = steps_per_epoch(cfg, &dataset, ranks.count())?;
     let plans = fit_memory(&mut session, &dataset, messages)?;
-    let folder = match (locked, &options.run_dir) {
+    let folder = match (locked, ranks.is_first()) {
         (Some(folder), _) => folder,
-        (None, Some(path)) => RunDir::create_at(path)?,
-        (None, None) => RunDir::create(&cfg.logging.dir, &cfg.logging.wandb.project)?,
+        (None, true) => new_folder(cfg, options)?,
+        (None, false) => RunDir::of_first_rank(ranks.first_text("")?.into()),
     };
-    let log = open_logs(&session, &folder, &meta, messages)?;
+    let log = match ranks.is_first() {
+        true => open_logs(&session, &folder, &meta, messages)?,
+        false => MetricsLog::discarding(),
+    };
     algorithms::decide(&mut session, &plans.run, &folder)?;
     let patches = dataset.train_len();
     messages.info(&format!("data {patches} training patches · {steps_per_epoch} steps per epoch"));
 
     let shape = train_shape(cfg, &dataset);
-    let (compares, validation) = (plans.compares, plans.validation);
+    let (compares, validation) = (plans.compares && ranks.is_first(), plans.validation);
     let parts = RunParts { folder, log, messages: messages.clone(), stop: stop.clone(), validation };
     let mut trainer = Trainer::new(session, dataset, parts, meta);
     let ended = trainer.train(shape, steps_per_epoch)?;
@@ -170,9 +189,42 @@ fn open_logs(session: &Session, folder: &RunDir, meta: &Meta, messages: &Message
     messages.info(&format!("run folder {}", folder.path().display()));
     let (device, precision) = (session.device().describe(), session.precision());
     messages.info(&format!("device {device}, {precision}"));
+    let ranks = session.ranks();
+    if let Some(library) = ranks.library() {
+        let (count, batch) = (ranks.count(), samples_per_step(cfg, &ranks));
+        messages.info(&format!("{count} ranks of this device over {library} · {batch} samples a step"));
+    }
     messages.info(&format!("generator {g} parameters · discriminator {d} parameters"));
     let metrics: Vec<&str> = logged_metrics(cfg).into_iter().map(Metric::name).collect();
     MetricsLog::open(folder.path(), &metrics, meta.step)
+}
+
+/// The folder of a new run, which the first rank makes and tells the others.
+fn new_folder(cfg: &Config, options: &RunOptions) -> Result<RunDir> {
+    let folder = match &options.run_dir {
+        Some(path) => RunDir::create_at(path)?,
+        None => RunDir::create(&cfg.logging.dir, &cfg.logging.wandb.project)?,
+    };
+    options.ranks.first_text(&folder.path().to_string_lossy())?;
+    Ok(folder)
+}
+
+/// What the first rank decides, for all.
+fn begin_together(cfg: &Config, options: &RunOptions) -> Result<Begin> {
+    let ranks = &options.ranks;
+    if ranks.is_first() {
+        let begin = begin(cfg, options)?;
+        let paths = match &begin {
+            Begin::New => [String::new(), String::new()],
+            Begin::Continue { checkpoint, folder } => {
+                [checkpoint, folder].map(|path| path.to_string_lossy().into_owned())
+            }
+        };
+        paths.iter().try_for_each(|path| ranks.first_text(path).map(|_| ()))?;
+        return Ok(begin);
+    }
+    let [checkpoint, folder] = [ranks.first_text("")?, ranks.first_text("")?].map(PathBuf::from);
+    Ok(if checkpoint.as_os_str().is_empty() { Begin::New } else { Begin::Continue { checkpoint, folder } })
 }
 
 /// Decides whether a run is continued, and from where.
@@ -216,6 +268,13 @@ fn load(session: &mut Session, begin: &Begin, messages: &Messages) -> Result<Met
         let (_, meta) = TensorFile::open_checkpoint(checkpoint)?;
         report_changes(&cfg, &meta, checkpoint, messages)?;
         let meta = saving::load(session, checkpoint)?;
+        let ranks = session.ranks().count() as u64;
+        if meta.ranks.max(1) != ranks {
+            messages.warn(&format!(
+                "the run had {} ranks and goes on with {ranks}: it takes the same samples, in other batches",
+                meta.ranks.max(1)
+            ));
+        }
         algorithms::reuse(session, &meta, messages);
         messages.info(&format!("continuing at step {} from {}", meta.step, checkpoint.display()));
         let newer = TensorFile::open_checkpoint(&checkpoint.with_file_name(LAST)).map(|(_, last)| last.step);

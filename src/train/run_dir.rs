@@ -62,6 +62,11 @@ impl RunDir {
         Self::lock(path.into())
     }
 
+    /// The folder of a run whose first rank has locked it and writes it; the other ranks only name it.
+    pub fn of_first_rank(path: PathBuf) -> Self {
+        RunDir { path, lock: None }
+    }
+
     /// The newest run folder of the project that holds a `last.safetensors`: the one whose file was written
     /// last, of equals the last by name.
     pub fn newest(logs_dir: &Path, project: &str) -> Option<PathBuf> {

@@ -14,6 +14,7 @@ use super::programs::{BatchShape, EvaluateOptions, Phase, Programs, Recorded, Se
 use super::scalars;
 use super::states::{self, COUNTERS, FlatState, Start};
 use crate::config::{self, Config};
+use crate::device::collective::Ranks;
 use crate::metrics::Metric;
 use crate::nn::Tensor;
 use crate::plan::{Plan, PlanOptions, Program};
@@ -110,7 +111,7 @@ impl Session {
         let (programs, target) = (Programs::new(cfg)?, device.target());
         let asked = precision_of(programs.config());
         let precision = Some(asked).filter(|p| target.computes_in(*p)).unwrap_or_default();
-        let programs = programs.aligned_to(target.channel_alignment(precision));
+        let programs = programs.aligned_to(target.channel_alignment(precision)).among(device.ranks().count());
         let (plans, compiled, metrics) = (HashMap::new(), HashMap::new(), HashMap::new());
         let mut session = Session { programs, device, precision, plans, compiled, metrics, open_runs: 0 };
         session.check_memory()?;
@@ -182,6 +183,11 @@ impl Session {
         other.then(|| {
             format!("Training.precision is {}, but the {device} device computes in {}", asked.name(), self.precision)
         })
+    }
+
+    /// The ranks that the device is one of.
+    pub fn ranks(&self) -> Ranks {
+        self.device.ranks()
     }
 
     /// The device.

@@ -63,10 +63,19 @@ impl StopSignal {
         Ok(StopSignal { received })
     }
 
+    /// The number of the signal that asked to stop; 0 if none did.
+    pub fn number(&self) -> u64 {
+        self.received.load(Ordering::Relaxed) as u64
+    }
+
+    /// The name of a signal that asks to stop.
+    pub fn name(number: u64) -> Option<&'static str> {
+        STOPPING.iter().find(|(signal, _)| *signal as u64 == number).map(|(_, name)| *name)
+    }
+
     /// The name of the signal that asked to stop, if one did.
     pub fn received(&self) -> Option<&'static str> {
-        let received = self.received.load(Ordering::Relaxed) as i32;
-        STOPPING.iter().find(|(signal, _)| *signal == received).map(|(_, name)| *name)
+        Self::name(self.number())
     }
 }
 

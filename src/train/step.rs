@@ -213,7 +213,9 @@ struct Started {
 impl Started {
     /// Waits for the program and adds its metrics. True if its checks passed.
     fn collect(self, session: &mut Session, measured: &mut Measured) -> Result<bool> {
-        let outcome = session.collect(self.run)?;
+        let mut outcome = session.collect(self.run)?;
+        let ranks = session.ranks();
+        outcome.outputs.iter_mut().try_for_each(|values| ranks.mean(values))?;
         for (metric, value) in session.metrics(self.plan).iter().zip(outcome.outputs.iter().flatten()) {
             *measured.entry(*metric).or_default() += self.share * f64::from(*value);
         }
@@ -244,8 +246,11 @@ fn upload_batch(session: &mut Session, plan: PlanId, batch: &RawBatch, (step, fi
     if let Some(lr) = batch.lr {
         session.upload(plan, "lr", lr)?;
     }
+    // The step's micro-batch of all ranks, of which this rank has every `count`th sample.
+    let (ranks, count) = (session.ranks(), session.ranks().count());
+    let first = first * count;
     if nn::is_stochastic(session.config()) {
-        let samples = first as u64..(first + batch.codes.len()) as u64;
+        let samples = (first + ranks.index()..first + count * batch.codes.len()).step_by(count).map(|i| i as u64);
         let noise = match batch.noise {
             Some(given) => given.to_vec(),
             None => latent_noise(session.config(), Stream::Noise, step, samples),

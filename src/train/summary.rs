@@ -22,12 +22,12 @@ use crate::table::Table;
 use crate::types::Shape;
 use crate::{Error, Result};
 
-/// Steps of an epoch; what is left over at its end is dropped.
+/// Steps of an epoch of several `ranks`; what is left over at its end is dropped.
 ///
 /// # Errors
 /// [`Error::Config`] if an epoch has too few samples for one step.
-pub fn steps_per_epoch(cfg: &Config, dataset: &Dataset) -> Result<u64> {
-    let batches = dataset.steps_per_epoch(cfg.data.train_batch_size)?;
+pub fn steps_per_epoch(cfg: &Config, dataset: &Dataset, ranks: usize) -> Result<u64> {
+    let batches = dataset.steps_per_epoch(cfg.data.train_batch_size.saturating_mul(ranks))?;
     let parts = cfg.training.accumulate_grad_batches;
     if batches < parts {
         let message = format!("a step takes {parts} batches, but an epoch has only {batches}");
@@ -111,7 +111,7 @@ pub fn dry_run_on(device: Box<dyn Device>, cfg: &Config, verbose: bool) -> Resul
     let weights = initial_weights(&mut session)?;
     let dataset = Dataset::open(&data_settings(cfg))?;
     check_patch(cfg, &dataset)?;
-    let steps = steps_per_epoch(cfg, &dataset)?;
+    let steps = steps_per_epoch(cfg, &dataset, 1)?;
     let of_run = Plans::of(cfg, &dataset);
     let keys: Vec<Key> = of_run.all().collect();
     let mut text = String::new();

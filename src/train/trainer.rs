@@ -11,6 +11,7 @@ use super::algorithms;
 use super::imagery::imagery;
 use super::plans::ValBatch;
 use super::programs::{BatchShape, Phase};
+use super::ranks::{self, samples_per_step};
 use super::run_dir::RunDir;
 use super::saving;
 use super::schedule;
@@ -20,6 +21,7 @@ use super::validate::{Validating, Validation};
 use crate::checkpoint::{BestK, Counters, FORMAT, LAST, MeanState, Meta, TensorFile};
 use crate::config::{Config, ValInterval};
 use crate::data::{Batch, Dataset, Loader};
+use crate::device::collective::Ranks;
 use crate::log::{Messages, MetricsLog, Progress, Scalar};
 use crate::metrics::Metric;
 use crate::nn::Network;
@@ -55,6 +57,7 @@ pub struct RunParts {
 pub struct Trainer {
     cfg: Arc<Config>,
     session: Session,
+    ranks: Ranks,
     dataset: Dataset,
     folder: RunDir,
     log: MetricsLog,
@@ -81,8 +84,10 @@ impl Trainer {
         env!("CARGO_PKG_VERSION").clone_into(&mut meta.version);
         meta.config = cfg.to_yaml();
         // A changed batch goes on at the same place in the data, and a new attempt has its full patience.
-        let samples_per_step = (cfg.training.accumulate_grad_batches * cfg.data.train_batch_size) as u64;
+        let ranks = session.ranks();
+        let samples_per_step = samples_per_step(&cfg, &ranks);
         meta.batch_in_epoch = meta.data_position / samples_per_step;
+        meta.ranks = ranks.count() as u64;
         meta.counters.skipped_in_a_row = 0;
         meta.seed = cfg.training.seed;
         meta.normalisation = cfg.data.method().name().to_owned();
@@ -98,6 +103,7 @@ impl Trainer {
         Trainer {
             cfg,
             session,
+            ranks,
             dataset,
             folder,
             log,
@@ -133,10 +139,14 @@ impl Trainer {
     fn save_after_error(&mut self) {
         // Its error is that of the device, which shows in the session, or of the log, which is the run's.
         let _ = self.settle();
+        // The others may wait for this rank, and will be ended.
+        if !self.ranks.is_first() {
+            return;
+        }
         let why = if !self.session.is_settled() {
             "a step failed half-way, and what it left is not saved".to_owned()
         } else {
-            match self.save_state() {
+            match self.write_state() {
                 Ok(()) => {
                     let (step, folder) = (self.meta.step, self.folder.path().display());
                     return self
@@ -216,7 +226,8 @@ impl Trainer {
         // A step is as many loaded batches as gradients are accumulated over.
         let parts = self.cfg.training.accumulate_grad_batches;
         let first = self.meta.batch_in_epoch as usize * parts;
-        let mut loader = Loader::start(&self.dataset, self.meta.epoch, first)?;
+        let share = ranks::share(&self.ranks);
+        let mut loader = Loader::start(&self.dataset, self.meta.epoch, first, share)?;
         let total = self.total_steps(steps_per_epoch);
         self.progress.start_epoch(self.meta.epoch, (steps_per_epoch, self.meta.batch_in_epoch), total);
         self.content = MeanState::default();
@@ -241,7 +252,8 @@ impl Trainer {
 
     /// Validation, checkpoints and the end of the run, after a step.
     fn between_steps(&mut self, steps_per_epoch: u64) -> Result<Option<Ended>> {
-        if let Some(name) = self.stop.received() {
+        let (signal, saves) = self.agreed()?;
+        if let Some(name) = signal {
             return Ok(Some(Ended::Signal(name)));
         }
         if self.is_due(steps_per_epoch)
@@ -249,11 +261,19 @@ impl Trainer {
         {
             return Ok(Some(ended));
         }
-        if self.is_checkpoint_due() {
+        if saves {
             self.settle()?;
             self.save_last()?;
         }
         Ok(self.finished().map(Ended::Finished))
+    }
+
+    /// What all ranks do after this step: stop on a signal that one of them was sent, save when the first finds it time.
+    fn agreed(&self) -> Result<(Option<&'static str>, bool)> {
+        let saves = self.ranks.is_first() && self.is_checkpoint_due();
+        let mut flags = [self.stop.number(), u64::from(saves)];
+        self.ranks.max(&mut flags)?;
+        Ok((StopSignal::name(flags[0]), flags[1] > 0))
     }
 
     fn is_checkpoint_due(&self) -> bool {
@@ -284,20 +304,21 @@ impl Trainer {
             validating.resume(&state);
         }
         loop {
-            if let Some(name) = self.stop.received() {
-                self.meta.validation = Some(validating.state(self.meta.step));
+            let (signal, saves) = self.agreed()?;
+            if let Some(name) = signal {
+                self.meta.validation = Some(validating.state(self.meta.step)?);
                 return Ok(Some(Ended::Signal(name)));
             }
             if !validating.step(&mut self.session)? {
                 break;
             }
-            if self.is_checkpoint_due() {
-                self.meta.validation = Some(validating.state(self.meta.step));
+            if saves {
+                self.meta.validation = Some(validating.state(self.meta.step)?);
                 self.save_last()?;
             }
         }
         self.meta.validation = None;
-        let validation = validating.finish();
+        let validation = validating.finish()?;
         let row: Vec<(&str, Scalar)> = validation.values.iter().map(|(m, v)| (m.name(), Scalar::F64(*v))).collect();
         let at = self.meta.step - 1;
         self.log.row(at, self.meta.epoch, &row)?;
@@ -348,10 +369,15 @@ impl Trainer {
 
     fn save_best(&mut self, metric: f64) -> Result<()> {
         if let Some(plan) = self.best.plan(self.meta.step - 1, metric) {
+            ranks::check_states(&self.session, self.meta.step)?;
             self.meta.best = plan.entries.clone();
             self.refresh_counters()?;
-            saving::save(&self.session, &self.meta, &self.folder.join(&plan.entry.path))?;
-            self.best.commit(self.folder.path(), plan)?;
+            if self.ranks.is_first() {
+                saving::save(&self.session, &self.meta, &self.folder.join(&plan.entry.path))?;
+                self.best.commit(self.folder.path(), plan)?;
+            } else {
+                self.best.follow(plan);
+            }
         }
         Ok(())
     }
@@ -364,7 +390,17 @@ impl Trainer {
         logged
     }
 
+    /// Saves the state, of which every rank must hold the same bits.
     fn save_state(&mut self) -> Result<()> {
+        ranks::check_states(&self.session, self.meta.step)?;
+        if self.ranks.is_first() {
+            return self.write_state();
+        }
+        self.saved = Instant::now();
+        self.refresh_counters()
+    }
+
+    fn write_state(&mut self) -> Result<()> {
         self.refresh_counters()?;
         let saved = saving::save(&self.session, &self.meta, &self.folder.join(LAST));
         saved.map_err(|e| match e {

@@ -11,6 +11,7 @@ use super::step::latent_noise;
 use crate::checkpoint::{MeanState, ValidationState};
 use crate::config::{AdvLoss, Config};
 use crate::data::{Batch, Dataset, Loader};
+use crate::device::collective::Ranks;
 use crate::log::{PanelShape, Panels};
 use crate::loss::TERMS;
 use crate::metrics::Metric;
@@ -99,12 +100,13 @@ pub struct Validating {
     batches: Arc<[ValBatch]>,
     phase: Phase,
     averaged: bool,
-    /// The batch that comes next.
+    ranks: Ranks,
+    /// The round that comes next, in which each rank evaluates a batch: the number of the first one's.
     next: usize,
     /// Batches that an earlier part of the run has counted.
     counted: usize,
-    /// What loads the batches of a size, and which of all batches it gives next.
-    loader: Option<(Loader, usize)>,
+    /// What loads this rank's batches of a size.
+    loader: Option<(usize, Loader)>,
     means: Means,
     panels: Panels,
 }
@@ -120,6 +122,7 @@ impl Validating {
             batches,
             phase,
             averaged: uses_average(session)?,
+            ranks: session.ranks(),
             next: 0,
             counted: 0,
             loader: None,
@@ -136,69 +139,100 @@ impl Validating {
             return;
         }
         let sums = state.sums.iter().filter_map(|(name, mean)| Some((Metric::named(name)?, mean.sum)));
-        self.means = Means { sums: sums.collect(), images };
+        // The sums of all ranks; they are added again at the end.
+        if self.ranks.is_first() {
+            self.means = Means { sums: sums.collect(), images };
+        }
         self.counted = done;
     }
 
-    /// What has been counted so far, after `step` steps.
-    pub fn state(&self, step: u64) -> ValidationState {
-        let Means { sums, images } = &self.means;
+    /// What all ranks have counted so far, after `step` steps.
+    ///
+    /// # Errors
+    /// If the library between ranks fails.
+    pub fn state(&self, step: u64) -> Result<ValidationState> {
+        let Means { sums, images } = &self.means.over(&self.ranks)?;
         let count = *images as u64;
         let sums =
             sums.iter().map(|(metric, sum)| (metric.name().to_owned(), MeanState { sum: *sum, count })).collect();
-        let done = self.next.max(self.counted) as u64;
-        ValidationState { step, batches: self.batches.len() as u64, done, images: count, sums }
+        let done = self.next.max(self.counted).min(self.batches.len()) as u64;
+        Ok(ValidationState { step, batches: self.batches.len() as u64, done, images: count, sums })
     }
 
-    /// Evaluates the next batch; false if there is none.
+    /// Whether this rank counts a batch.
+    fn counts(&self, index: usize) -> bool {
+        index >= self.counted && index % self.ranks.count() == self.ranks.index()
+    }
+
+    /// Whether this rank draws pictures of a batch.
+    fn draws(&self, index: usize) -> bool {
+        self.batches[index].images && self.ranks.is_first()
+    }
+
+    fn takes(&self, index: usize) -> bool {
+        self.counts(index) || self.draws(index)
+    }
+
+    /// Evaluates the next batch of each rank; false if there is none.
     ///
     /// # Errors
     /// If the data cannot be read, or the device fails.
     pub fn step(&mut self, session: &mut Session) -> Result<bool> {
+        let round = self.next..(self.next + self.ranks.count()).min(self.batches.len());
         // Of what was counted before, only pictures are drawn again.
-        while self.next < self.counted && !self.batches[self.next].images {
-            self.next += 1;
+        for index in round.clone().filter(|index| self.takes(*index)).collect::<Vec<_>>() {
+            self.evaluate(session, index)?;
         }
-        let Some(planned) = self.batches.get(self.next).copied() else { return Ok(false) };
-        let batch = self.load(planned)?;
+        self.next += self.ranks.count();
+        Ok(!round.is_empty())
+    }
+
+    fn evaluate(&mut self, session: &mut Session, index: usize) -> Result<()> {
+        let planned = self.batches[index];
+        let batch = self.load(index)?;
         let cfg = session.config().clone();
         let options = plans::validation(self.averaged, self.phase, planned.images);
         let evaluated = evaluate(session, &batch, options)?;
-        if self.next >= self.counted {
+        if self.counts(index) {
             self.means.add(&cfg, &batch, &evaluated)?;
         }
-        if planned.images {
+        if self.draws(index) {
             draw(&mut self.panels, &cfg, &batch, &evaluated)?;
         }
-        if let Some((loader, _)) = &mut self.loader {
+        if let Some((_, loader)) = &mut self.loader {
             loader.recycle(batch);
         }
-        self.next += 1;
-        Ok(true)
+        Ok(())
     }
 
-    /// The batch that comes next.
-    fn load(&mut self, planned: ValBatch) -> Result<Batch> {
-        let continues = self.next > 0 && self.batches[self.next - 1].size == planned.size;
+    /// A batch, after all before it that this rank takes.
+    fn load(&mut self, index: usize) -> Result<Batch> {
+        let ValBatch { size, extent, .. } = self.batches[index];
         let loader = match self.loader.take() {
-            Some((loader, at)) if continues && at == self.next => loader,
+            Some((known, loader)) if known == size => loader,
             _ => {
-                let first = self.batches[..self.next].iter().filter(|batch| batch.size == planned.size).count();
-                self.dataset.val_batches(planned.size, planned.extent, first)?
+                // Batches of one size lie side by side.
+                let first = self.batches.iter().position(|batch| batch.size == size).unwrap_or(index);
+                let of_size = (index..self.batches.len()).take_while(|i| self.batches[*i].size == size);
+                let taken = of_size.filter(|i| self.takes(*i)).map(|i| i - first).collect();
+                self.dataset.val_batches(size, extent, taken)?
             }
         };
-        let (loader, at) = self.loader.insert((loader, self.next + 1));
-        loader.next().unwrap_or_else(|| Err(Error::Internal(format!("validation has no batch {at}"))))
+        let (_, loader) = self.loader.insert((size, loader));
+        loader.next().unwrap_or_else(|| Err(Error::Internal(format!("validation has no batch {index}"))))
     }
 
     /// Means over all images, and the pictures.
-    pub fn finish(self) -> Validation {
-        Validation { values: self.means.finish(), panels: self.panels }
+    ///
+    /// # Errors
+    /// If the library between ranks fails.
+    pub fn finish(self) -> Result<Validation> {
+        Ok(Validation { values: self.means.over(&self.ranks)?.finish(), panels: self.panels })
     }
 }
 
 /// Sums over images, by metric.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Means {
     sums: BTreeMap<Metric, f64>,
     images: usize,
@@ -219,6 +253,22 @@ impl Means {
         }
         self.images += batch.n;
         Ok(())
+    }
+
+    /// The sums of all ranks.
+    fn over(&self, ranks: &Ranks) -> Result<Means> {
+        if !ranks.are_several() {
+            return Ok(self.clone());
+        }
+        let mut values: Vec<f64> = vec![self.images as f64];
+        // A rank without a batch has measured nothing.
+        values.extend(Metric::ALL.iter().map(|metric| self.sums.get(metric).copied().unwrap_or(0.0)));
+        let mut measured: Vec<u64> = Metric::ALL.iter().map(|m| u64::from(self.sums.contains_key(m))).collect();
+        ranks.sum_f64(&mut values)?;
+        ranks.max(&mut measured)?;
+        let sums = Metric::ALL.iter().zip(&values[1..]).zip(measured);
+        let sums = sums.filter(|(_, measured)| *measured > 0).map(|((metric, sum), _)| (*metric, *sum)).collect();
+        Ok(Means { sums, images: values[0] as usize })
     }
 
     /// The mean of every metric of validations; 0 of what was not measured.

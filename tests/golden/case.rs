@@ -1,7 +1,7 @@
 //! A case's file: its config, tensors and tolerances, and the comparison with what the runner computed.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use srgan::checkpoint::TensorFile;
 use srgan::config::Config;
@@ -13,6 +13,7 @@ use crate::setting::Setting;
 /// One case, and where it runs.
 pub struct Case<'s> {
     pub name: String,
+    pub path: PathBuf,
     pub setting: &'s Setting,
     pub kind: String,
     pub cfg: Config,
@@ -38,7 +39,17 @@ impl<'s> Case<'s> {
         let tol = tol.map(|(k, v)| (k.clone(), v.as_f64().unwrap_or(0.0))).collect();
         let tol = setting.tolerances(&text("name"), tol)?;
         let shapes = file.entries().iter().map(|e| (e.name.clone(), e.shape.clone())).collect();
-        Ok(Case { name: text("name"), setting, kind: text("kind"), cfg, tol, extra: case, file, shapes })
+        Ok(Case {
+            name: text("name"),
+            path: path.to_owned(),
+            setting,
+            kind: text("kind"),
+            cfg,
+            tol,
+            extra: case,
+            file,
+            shapes,
+        })
     }
 
     /// An image tensor (N,C,H,W in the file) in NHWC, with its extent.
@@ -49,6 +60,12 @@ impl<'s> Case<'s> {
         };
         let nchw = self.file.read(name)?;
         Ok((Shape([n, h, w, c]), to_nhwc(&nchw, [n, h, w, c])))
+    }
+
+    /// A tensor of the file, or one that the file only names and whose values follow from a formula (`make_ranks.py`).
+    pub fn initial(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let is_formula = self.extra["formula"].as_array().is_some_and(|names| names.iter().any(|n| n == name));
+        if is_formula { Ok(formula(name, shape)) } else { self.file.read(&format!("init.{name}")) }
     }
 
     /// Compares a tensor in the file's order.
@@ -74,6 +91,19 @@ impl<'s> Case<'s> {
         let is_matrix = self.shapes.get(name).is_some_and(|s| s.len() == 2);
         if is_matrix { self.compare(findings, name, got) } else { self.compare(findings, name, &to_nchw(got, shape)) }
     }
+}
+
+/// Element i is b(2u − 1), u = hash(i + hash(name)) / 2³², b = √(6 / fan-in).
+fn formula(name: &str, shape: &[usize]) -> Vec<f32> {
+    let hash = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
+    let seed = name.bytes().fold(0xCBF2_9CE4_8422_2325, hash) as u32;
+    let bound = (6.0 / shape[1..].iter().product::<usize>() as f64).sqrt();
+    let value = |i: u32| {
+        let mix = |x: u32, (shift, factor): (u32, u32)| (x ^ (x >> shift)).wrapping_mul(factor);
+        let x = [(16, 0x7FEB_352D), (15, 0x846C_A68B), (16, 1)].into_iter().fold(i.wrapping_add(seed), mix);
+        (bound * (2.0 * (f64::from(x) / 4_294_967_296.0) - 1.0)) as f32
+    };
+    (0..shape.iter().product::<usize>() as u32).map(value).collect()
 }
 
 pub fn to_nhwc(nchw: &[f32], [n, h, w, c]: [usize; 4]) -> Vec<f32> {

@@ -26,6 +26,9 @@ use training::training_case;
 /// The case that runs on every instruction set.
 const EVERY_SET: &str = "training_bce";
 
+/// What the names of cases of several ranks begin with.
+const RANKS: &str = "training_ranks";
+
 fn run_case(path: &Path, setting: &Setting) -> Result<(String, Findings)> {
     let mut case = Case::open(path, setting)?;
     let mut findings = Findings::default();
@@ -46,7 +49,14 @@ fn run_case(path: &Path, setting: &Setting) -> Result<(String, Findings)> {
 /// What runs: every case on the widest set of a CPU, and [`EVERY_SET`] on the others, which are named where they are
 /// missing; on other devices every case once.
 fn cases<'p>(paths: &'p [PathBuf], setting: &Setting) -> Vec<(&'p PathBuf, Setting)> {
-    let mut cases: Vec<_> = paths.iter().map(|p| (p, setting.clone())).collect();
+    let runs = |p: &&PathBuf| {
+        let ranks = p.file_stem().is_some_and(|s| s.to_string_lossy().starts_with(RANKS));
+        if ranks && setting.place != Place::Cpu {
+            println!("{} ({setting}): SKIPPED, several ranks train on CPUs only", p.display());
+        }
+        !ranks || setting.place == Place::Cpu
+    };
+    let mut cases: Vec<_> = paths.iter().filter(runs).map(|p| (p, setting.clone())).collect();
     let chosen = |p: &&PathBuf| setting.place == Place::Cpu && p.file_stem().is_some_and(|s| s == EVERY_SET);
     let Some(path) = paths.iter().find(chosen) else { return cases };
     for kind in IsaKind::ALL.iter().filter(|kind| **kind != setting.isa.kind()) {

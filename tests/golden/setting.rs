@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use srgan::device::collective::Ranks;
 use srgan::device::cpu::Isa;
 use srgan::device::cuda::host::{HostDriver, HostOptions};
 use srgan::device::cuda::{GpuDriver, GpuOptions};
@@ -68,6 +69,11 @@ impl Setting {
     /// The same on another instruction set.
     pub fn with_isa(&self, isa: Isa) -> Setting {
         Setting { isa, ..self.clone() }
+    }
+
+    /// The CPU device as one of several ranks.
+    pub fn device_among(&self, ranks: Ranks) -> Result<Box<dyn Device>> {
+        Ok(Box::new(Cpu::new(1)?.with_isa(self.isa).among(ranks)))
     }
 
     pub fn device(&self) -> Result<Box<dyn Device>> {

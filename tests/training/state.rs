@@ -158,7 +158,7 @@ fn a_validation_goes_on_where_it_was_left() {
     let begin = |session: &Session| Validating::new(session, &dataset, batches.clone(), Phase::Adversarial).unwrap();
     let finish = |mut validating: Validating, session: &mut Session| -> Validation {
         while validating.step(session).unwrap() {}
-        validating.finish()
+        validating.finish().unwrap()
     };
     let whole = {
         let validating = begin(&session);
@@ -169,19 +169,19 @@ fn a_validation_goes_on_where_it_was_left() {
         let mut first = begin(&session);
         (0..done).for_each(|_| assert!(first.step(&mut session).unwrap()));
         // Through the text of a checkpoint.
-        let state = serde_json::to_string(&first.state(7)).unwrap();
+        let state = serde_json::to_string(&first.state(7).unwrap()).unwrap();
         let state = serde_json::from_str(&state).unwrap();
         let mut second = begin(&session);
         second.resume(&state);
-        assert_eq!(second.state(7), state);
+        assert_eq!(second.state(7).unwrap(), state);
         let continued = finish(second, &mut session);
         assert_eq!(bits(&continued), bits(&whole), "after {done} batches");
         assert_eq!(continued.panels.rows(), whole.panels.rows(), "after {done} batches");
     }
     // What was counted on other batches is not taken over.
-    let mut other = begin(&session).state(7);
+    let mut other = begin(&session).state(7).unwrap();
     (other.batches, other.done, other.images) = (99, 1, 1);
     let mut validating = begin(&session);
     validating.resume(&other);
-    assert_eq!(validating.state(7).images, 0);
+    assert_eq!(validating.state(7).unwrap().images, 0);
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::data::pixels::values_as_f32;
-use crate::data::{Batch, Loader};
+use crate::data::{Batch, Loader, Share};
 
 fn all(loader: Loader) -> Vec<Batch> {
     loader.map(Result::unwrap).collect()
@@ -13,7 +13,7 @@ fn all(loader: Loader) -> Vec<Batch> {
 
 /// Batches of an epoch with their memory handed back, as training does it.
 fn recycled(dataset: &Dataset, epoch: u64, first: usize) -> Vec<Batch> {
-    let mut loader = Loader::start(dataset, epoch, first).unwrap();
+    let mut loader = Loader::start(dataset, epoch, first, Share::WHOLE).unwrap();
     let mut batches = Vec::new();
     while let Some(batch) = loader.next() {
         let batch = batch.unwrap();
@@ -33,7 +33,11 @@ fn batches_do_not_depend_on_threads_slots_or_the_kind_of_store() {
         for (prefetch_factor, store) in [(1, StoreMode::Mmap), (4, StoreMode::Read)] {
             let dataset = Dataset::open(&DataSettings { num_workers, prefetch_factor, store, ..base.clone() }).unwrap();
             assert_eq!(recycled(&dataset, 3, 0), want, "{num_workers} workers");
-            assert_eq!(all(Loader::start(&dataset, 3, 0).unwrap()), want, "{num_workers} workers, nothing recycled");
+            assert_eq!(
+                all(Loader::start(&dataset, 3, 0, Share::WHOLE).unwrap()),
+                want,
+                "{num_workers} workers, nothing recycled"
+            );
         }
     }
 }
@@ -56,7 +60,7 @@ fn lr_and_hr_show_the_same_ground() {
         let dataset = Dataset::open(&DataSettings { hr_size, ..settings.clone() }).unwrap();
         let spec = dataset.train_spec();
         assert_eq!(spec.lr, Some((PixelType::U16, spec.hr.1 / 2, spec.hr.2 / 2)));
-        let mut loader = Loader::start(&dataset, 0, 0).unwrap();
+        let mut loader = Loader::start(&dataset, 0, 0, Share::WHOLE).unwrap();
         let batch = loader.next().unwrap().unwrap();
         let lr = batch.lr.unwrap();
         for slot in 0..batch.hr.batch {
@@ -102,7 +106,7 @@ fn geometry_codes_are_drawn_in_training_only() {
     assert_eq!(codes(&settings), [0, 1, 2, 3], "a 12 x 16 patch cannot be transposed");
     assert_eq!(codes(&DataSettings { augment: false, ..square.clone() }), [0]);
     let dataset = Dataset::open(&square).unwrap();
-    assert!(all(dataset.val_batches(0, 2, 0).unwrap()).iter().all(|b| b.augment == [0, 0]));
+    assert!(all(dataset.val_batches(0, 2, (0..64).collect()).unwrap()).iter().all(|b| b.augment == [0, 0]));
 }
 
 #[test]
@@ -114,10 +118,10 @@ fn validation_goes_by_size_in_a_fixed_order_and_pads_the_last_batch() {
     let sizes = dataset.val_sizes();
     let shapes: Vec<_> = sizes.iter().map(|s| (s.hr_height, s.hr_width, s.lr, s.count)).collect();
     assert_eq!(shapes, [(6, 4, Some((3, 2)), 2), (12, 16, Some((6, 8)), 1)]);
-    let batches = all(dataset.val_batches(1, 3, 0).unwrap());
+    let batches = all(dataset.val_batches(1, 3, (0..64).collect()).unwrap());
     assert_eq!((batches.len(), batches[0].n, batches[0].indices.as_slice()), (1, 1, &[2, 2, 2][..]));
     assert_eq!(batches[0].hr.image(0), batches[0].hr.image(2));
-    let batches = all(dataset.val_batches(0, 1, 0).unwrap());
+    let batches = all(dataset.val_batches(0, 1, (0..64).collect()).unwrap());
     assert_eq!(batches.iter().map(|b| b.indices[0]).collect::<Vec<_>>(), [0, 1]);
     assert_eq!(dataset.held_out_areas().count(), 3);
 }
@@ -137,7 +141,8 @@ fn an_example_folder_keeps_its_last_files_for_validation() {
         assert!(told, "{:?}", dataset.notes());
         let spec = dataset.train_spec();
         assert_eq!((spec.hr, spec.lr), ((PixelType::F32, 4, 6), None), "down to a multiple of the scale");
-        let values: Vec<f32> = all(dataset.val_batches(0, 1, 0).unwrap()).iter().map(|b| b.hr.to_f32()[0]).collect();
+        let values: Vec<f32> =
+            all(dataset.val_batches(0, 1, (0..64).collect()).unwrap()).iter().map(|b| b.hr.to_f32()[0]).collect();
         // As opensr-srgan does: values of a file with a maximum above 1.5 are reflectance × 10000.
         let want = |i: usize| if i > 1 { i as f32 / 10_000.0 } else { i as f32 };
         assert_eq!(values, (count - validation..count).map(want).collect::<Vec<_>>());
@@ -177,7 +182,7 @@ fn a_reading_error_arrives_in_order_and_ends_the_epoch() {
                 fs::OpenOptions::new().write(true).open(path).unwrap().set_len(200).unwrap();
             }
         }
-        let mut loader = Loader::start(&dataset, 0, 0).unwrap();
+        let mut loader = Loader::start(&dataset, 0, 0, Share::WHOLE).unwrap();
         let results: Vec<bool> = loader.by_ref().map(|b| b.is_ok()).collect();
         assert_eq!(results.iter().filter(|ok| !**ok).count(), 1, "{num_workers} workers: {results:?}");
         assert!(!results[results.len() - 1] && loader.next().is_none());
@@ -189,7 +194,7 @@ fn dropping_a_loader_in_the_middle_ends_its_threads() {
     let (_dir, settings) = pairs(8, [8, 8]);
     let settings = DataSettings { num_workers: 3, patches_per_epoch: Some(4_000_000), ..settings };
     let dataset = Dataset::open(&settings).unwrap();
-    let mut loader = Loader::start(&dataset, 0, 0).unwrap();
+    let mut loader = Loader::start(&dataset, 0, 0, Share::WHOLE).unwrap();
     loader.next().unwrap().unwrap();
     assert_eq!(loader.remaining(), 999_999);
     let start = Instant::now();
@@ -200,7 +205,7 @@ fn dropping_a_loader_in_the_middle_ends_its_threads() {
 #[test]
 fn waiting_is_measured() {
     let (_dir, settings) = pairs(8, [8, 8]);
-    let mut loader = Loader::start(&Dataset::open(&settings).unwrap(), 0, 0).unwrap();
+    let mut loader = Loader::start(&Dataset::open(&settings).unwrap(), 0, 0, Share::WHOLE).unwrap();
     assert_eq!(loader.waited(), Duration::ZERO);
     loader.next().unwrap().unwrap();
     assert!(loader.waited() > Duration::ZERO);

@@ -1,7 +1,7 @@
 //! Scenes: the split by area and the masks.
 
 use super::*;
-use crate::data::{Batch, Loader};
+use crate::data::{Batch, Loader, Share};
 use crate::rng::{Rng, Stream};
 
 const HEIGHT: usize = 61;
@@ -50,7 +50,7 @@ fn patches_stay_in_their_area_and_off_masked_pixels() {
         };
         let dataset = Dataset::open(&settings).unwrap();
         let mut bottom_rows = 0;
-        for batch in Loader::start(&dataset, seed, 0).unwrap() {
+        for batch in Loader::start(&dataset, seed, 0, Share::WHOLE).unwrap() {
             let batch = batch.unwrap();
             for slot in 0..batch.n {
                 // `shown` compares with the clean values, so a masked pixel in a patch fails there.
@@ -61,7 +61,7 @@ fn patches_stay_in_their_area_and_off_masked_pixels() {
         }
         assert!(bottom_rows > 0, "the last training rows are never drawn");
         let mut seen = Vec::new();
-        for batch in dataset.val_batches(0, 3, 0).unwrap() {
+        for batch in dataset.val_batches(0, 3, (0..64).collect()).unwrap() {
             let batch = batch.unwrap();
             seen.extend((0..batch.n).map(|slot| shown(&batch, slot)));
         }
@@ -83,7 +83,7 @@ fn draws_reach_every_place_of_every_scene() {
     let dataset =
         Dataset::open(&DataSettings { scenes: vec![settings.scenes[0].clone(), vec![b]], ..settings }).unwrap();
     // 9 training rows: two places down and, in the first scene only, two across.
-    let mut places: Vec<_> = Loader::start(&dataset, 0, 0)
+    let mut places: Vec<_> = Loader::start(&dataset, 0, 0, Share::WHOLE)
         .unwrap()
         .flat_map(|batch| batch.unwrap().samples)
         .map(|s| (s.file.ends_with("b.npy"), s.row, s.column))

@@ -322,6 +322,7 @@ fn stages_of_patches_are_filled_again() {
 
 /// Blocks of 64 and 128 channels are for results that fill a GPU with them.
 #[test]
+#[cfg_attr(not(feature = "slow-tests"), ignore = "slow: cargo test --features slow-tests")]
 fn wide_blocks_compute_the_reference() {
     for out_ch in [64, 128] {
         check(&[case(1, 1, 1, [1, 184, 184, 16], out_ch)], |_| 0, HostOptions::default());

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use super::choices::OWN;
 use super::{Device, Outcome, PartTime, PlanId, Run};
 use crate::device::Peaks;
+use crate::device::collective::Ranks;
 use crate::device::cpu::{Buffer, Ctx, Isa, Pool, RawView, View, ViewMut, memory, peak};
 use crate::plan::{Plan, Step, Target};
 use crate::types::Shape;
@@ -25,6 +26,7 @@ pub struct Cpu {
     pool: Pool,
     target: CpuTarget,
     isa: Isa,
+    ranks: Ranks,
     arena: Buffer,
     states: BTreeMap<String, (Shape, Buffer)>,
     plans: Vec<Loaded>,
@@ -39,6 +41,8 @@ struct Loaded {
     slots: Vec<Buffer>,
     constants: Vec<Buffer>,
     steps: Vec<Ready>,
+    /// Before which step a bucket of gradients is complete, and where it lies.
+    buckets: Vec<(usize, RawView)>,
     checks: Vec<RawView>,
     outputs: Vec<RawView>,
     /// Inputs and states of each commit.
@@ -47,12 +51,21 @@ struct Loaded {
 }
 
 impl Loaded {
-    /// Runs the steps and, if all checked values are finite, the commits; the outputs.
+    /// Runs the steps and, if all checked values are finite, the commits; the outputs. Among `ranks`, buckets are averaged
+    /// as soon as they are complete, so that all come to the same verdict.
+    ///
+    /// # Errors
+    /// Fails if the library between ranks does.
     ///
     /// # Safety
     /// That of [`Ready::run`] for each step, and the same for the commits with their states as outputs.
-    unsafe fn run(&mut self, ctx: &Ctx, profile: bool) -> Outcome {
-        for (step, time) in self.steps.iter_mut().zip(&mut self.times) {
+    unsafe fn run(&mut self, ctx: &Ctx, ranks: &Ranks, profile: bool) -> Result<Outcome> {
+        for (i, (step, time)) in self.steps.iter_mut().zip(&mut self.times).enumerate() {
+            for (_, bucket) in self.buckets.iter().filter(|(first, _)| ranks.are_several() && *first == i) {
+                // SAFETY: the caller's promise; a bucket is read by this step and later ones alone.
+                let bucket = unsafe { ViewMut::from_raw(*bucket) };
+                average(ranks, &bucket)?;
+            }
             let start = profile.then(Instant::now);
             // SAFETY: the caller's promise.
             unsafe { step.run(ctx) };
@@ -68,9 +81,12 @@ impl Loaded {
                 // SAFETY: the caller's promise.
                 let (inputs, states) = unsafe { (View::all_from_raw(inputs), ViewMut::all_from_raw(states)) };
                 c.op.run(ctx, inputs, states);
+                if c.op.is_over_ranks() {
+                    states.iter().try_for_each(|state| average(ranks, state))?;
+                }
             }
         }
-        Outcome { committed, outputs: outputs.iter().map(gather).collect() }
+        Ok(Outcome { committed, outputs: outputs.iter().map(gather).collect() })
     }
 }
 
@@ -85,6 +101,7 @@ impl Cpu {
             target: CpuTarget { threads: pool.threads() },
             pool,
             isa: Isa::detect(),
+            ranks: Ranks::default(),
             arena: Buffer::zeroed(0)?,
             states: BTreeMap::new(),
             plans: Vec::new(),
@@ -101,6 +118,13 @@ impl Cpu {
         self
     }
 
+    /// The same device as one of several ranks.
+    #[must_use]
+    pub fn among(mut self, ranks: Ranks) -> Self {
+        self.ranks = ranks;
+        self
+    }
+
     fn has_state(&self, name: &str, shape: Shape) -> bool {
         self.states.get(name).is_some_and(|(s, _)| s.len() == shape.len())
     }
@@ -110,11 +134,14 @@ impl Cpu {
         let Loaded { plan, slots, constants, .. } = &self.plans[id];
         let at = Addresses { arena, states, plan, slots, constants };
         let steps = plan.steps.iter().map(|s| at.step(s)).collect::<Result<_>>()?;
+        let buckets = plan.segments.iter().filter_map(|s| Some((s.steps.start, s.bucket?)));
+        let buckets = buckets.map(|(first, loc)| Ok((first, at.of(&loc)?))).collect::<Result<_>>()?;
         let checks = at.all(&plan.checks)?;
         let outputs = at.all(plan.outputs.iter().map(|(_, loc)| loc))?;
         let commits = plan.commits.iter().map(|c| at.commit(c)).collect::<Result<_>>()?;
         let loaded = &mut self.plans[id];
-        (loaded.steps, loaded.checks, loaded.outputs, loaded.commits) = (steps, checks, outputs, commits);
+        (loaded.steps, loaded.buckets, loaded.checks) = (steps, buckets, checks);
+        (loaded.outputs, loaded.commits) = (outputs, commits);
         Ok(())
     }
 }
@@ -126,6 +153,10 @@ impl Device for Cpu {
 
     fn target(&self) -> &dyn Target {
         &self.target
+    }
+
+    fn ranks(&self) -> Ranks {
+        self.ranks.clone()
     }
 
     fn load(&mut self, plan: Plan) -> Result<PlanId> {
@@ -149,8 +180,8 @@ impl Device for Cpu {
             self.arena = Buffer::zeroed(plan.arena_len)?;
         }
         let times = vec![Duration::ZERO; plan.steps.len()];
-        let (steps, checks, outputs, commits) = (vec![], vec![], vec![], vec![]);
-        self.plans.push(Loaded { plan, slots, constants, steps, checks, outputs, commits, times });
+        let (steps, buckets, checks, outputs, commits) = (vec![], vec![], vec![], vec![], vec![]);
+        self.plans.push(Loaded { plan, slots, constants, steps, buckets, checks, outputs, commits, times });
         let last = self.plans.len() - 1;
         // The plans before were resolved once and cannot fail now, so none is left with addresses of an arena that is
         // gone. One that fails is not kept.
@@ -181,7 +212,7 @@ impl Device for Cpu {
         // output's extent, and to a kernel that works in place. Scratch memory is the step's own. Only commits write
         // states. `resolve` checked that all places lie inside their buffers, and that outputs of kernels and states of
         // commits lie apart from what these read; of pointwise steps and copies the plan's word is taken.
-        let outcome = unsafe { loaded.run(&ctx, self.profile) };
+        let outcome = unsafe { loaded.run(&ctx, &self.ranks, self.profile) }?;
         self.runs += 1;
         self.done.push_back((self.runs, outcome));
         Ok(Run { plan, ticket: self.runs })
@@ -267,6 +298,12 @@ impl Device for Cpu {
     fn peaks(&self) -> Result<Peaks> {
         peak::measure(&Ctx { pool: &self.pool, isa: self.isa })
     }
+}
+
+/// Replaces what a view holds by its mean over the ranks.
+fn average(ranks: &Ranks, view: &ViewMut) -> Result<()> {
+    // SAFETY: the view is this call's alone, and what is averaged lies without gaps.
+    ranks.mean(unsafe { view.part(0..view.shape().len()) })
 }
 
 fn all_finite(view: &View) -> bool {

@@ -52,6 +52,7 @@ pub struct Programs {
     layouts: [Layout; 2],
     perceptual: Option<Layout>,
     align: usize,
+    ranks: usize,
 }
 
 impl Programs {
@@ -63,13 +64,19 @@ impl Programs {
         let cfg = cfg.into();
         let layouts = [nn::generator_layout(&cfg)?, nn::discriminator_layout(&cfg)?];
         let perceptual = cfg.training.losses.has_perceptual().then(|| nn::perceptual_layout(&cfg)).transpose()?;
-        Ok(Programs { cfg, layouts, perceptual, align: 1 })
+        Ok(Programs { cfg, layouts, perceptual, align: 1, ranks: 1 })
     }
 
     /// The same programs for a device that reads vectors of `align` channels: parts of feature maps start at multiples.
     #[must_use]
     pub fn aligned_to(self, align: usize) -> Self {
         Programs { align, ..self }
+    }
+
+    /// The same programs for one of `ranks` ranks, which average what each measures on its own batch.
+    #[must_use]
+    pub fn among(self, ranks: usize) -> Self {
+        Programs { ranks, ..self }
     }
 
     /// What the programs are for.

@@ -147,7 +147,7 @@ impl Programs {
         Ok(())
     }
 
-    /// Adam's commits and the buffers' of each trained network, then the average of the generator's new weights.
+    /// Adam's commits and the buffers' of each trained network, over ranks where there are several, then the average of the generator's new weights.
     fn generator_update(&self, step: &mut StepTape) -> Result<()> {
         let norm = step.clipped(Network::Generator)?.norm;
         step.measure(Metric::GeneratorGradNorm, norm);
@@ -155,6 +155,7 @@ impl Programs {
             let grads = step.clipped(*network)?;
             step.check(*network, &grads)?;
             self.commit_network(step, *network, &grads)?;
+            self.commit_rank_mean(step, *network);
         }
         self.commit_average(step)
     }

@@ -7,15 +7,19 @@ use super::step_tape::StepTape;
 use crate::Result;
 use crate::graph::{Tape, Value};
 use crate::metrics::Metric;
-use crate::nn::{Layout, Network};
+use crate::nn::{Layout, Network, Tensor};
 use crate::ops::adam::{Adam, AdamCommit, AdamWeights};
 use crate::ops::ema::{EmaBuffers, EmaCommit, EmaDecay};
 use crate::ops::grad_norm::{ClipScale, GradNorm};
 use crate::ops::mul::Mul;
+use crate::ops::rank_mean::RankMean;
 use crate::plan::Commit;
 use crate::train::scalars;
 use crate::train::states::{EMA, EMA_UPDATES, Moments, moments};
 use crate::types::Shape;
+
+/// The buffers that are measured on batches, by the ends of their names.
+const RUNNING: [&str; 2] = [".running_mean", ".running_var"];
 
 /// A network's gradients, their norm, and the factor that clips them.
 #[derive(Clone, Copy)]
@@ -88,6 +92,17 @@ impl Programs {
         step.commits.push(Commit { op: Arc::new(AdamCommit(self.adam(network))), inputs, states });
         step.commit_buffers(network, "");
         Ok(())
+    }
+
+    /// Running statistics are the mean of what the ranks have measured. Other buffers follow from the weights and are the
+    /// same on all.
+    pub(super) fn commit_rank_mean(&self, step: &mut StepTape, network: Network) {
+        let is_measured = |b: &&Tensor| RUNNING.iter().any(|name| b.name.ends_with(name));
+        let states: Vec<_> =
+            self.layout(network).buffers.iter().filter(is_measured).map(|b| (b.name.clone(), b.shape)).collect();
+        if self.ranks > 1 && !states.is_empty() {
+            step.commits.push(Commit { op: Arc::new(RankMean), inputs: vec![], states });
+        }
     }
 
     /// The average of the generator's weights, and a copy of its buffers.

@@ -9,6 +9,7 @@ use crate::data::{Batch, SampleId};
 use crate::log::{Scalar, StepInfo};
 use crate::metrics::Metric;
 use crate::train::programs::{BatchShape, Phase};
+use crate::train::ranks::samples_per_step;
 use crate::train::step::{RawBatch, StartedStep, StepNumbers, StepReport, start_step};
 use crate::{Error, Result};
 
@@ -44,13 +45,12 @@ impl Trainer {
         let started = start_step(&mut self.session, shape, &raw, (step, numbers))?;
         self.meta.step += 1;
         self.meta.batch_in_epoch += 1;
-        let samples_per_step = (batches.len() * self.cfg.data.train_batch_size) as u64;
-        self.meta.data_position = self.meta.batch_in_epoch * samples_per_step;
+        self.meta.data_position = self.meta.batch_in_epoch * samples_per_step(&self.cfg, &self.ranks);
         let queued = Queued {
             step,
             started,
             samples: batches.iter_mut().flat_map(|b| b.samples.drain(..).take(b.n)).collect(),
-            patches: batches.len() * shape.batch,
+            patches: batches.len() * shape.batch * self.ranks.count(),
             elapsed: since.elapsed(),
             waited,
         };
