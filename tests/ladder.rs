@@ -25,7 +25,7 @@ const LADDER: &[&[&str]] = &[
 ];
 
 /// Within `device`, processors do not know each other.
-const DEVICE: &[&[&str]] = &[&["peaks"], &["cpu", "cuda"]];
+const DEVICE: &[&[&str]] = &[&["peaks"], &["collective", "cpu", "cuda"]];
 
 /// Within `device/cuda`.
 const CUDA: &[&[&str]] =

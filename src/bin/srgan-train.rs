@@ -1,5 +1,6 @@
 //! `srgan-train -c cfg.yaml`: trains a super-resolution GAN from one YAML file.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -7,7 +8,7 @@ use clap::Parser;
 use srgan::config::{Config, Resume};
 use srgan::device::collective::Ranks;
 use srgan::log::{Messages, say, say_error};
-use srgan::train::ranks::join;
+use srgan::train::ranks::{abandon, join, launched};
 use srgan::train::{DeviceOptions, RunOptions, dry_run, run, self_check, torch_hub};
 use srgan::{Error, Result};
 
@@ -65,8 +66,12 @@ const EXAMPLES: &str = "Examples:
   srgan-train -c cfg.yaml --resume auto          # in a batch job: start or continue
   srgan-train -c cfg.yaml --dry-run";
 
+fn env(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
+}
+
 fn main() -> ExitCode {
-    if let Some(code) = self_check::answer(std::env::args_os(), &|name| std::env::var_os(name)) {
+    if let Some(code) = self_check::answer(std::env::args_os(), &env) {
         return code;
     }
     let mut ranks = Ranks::default();
@@ -76,7 +81,8 @@ fn main() -> ExitCode {
             // All ranks stop together on a signal and when training diverges; of other errors the others know nothing.
             let together = matches!(e, Error::Stopped { .. } | Error::Diverged { .. });
             if ranks.is_first() || !together {
-                say_error(format_args!("error: {}: {e}", ranks.name()));
+                // In one piece: ranks share the terminal.
+                say_error(format!("error: {}: {e}", ranks.name()));
             }
             if !together {
                 ranks.abort(e.exit_code());
@@ -84,6 +90,11 @@ fn main() -> ExitCode {
             ExitCode::from(e.exit_code())
         }
         Err(e) => {
+            if let Ok(Some(launched)) = launched(&env) {
+                say_error(format!("error: {}: {e}", launched.name()));
+                abandon(launched, e.exit_code(), &env);
+                return ExitCode::from(e.exit_code());
+            }
             match &e {
                 Error::Stopped { .. } | Error::StoppedEarly { .. } => say_error(&e),
                 _ => say_error(format_args!("error: {e}")),
@@ -99,13 +110,16 @@ fn start(args: Args, ranks: &mut Ranks) -> Result<()> {
     overrides.extend(args.isa.map(|i| format!("Training.isa={i}")));
     let (cfg, warnings) = Config::load(&args.config, &overrides)?;
     let program = self_check::this_program();
-    let torch_hub = torch_hub(&|name| std::env::var_os(name));
+    let torch_hub = torch_hub(&env);
     if args.dry_run {
+        if launched(&env)?.is_some_and(|launched| launched.index > 0) {
+            return Ok(());
+        }
         warnings.iter().for_each(|w| say_error(format_args!("warning: {w}")));
         let options = DeviceOptions { messages: Some(Messages::stderr()), program, ..DeviceOptions::default() };
         return say(dry_run(&cfg, args.verbose, &options, torch_hub.as_deref())?);
     }
-    *ranks = join(&cfg, &|name| std::env::var_os(name))?;
+    *ranks = join(&cfg, &env)?;
     let resume = args.resume.map(|r| if r == "auto" { Resume::Auto } else { Resume::From(r.into()) });
     let Args { run_dir, accept_new_data, sync_kernels, .. } = args;
     let ranks = ranks.clone();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::session::Session;
 use crate::config::Config;
 use crate::data::{Dataset, Share};
-use crate::device::collective::Ranks;
+use crate::device::collective::{Collective, Ranks};
 use crate::device::collective::mpi::Mpi;
 use crate::{Error, Result};
 
@@ -26,6 +26,9 @@ const LAUNCHERS: [(&str, &str, &str); 4] = [
 /// Job names under which SLURM runs a person's shell.
 const INTERACTIVE: [&str; 2] = ["bash", "interactive"];
 
+/// How long a rank that fails waits to tell the others.
+const ABANDON: Duration = Duration::from_secs(30);
+
 /// What a launcher says of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Launched {
@@ -35,6 +38,13 @@ pub struct Launched {
     pub index: usize,
     /// Number of ranks.
     pub count: usize,
+}
+
+impl Launched {
+    /// `rank 1 of 4`, for messages.
+    pub fn name(&self) -> String {
+        format!("rank {} of {}", self.index, self.count)
+    }
 }
 
 /// The launcher that started this process as one of several ranks, if one did.
@@ -88,7 +98,7 @@ pub fn join(cfg: &Config, env: Env) -> Result<Ranks> {
         return Err(Error::usage(message).with_hint("start them with mpiexec or srun"));
     }
     let timeout = Duration::from_secs_f64(cfg.training.dist_timeout.min(1e9));
-    let ranks = Ranks::joined(Arc::new(Mpi::start(timeout, env)?));
+    let ranks = Ranks::joined(Arc::new(Mpi::start(timeout, launched.name(), env)?));
     if (ranks.index(), ranks.count()) != (index, count) {
         let message = format!("{launcher} has started {count} ranks, but MPI knows {}", ranks.count());
         let hint = match launcher {
@@ -98,6 +108,13 @@ pub fn join(cfg: &Config, env: Env) -> Result<Ranks> {
         return Err(Error::usage(message).with_hint(hint));
     }
     Ok(ranks)
+}
+
+/// Ends the other ranks, which wait for one that fails before it has joined them.
+pub fn abandon(launched: Launched, code: u8, env: Env) {
+    if let Ok(mpi) = Mpi::start(ABANDON, launched.name(), env) {
+        mpi.abort(code);
+    }
 }
 
 /// This rank's part of each global batch.

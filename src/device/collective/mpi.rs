@@ -47,13 +47,14 @@ pub struct Mpi {
 }
 
 impl Mpi {
-    /// Opens the library and joins the ranks that a launcher has started. A call that the other ranks do not answer within
+    /// Opens the library and joins the ranks that a launcher has started, as `who` among them. A call that the other ranks do not answer within
     /// `timeout` ends this process, and with it the launcher's others, with exit code 1.
     ///
     /// # Errors
     /// If there is no such library, or it cannot start: what is missing and where it was looked for.
-    pub fn start(timeout: Duration, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Mpi> {
+    pub fn start(timeout: Duration, who: String, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Mpi> {
         let library = open(env)?;
+        let watch = Watch::start(timeout, who);
         // SAFETY: the types are those of the standard's binary interface.
         unsafe {
             let init: unsafe extern "C" fn(*mut c_int, *mut c_void, c_int, *mut c_int) -> c_int =
@@ -65,7 +66,9 @@ impl Mpi {
             let get_version: unsafe extern "C" fn(*mut c_char, *mut c_int) -> c_int =
                 symbol(&library, "MPI_Get_library_version")?;
             let mut provided = 0;
+            let waiting = watch.over("the start of all ranks");
             let code = init(std::ptr::null_mut(), std::ptr::null_mut(), THREAD_FUNNELED, &raw mut provided);
+            drop(waiting);
             if code != 0 {
                 return Err(Error::device(format!("MPI does not start (MPI_Init_thread: error {code})")));
             }
@@ -83,7 +86,7 @@ impl Mpi {
                 index,
                 count,
                 version: version.lines().next().unwrap_or("MPI").trim().to_owned(),
-                watch: Watch::start(timeout, format!("rank {index} of {count}")),
+                watch,
                 _library: library,
             })
         }
@@ -239,7 +242,9 @@ unsafe fn symbol<T: Copy>(library: &Library, name: &str) -> Result<T> {
 /// Where the library may be: where the system looks, in a virtual environment (PyPI's `mpich`), and beside `mpiexec`.
 fn places(env: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     let mut places = vec![PathBuf::from(LIBRARY)];
-    places.extend(env("VIRTUAL_ENV").map(|venv| PathBuf::from(venv).join("lib").join(LIBRARY)));
+    places.extend(
+        env("VIRTUAL_ENV").filter(|venv| !venv.is_empty()).map(|venv| PathBuf::from(venv).join("lib").join(LIBRARY)),
+    );
     let path = env("PATH").unwrap_or_default();
     let beside = std::env::split_paths(&path).filter(|folder| folder.join("mpiexec").exists());
     places.extend(beside.filter_map(|folder| Some(folder.parent()?.join("lib").join(LIBRARY))));
