@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! bench, doctor, predict
+//! trained            a generator in a file: configuration and weights
 //! train              a run: schedule, step, loop, validation, report
 //! nn, loss           networks and loss terms: write ops on the tape
 //! runtime/{cpu,cuda} runs plans: memory, graphs, choice of algorithms
@@ -43,6 +44,7 @@ pub mod table;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod train;
+pub mod trained;
 pub mod types;
 
 pub use crate::error::{Error, Result};

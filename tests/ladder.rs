@@ -21,6 +21,7 @@ const LADDER: &[&[&str]] = &[
     &["config", "data"],
     &["checkpoint", "log", "nn", "loss"],
     &["train"],
+    &["trained"],
     &["bench", "doctor", "predict"],
 ];
 
