@@ -22,7 +22,7 @@ const LADDER: &[&[&str]] = &[
     &["checkpoint", "log", "nn", "loss"],
     &["train"],
     &["trained"],
-    &["bench", "doctor", "predict"],
+    &["bench", "doctor", "export", "predict"],
 ];
 
 /// Within `device`, processors do not know each other.

@@ -2,6 +2,7 @@
 //! and what is refused.
 
 mod common;
+mod export;
 mod files;
 mod refusals;
 mod resume;
