@@ -4,7 +4,7 @@
 //! Modules use only what stands below them (`tests/ladder.rs` holds them to it):
 //!
 //! ```text
-//! bench, doctor, export, predict
+//! bench, doctor, export, init, inspect, predict
 //! trained            a generator in a file: configuration and weights
 //! train              a run: schedule, step, loop, validation, report
 //! nn, loss           networks and loss terms: write ops on the tape
@@ -32,6 +32,8 @@ pub mod error;
 pub mod export;
 pub mod files;
 pub mod graph;
+pub mod init;
+pub mod inspect;
 pub mod log;
 pub mod loss;
 pub mod metrics;

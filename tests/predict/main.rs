@@ -7,4 +7,5 @@ mod files;
 mod refusals;
 mod resume;
 mod seams;
+mod tools;
 mod values;
