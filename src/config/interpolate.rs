@@ -153,7 +153,9 @@ impl<'a> Resolver<'a> {
                     (None, None) => Ok(Content::Scalar { text: "null".into(), plain: true }),
                 }
             }
-            "oc.decode" => Ok(Content::Scalar { text: self.text_of(at, first)?, plain: true }),
+            "oc.decode" => {
+                Ok(Content::Scalar { text: self.text_of(at, unquoted(first).unwrap_or(first))?, plain: true })
+            }
             other => Err(at.error(unknown_resolver(other))),
         }
     }
@@ -167,10 +169,8 @@ impl<'a> Resolver<'a> {
     /// A default: quoted or plain text, or an interpolation.
     fn default(&mut self, at: &Node, text: &str) -> Result<Content> {
         let text = text.trim();
-        for quote in ['\'', '"'] {
-            if let Some(inner) = text.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote)) {
-                return Ok(Content::Scalar { text: self.text_of(at, inner)?, plain: false });
-            }
+        if let Some(inner) = unquoted(text) {
+            return Ok(Content::Scalar { text: self.text_of(at, inner)?, plain: false });
         }
         if text.contains("${") { self.scalar(at, text) } else { Ok(Content::Scalar { text: text.into(), plain: true }) }
     }
@@ -250,6 +250,12 @@ fn unknown_resolver(name: &str) -> Wrong {
 /// Whether a text can be a resolver's name.
 fn is_name(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.'))
+}
+
+/// What stands between the quotes of an argument that has some.
+fn unquoted(argument: &str) -> Option<&str> {
+    let text = argument.trim();
+    ['\'', '"'].iter().find_map(|quote| text.strip_prefix(*quote)?.strip_suffix(*quote))
 }
 
 /// Cuts a text into plain text and interpolations.

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Takes generators to opensr-srgan and back, and compares pixels.
 
-    pip install torch opensr-srgan numpy
+    pip install torch opensr-srgan numpy onnx safetensors
     cargo build --bins
     python tests/peers/check_torch.py target/debug
 
@@ -20,15 +20,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 warnings.filterwarnings("ignore")
 
-import numpy as np
-from small_networks import GENERATORS, SHARE, ground, predicted, run, train
-
 try:
+    import numpy as np
+    import onnx
     import torch
     from opensr_srgan import load_from_config
     from opensr_srgan.model.SRGAN import SRGAN_model
+    from safetensors.torch import load_file
+    from small_networks import GENERATORS, SHARE, ground, predicted, run, train
 except ImportError as absent:
-    print(f"SKIPPED: the round trip through PyTorch ({absent}); pip install torch opensr-srgan")
+    print(f"SKIPPED: the round trip through PyTorch ({absent}); pip install torch opensr-srgan onnx safetensors")
     sys.exit(77)
 
 SIZE = (37, 29)
@@ -40,8 +41,6 @@ DISCRIMINATORS = {
 
 def noise_of(folder, name):
     """The vector that `srgan predict` gives a stochastic generator."""
-    import onnx
-
     facts = {prop.key: prop.value for prop in onnx.load(str(folder / f"{name}.onnx")).metadata_props}
     return np.array([float(number) for number in facts["noise"].split(",")], "float32") if "noise" in facts else None
 
@@ -56,8 +55,6 @@ def forward(model, image, noise):
 
 def check_out(binaries, folder, name, image, want):
     """What differs between a map of ours and the same network in opensr-srgan."""
-    from safetensors.torch import load_file
-
     problems = []
     run(binaries / "srgan", "export", name, "-o", f"{name}.ckpt", cwd=folder)
     run(binaries / "srgan", "export", name, "-o", f"{name}.onnx", cwd=folder)

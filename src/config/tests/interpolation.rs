@@ -109,3 +109,15 @@ fn interpolation_cannot_exhaust_memory() {
     let error = read(&nested).unwrap_err().to_string();
     assert!(error.contains("nested"), "{error}");
 }
+
+#[test]
+fn every_form_is_understood_and_written_back_resolved() {
+    let (cfg, _) = Config::from_yaml(include_str!("interpolated.yaml"), None, &[]).unwrap();
+    assert_eq!((cfg.data.val_batch_size, cfg.data.num_workers, cfg.training.seed), (6, 2, 1));
+    assert_eq!((cfg.training.max_steps, cfg.training.losses.l1_weight), (Some(20), 3.0));
+    assert_eq!(cfg.data.root_dir.as_ref().unwrap().to_str(), Some("data/4/a, b"));
+    assert_eq!(cfg.logging.dir.to_str(), Some("runs/${not}/p6"));
+    let text = cfg.to_yaml();
+    assert!(!text.replace("\\\\${", "").contains("${"), "{text}");
+    assert_eq!(Config::from_yaml(&text, None, &[]).unwrap().0, cfg);
+}
