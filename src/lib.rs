@@ -4,7 +4,8 @@
 //! Modules use only what stands below them (`tests/ladder.rs` holds them to it):
 //!
 //! ```text
-//! bench, doctor, predict
+//! bench, doctor, export, init, inspect, predict
+//! trained            a generator in a file: configuration and weights
 //! train              a run: schedule, step, loop, validation, report
 //! nn, loss           networks and loss terms: write ops on the tape
 //! runtime/{cpu,cuda} runs plans: memory, graphs, choice of algorithms
@@ -28,8 +29,11 @@ pub mod data;
 pub mod device;
 pub mod doctor;
 pub mod error;
+pub mod export;
 pub mod files;
 pub mod graph;
+pub mod init;
+pub mod inspect;
 pub mod log;
 pub mod loss;
 pub mod metrics;
@@ -43,6 +47,7 @@ pub mod table;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod train;
+pub mod trained;
 pub mod types;
 
 pub use crate::error::{Error, Result};

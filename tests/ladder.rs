@@ -21,7 +21,8 @@ const LADDER: &[&[&str]] = &[
     &["config", "data"],
     &["checkpoint", "log", "nn", "loss"],
     &["train"],
-    &["bench", "doctor", "predict"],
+    &["trained"],
+    &["bench", "doctor", "export", "init", "inspect", "predict"],
 ];
 
 /// Within `device`, processors do not know each other.

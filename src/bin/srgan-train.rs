@@ -1,100 +1,33 @@
 //! `srgan-train -c cfg.yaml`: trains a super-resolution GAN from one YAML file.
 
-use std::ffi::OsString;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use srgan::config::{Config, Resume};
-use srgan::device::collective::Ranks;
-use srgan::log::{Messages, say, say_error};
-use srgan::train::ranks::{abandon, join, launched};
-use srgan::train::{DeviceOptions, RunOptions, dry_run, run, self_check, torch_hub};
-use srgan::{Error, Result};
+use srgan::Error;
+use srgan::log::say_error;
+use srgan::train::self_check;
+
+#[path = "srgan/train.rs"]
+mod train;
 
 /// Train a super-resolution GAN for satellite imagery from one YAML file.
 ///
 /// Exit codes: 0 finished; 2 wrong config, data or checkpoint; 3 diverged; 75 stopped by a signal with its state
 /// saved (continue with --resume auto); 1 anything else.
 #[derive(Parser)]
-#[command(version, after_help = EXAMPLES)]
-struct Args {
-    /// Configuration: the YAML of opensr-srgan, or one of configs/
-    #[arg(short, long, value_name = "FILE")]
-    config: PathBuf,
-
-    /// Values that override the file's, by their path in it: `Training.seed=1 Data.rgb_bands=[2,1,0]`
-    #[arg(value_name = "SECTION.KEY=VALUE")]
-    overrides: Vec<String>,
-
-    /// Continue the newest run of the project (auto; starts one if there is none), or a run folder or checkpoint
-    #[arg(long, value_name = "auto|CHECKPOINT")]
-    resume: Option<String>,
-
-    /// Folder of the run instead of logs/PROJECT/TIMESTAMP
-    #[arg(long, value_name = "DIR")]
-    run_dir: Option<PathBuf>,
-
-    /// With --resume: go on although the imagery is not what the run was trained on
-    #[arg(long)]
-    accept_new_data: bool,
-
-    /// Where to train; the same as Training.device
-    #[arg(long, value_name = "cpu|cuda|auto")]
-    device: Option<String>,
-
-    /// Instruction set of the CPU; the same as Training.isa
-    #[arg(long, value_name = "auto|avx512|avx2|neon|portable")]
-    isa: Option<String>,
-
-    /// Wait after each CUDA kernel, so that an error names the kernel that caused it; slow
-    #[arg(long)]
-    sync_kernels: bool,
-
-    /// Print layers, parameters, multiply-adds, memory and steps per epoch, and stop
-    #[arg(long)]
-    dry_run: bool,
-
-    /// With --dry-run: also print which algorithm was chosen for each layer, and what the others take
-    #[arg(short, long, requires = "dry_run")]
-    verbose: bool,
-}
-
-const EXAMPLES: &str = "Examples:
-  srgan-train -c configs/demo.yaml
-  srgan-train -c configs/demo.yaml Training.seed=1 Generator.n_blocks=8
-  srgan-train -c cfg.yaml --resume auto          # in a batch job: start or continue
-  srgan-train -c cfg.yaml --dry-run";
-
-fn env(name: &str) -> Option<OsString> {
-    std::env::var_os(name)
+#[command(name = "srgan-train", version, after_help = train::EXAMPLES)]
+struct Cli {
+    #[command(flatten)]
+    args: train::TrainArgs,
 }
 
 fn main() -> ExitCode {
-    if let Some(code) = self_check::answer(std::env::args_os(), &env) {
+    if let Some(code) = self_check::answer(std::env::args_os(), &|name| std::env::var_os(name)) {
         return code;
     }
-    let mut ranks = Ranks::default();
-    match start(Args::parse(), &mut ranks) {
+    match train::run_train(Cli::parse().args) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(e) if ranks.are_several() => {
-            // All ranks stop together on a signal and when training diverges; of other errors the others know nothing.
-            let together = matches!(e, Error::Stopped { .. } | Error::Diverged { .. });
-            if ranks.is_first() || !together {
-                // In one piece: ranks share the terminal.
-                say_error(format!("error: {}: {e}", ranks.name()));
-            }
-            if !together {
-                ranks.abort(e.exit_code());
-            }
-            ExitCode::from(e.exit_code())
-        }
         Err(e) => {
-            if let Ok(Some(launched)) = launched(&env) {
-                say_error(format!("error: {}: {e}", launched.name()));
-                abandon(launched, e.exit_code(), &env);
-                return ExitCode::from(e.exit_code());
-            }
             match &e {
                 Error::Stopped { .. } | Error::StoppedEarly { .. } => say_error(&e),
                 _ => say_error(format_args!("error: {e}")),
@@ -102,27 +35,4 @@ fn main() -> ExitCode {
             ExitCode::from(e.exit_code())
         }
     }
-}
-
-fn start(args: Args, ranks: &mut Ranks) -> Result<()> {
-    let mut overrides = args.overrides;
-    overrides.extend(args.device.map(|d| format!("Training.device={d}")));
-    overrides.extend(args.isa.map(|i| format!("Training.isa={i}")));
-    let (cfg, warnings) = Config::load(&args.config, &overrides)?;
-    let program = self_check::this_program();
-    let torch_hub = torch_hub(&env);
-    if args.dry_run {
-        if launched(&env)?.is_some_and(|launched| launched.index > 0) {
-            return Ok(());
-        }
-        warnings.iter().for_each(|w| say_error(format_args!("warning: {w}")));
-        let options = DeviceOptions { messages: Some(Messages::stderr()), program, ..DeviceOptions::default() };
-        return say(dry_run(&cfg, args.verbose, &options, torch_hub.as_deref())?);
-    }
-    *ranks = join(&cfg, &env)?;
-    let resume = args.resume.map(|r| if r == "auto" { Resume::Auto } else { Resume::From(r.into()) });
-    let Args { run_dir, accept_new_data, sync_kernels, .. } = args;
-    let ranks = ranks.clone();
-    let options = RunOptions { resume, run_dir, accept_new_data, sync_kernels, torch_hub, ranks };
-    run(&cfg, &warnings, &options, program)
 }

@@ -15,7 +15,7 @@ use super::{FORMAT, Meta, checksums};
 use crate::{Error, Result};
 
 /// Metadata key under which the JSON document stands.
-pub(super) const META_KEY: &str = "srgan";
+pub const META_KEY: &str = "srgan";
 /// The format's own limit; a longer header means that the file is something else.
 const MAX_HEADER: u64 = 100_000_000;
 /// Bytes converted at a time; a multiple of every element size.
@@ -34,6 +34,16 @@ pub struct Entry {
     pub(super) values: Values,
     /// What its bytes are compared with when they are read.
     pub(super) checksum: Checksum,
+}
+
+impl Entry {
+    /// Element type, as `F32`; or why the values cannot be read.
+    pub fn dtype(&self) -> String {
+        match &self.values {
+            Ok((dtype, _)) => dtype.to_string(),
+            Err(_) => "unreadable".into(),
+        }
+    }
 }
 
 /// A checksum that a file states of a tensor.
@@ -85,7 +95,7 @@ impl TensorFile {
         read.and_then(|_| file.rewind()).map_err(|e| Error::io("read", path, e))?;
         let of_torch = torch::is_torch(&head);
         let (entries, metadata) = if of_torch {
-            (torch::open(path, &mut file, size, &head)?, HashMap::new())
+            torch::open(path, &mut file, size, &head)?
         } else {
             open_safetensors(path, &mut file, size)?
         };
@@ -122,7 +132,7 @@ impl TensorFile {
         &self.entries
     }
 
-    /// The free-text metadata of the file.
+    /// The free-text metadata of the file; of PyTorch's, the texts and whole numbers beside the state dict.
     pub fn metadata(&self) -> &HashMap<String, String> {
         &self.metadata
     }

@@ -9,6 +9,7 @@ mod checksums;
 mod compare;
 mod file;
 mod meta;
+mod names;
 #[cfg(test)]
 mod tests;
 mod torch;
@@ -16,8 +17,9 @@ mod write;
 
 pub use best::{BestK, SavePlan};
 pub use compare::compare_architecture;
-pub use file::{Entry, TensorFile};
+pub use file::{Entry, META_KEY, TensorFile};
 pub use meta::{BestEntry, Counters, EarlyStopping, FORMAT, Imagery, MeanState, Meta, PlateauState, ValidationState};
+pub use names::{Named, is_batch_count, prefix_in, prefix_note};
 pub use write::{CheckpointFile, TensorRef, WriteTensor, write_checkpoint};
 
 /// Name of the checkpoint that every run keeps up to date.

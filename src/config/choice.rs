@@ -1,12 +1,16 @@
 //! Values that are one of a few names, with the aliases that opensr-srgan accepts.
 
 use super::field::Scalar;
+use super::kind::{Kind, Name, text_of};
 use super::tree::{Node, Wrong, shortened};
 
 /// An enum with names in YAML; implemented by `choice!`.
 pub(crate) trait Choice: Copy + PartialEq + 'static {
     /// Each value with its names; the first is the one written.
     const NAMES: &'static [(Self, &'static [&'static str])];
+
+    /// The lines of each value's doc comment.
+    const DOCS: &'static [&'static [&'static str]];
 
     /// The value with this name or alias.
     fn from_name(name: &str) -> Option<Self> {
@@ -37,6 +41,15 @@ impl<T: Choice> Scalar for T {
     fn emit(&self) -> String {
         let names = T::NAMES.iter().find(|(value, _)| value == self).map_or(&[][..], |(_, names)| names);
         names.first().copied().unwrap_or_default().to_owned()
+    }
+
+    fn kind() -> Kind {
+        let name = |((_, names), doc): (&(T, &'static [&'static str]), &&[&str])| Name {
+            name: names.first().copied().unwrap_or_default(),
+            aliases: names.iter().skip(1).copied().filter(|alias| !alias.is_empty()).collect(),
+            meaning: text_of(doc).0,
+        };
+        Kind::Names(T::NAMES.iter().zip(T::DOCS).map(name).collect())
     }
 }
 

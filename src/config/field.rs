@@ -1,6 +1,7 @@
 //! How typed values are read from the tree and written as text.
 
 use super::choice::closest;
+use super::kind::{About, Item, Kind};
 use super::schema::Config;
 use super::tree::{Node, Wrong, join};
 use crate::{Error, Result};
@@ -12,6 +13,9 @@ pub(crate) trait Field: Sized {
 
     /// Appends every key at or below `key` with its value as YAML, in the order of the declaration.
     fn flatten(&self, key: &str, out: &mut Vec<(String, String)>);
+
+    /// Appends what there is to say about the key or section, and about all below it; `self` holds the defaults.
+    fn describe(&self, about: About, out: &mut Vec<Item>);
 }
 
 /// A value that is written in one line.
@@ -21,6 +25,9 @@ pub(crate) trait Scalar: Sized {
 
     /// The value as YAML; `parse` reads it back to an equal one.
     fn emit(&self) -> String;
+
+    /// What values there are.
+    fn kind() -> Kind;
 
     /// Whether the node says "none" in a way of this type's own, beside null.
     fn says_none(_node: &Node) -> bool {
@@ -35,6 +42,10 @@ impl<T: Scalar> Field for T {
 
     fn flatten(&self, key: &str, out: &mut Vec<(String, String)>) {
         out.push((key.to_owned(), self.emit()));
+    }
+
+    fn describe(&self, about: About, out: &mut Vec<Item>) {
+        out.push(about.key(T::kind(), self.emit()));
     }
 }
 

@@ -1,22 +1,23 @@
 //! The two macros that declare the schema. One line of `section!` is one key: its type, default value and
-//! range checks; reading, writing, comparing and the list of valid keys all follow from it.
+//! rules; reading, writing, comparing, the list of valid keys and their documentation all follow from it.
 
 /// Declares a section of the configuration: a struct with public fields whose [`Default`] holds the default
 /// values, and its [`Field`](super::field::Field) implementation.
 ///
-/// `name as "Key": Type = default, check, …;` — `as "Key"` where the YAML key differs from the field's name;
-/// a check is a `fn(&Type) -> Result<(), String>`, and its error is reported with the key's line.
+/// `name as "Key": Type = default, rule, …;` — `as "Key"` where the YAML key differs from the field's name;
+/// a rule is a [`Rule`](super::range::Rule), and what it says against a value is reported with the key's line. Doc comments are
+/// what users read about a key.
 macro_rules! section {
     (
-        $(#[$meta:meta])*
+        $(#[doc = $doc:literal])*
         pub struct $name:ident {
-            $( $(#[$field_meta:meta])* $field:ident $(as $key:literal)? : $ty:ty = $default:expr $(, $check:expr)* ; )*
+            $( $(#[doc = $field_doc:literal])* $field:ident $(as $key:literal)? : $ty:ty = $default:expr $(, $rule:expr)* ; )*
         }
     ) => {
-        $(#[$meta])*
+        $(#[doc = $doc])*
         #[derive(Clone, Debug, PartialEq)]
         pub struct $name {
-            $( $(#[$field_meta])* pub $field: $ty, )*
+            $( $(#[doc = $field_doc])* pub $field: $ty, )*
         }
 
         impl Default for $name {
@@ -34,7 +35,7 @@ macro_rules! section {
                             key_name!($field $($key)?) => {
                                 if !entry.node.is_null() {
                                     section.$field = $crate::config::field::Field::read(&entry.node)?;
-                                    $( entry.node.check($check(&section.$field))?; )*
+                                    $( entry.node.check($rule.check(&section.$field))?; )*
                                 }
                             }
                         )*
@@ -46,6 +47,20 @@ macro_rules! section {
 
             fn flatten(&self, key: &str, out: &mut Vec<(String, String)>) {
                 $( self.$field.flatten(&$crate::config::tree::join(key, key_name!($field $($key)?)), out); )*
+            }
+
+            fn describe(&self, about: $crate::config::kind::About, out: &mut Vec<$crate::config::kind::Item>) {
+                use $crate::config::kind::{About, Item, Section, text_of};
+                let path = about.path;
+                out.push(Item::Section(Section { path: path.clone(), meaning: text_of(&[$($doc),*]).0 }));
+                $( self.$field.describe(
+                    About {
+                        path: $crate::config::tree::join(&path, key_name!($field $($key)?)),
+                        doc: &[$($field_doc),*],
+                        bounds: vec![$($crate::config::range::bounds_of(&$rule, &self.$field)),*],
+                    },
+                    out,
+                ); )*
             }
         }
     };
@@ -67,13 +82,13 @@ macro_rules! choice {
     (
         $(#[$meta:meta])*
         pub enum $name:ident {
-            $( $(#[$variant_meta:meta])* $variant:ident = $first:literal $(| $alias:literal)* ; )*
+            $( $(#[doc = $doc:literal])* $variant:ident = $first:literal $(| $alias:literal)* ; )*
         }
     ) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum $name {
-            $( $(#[$variant_meta])* $variant, )*
+            $( $(#[doc = $doc])* $variant, )*
         }
 
         impl $name {
@@ -97,6 +112,7 @@ macro_rules! choice {
         impl $crate::config::choice::Choice for $name {
             const NAMES: &'static [(Self, &'static [&'static str])] =
                 &[$( (Self::$variant, &[$first $(, $alias)*]), )*];
+            const DOCS: &'static [&'static [&'static str]] = &[$( &[$($doc),*], )*];
         }
     };
 }

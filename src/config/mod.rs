@@ -1,10 +1,10 @@
 //! The configuration of a run: one typed, validated [`Config`] from a YAML file and overrides.
 //!
 //! ```text
-//! text --yaml.rs--> tree --resolve.rs--> tree of the schema's keys --schema.rs--> Config --check.rs--> Config
+//! text --yaml.rs, interpolate.rs--> tree --resolve.rs--> tree of the schema's keys --schema.rs--> Config --check.rs--> Config
 //! ```
-//! The files are those of opensr-srgan 0.4.3. `schema.rs` is the one place where a key is declared; everything
-//! that is wrong is reported with file, line and full key.
+//! The files are those of opensr-srgan 0.5. `schema.rs` is the one place where a key is declared, and what `reference/` says
+//! about the keys follows from it; everything that is wrong is reported with file, line and full key.
 
 #[macro_use]
 mod macros;
@@ -12,9 +12,13 @@ mod macros;
 mod check;
 mod choice;
 mod field;
+mod interpolate;
+mod kind;
 mod range;
+mod reference;
 mod resolve;
 mod schema;
+mod standard;
 mod text;
 mod tree;
 mod values;
@@ -29,6 +33,8 @@ pub use choice::{
     AdvLoss, BlockType, DatasetType, Degradation, DeviceChoice, DiscriminatorType, GeneratorType, IsaChoice, Layout,
     MaskUse, Normalization, PerceptualMetric, Precision, PretrainLoss, Ramp, StoreMode, Warmup,
 };
+pub use kind::{Key, Kind, Name};
+pub use reference::{describe, json_schema, keys, markdown};
 pub use schema::{
     Config, Data, Discriminator, Ema, Generator, Logging, Losses, Model, Optimizers, Schedulers, Training,
     TruncatedVgg, Wandb,
@@ -67,10 +73,20 @@ impl Config {
         Config::from_yaml(&text, Some(path), overrides)
     }
 
-    /// The same for a text; `source` is its file's name for messages.
+    /// The same for a text; `source` is its file's name for messages. `${oc.env:NAME}` is the environment's variable.
     pub fn from_yaml(text: &str, source: Option<&Path>, overrides: &[String]) -> Result<(Config, Vec<String>)> {
+        Config::read_text(text, source, overrides, &|name| std::env::var(name).ok())
+    }
+
+    fn read_text(
+        text: &str,
+        source: Option<&Path>,
+        overrides: &[String],
+        env: interpolate::Environment,
+    ) -> Result<(Config, Vec<String>)> {
         let mut root = yaml::parse_file(text, source)?;
         overrides.iter().try_for_each(|text| yaml::apply_override(&mut root, text))?;
+        interpolate::resolve(&mut root, env)?;
         let mut warnings = resolve::canonicalise(&mut root)?;
         let mut config = Config::read(&root)?;
         resolve::dependent_defaults(&mut config, &root);

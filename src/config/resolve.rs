@@ -18,6 +18,7 @@ const ALIASES: &[(&str, &[&str])] = &[
 
 /// Keys of opensr-srgan's documents that have no effect there either, and why not to worry.
 const IGNORED: &[(&str, &str)] = &[
+    ("hydra", "it configures Hydra's own job"),
     ("Data.sen2naip_taco_file", "only the SEN2NAIP data set uses it"),
     ("Data.sen2naip_phase", "only the SEN2NAIP data set uses it"),
     ("Data.sen2naip_val_fraction", "only the SEN2NAIP data set uses it"),
@@ -26,9 +27,20 @@ const IGNORED: &[(&str, &str)] = &[
     ("Training.Losses.content_loss_weight", "set the weights of the single terms"),
 ];
 
+/// Aliases, each with what to write instead.
+pub(crate) fn aliases() -> impl Iterator<Item = (&'static str, String)> {
+    ALIASES.iter().map(|(alias, keys)| (*alias, keys.join(" and ")))
+}
+
+/// Keys without effect, each with why.
+pub(crate) fn ignored() -> impl Iterator<Item = (&'static str, &'static str)> {
+    IGNORED.iter().copied()
+}
+
 /// Rewrites aliases and legacy forms; returns warnings about keys without effect. Errors: what this program
 /// refuses by name (SEN2NAIP, normalisation by Python callables).
 pub(crate) fn canonicalise(root: &mut Node) -> Result<Vec<String>> {
+    refuse_composition(root)?;
     refuse_other_data_sets(root)?;
     normalization_mapping(root)?;
     legacy_block(root)?;
@@ -63,6 +75,19 @@ fn no_values(root: &mut Node) -> Vec<String> {
             vec!["Data.nodata has no effect: NaN and infinite pixels are always left out".into()]
         }
         _ => vec![],
+    }
+}
+
+/// Hydra's list of files to put together, which only Hydra can follow.
+fn refuse_composition(root: &Node) -> Result<()> {
+    match root.get("defaults") {
+        Some(node) => {
+            let wrong = Wrong::new("this file is put together by Hydra from others, which is not done here");
+            Err(node.error(wrong.hint(
+                "write out the whole with Hydra: python -m opensr_srgan.train_hydra --cfg job --resolve > cfg.yaml",
+            )))
+        }
+        None => Ok(()),
     }
 }
 

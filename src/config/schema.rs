@@ -1,6 +1,6 @@
 //! The sections of a configuration: every key with its type, default and range.
 //!
-//! Keys and defaults are those of opensr-srgan 0.4.3, plus a few of our own, marked "(ours)". Aliases and
+//! Keys and defaults are those of opensr-srgan 0.5, plus a few of our own, marked "(ours)". Aliases and
 //! values that depend on others are in `resolve.rs`, rules between keys in `check.rs`.
 
 use std::path::PathBuf;
@@ -52,11 +52,11 @@ section! {
         /// How stored pixel values become network input. To be stated for `Scenes` and `LRHRFolderDataset`;
         /// `ExampleDataset` has a rule of its own.
         normalization: Option<Normalization> = None;
-        /// (ours) Every value is multiplied by this before normalisation, …
-        scale: f64 = 1.0, not_zero;
-        /// (ours) … and this is added.
-        offset: f64 = 0.0, fits_f32;
-        /// (ours) Apply the scale and offset that files state (GDAL's tags) before those two.
+        /// (ours) Every value is multiplied by this before normalisation.
+        scale: f64 = 1.0, not_zero();
+        /// (ours) Added to every value after `scale`.
+        offset: f64 = 0.0, fits_f32();
+        /// (ours) Apply the scale and offset that files state (GDAL's tags) before `scale` and `offset`.
         apply_scale: bool = false;
         /// (ours) Refuse data of which the normalisation clips more than half.
         check_range: bool = true;
@@ -77,7 +77,7 @@ section! {
         /// (ours) Patches drawn in an epoch; `None` takes one of each file, of `Scenes` as many as fit side by side.
         patches_per_epoch: Option<u64> = None, each(at_least(1));
         /// (ours) Share of each scene's area that is held out for validation.
-        val_fraction: f64 = 0.1, open_unit;
+        val_fraction: f64 = 0.1, open_unit();
         /// (ours) How LR is made from HR.
         degradation: Degradation = Degradation::Bicubic;
         /// (ours) Random flips and quarter turns of training patches; the default is true for `Scenes` alone.
@@ -102,6 +102,8 @@ section! {
         continue_training: Option<PathBuf> = None;
         /// Checkpoint that only the initial weights are taken from.
         load_checkpoint: Option<PathBuf> = None;
+        /// (ours) Refuse weights of `load_checkpoint` that do not all fit; false takes those that do.
+        load_strict: bool = true;
     }
 }
 
@@ -118,9 +120,9 @@ section! {
         max_epochs: i64 = 9999, at_least(-1);
         /// (ours) Steps to train; `None` leaves the end to `max_epochs`.
         max_steps: Option<u64> = None, each(at_least(1));
-        /// How often to validate.
+        /// How often to validate: a number with a point is a share of an epoch, a whole number counts steps.
         val_check_interval: ValInterval = ValInterval::Fraction(1.0);
-        /// How much of the validation data to use.
+        /// How much of the validation data to use: a number with a point is a share, a whole number counts batches.
         limit_val_batches: BatchLimit = BatchLimit::Batches(250);
         /// Train the generator alone first.
         pretrain_g_only: bool = false;
@@ -145,9 +147,9 @@ section! {
         /// (ours) Continue the newest run of the project, or a given checkpoint.
         resume: Resume = Resume::Never;
         /// (ours) A checkpoint is written at least this often, in minutes.
-        checkpoint_minutes: f64 = 15.0, positive_f64;
+        checkpoint_minutes: f64 = 15.0, positive_f64();
         /// (ours) Seconds that a rank waits for the others before it gives up.
-        dist_timeout: f64 = 600.0, positive_f64;
+        dist_timeout: f64 = 600.0, positive_f64();
         /// (ours) Validations without improvement after which training ends.
         early_stopping_patience: u64 = 250, at_least(1);
         /// Moving average of the generator's weights.
@@ -163,7 +165,7 @@ section! {
         /// Keep an average, validate and infer with it.
         enabled: bool = false;
         /// Share of the average that an update keeps.
-        decay: f64 = 0.999, closed_unit;
+        decay: f64 = 0.999, closed_unit();
         /// First step (counted from 0) that updates the average.
         update_after_step: u64 = 0, at_least(0);
         /// Smaller decay during the first updates.
@@ -181,17 +183,17 @@ section! {
         /// Compare real and fake logits with each other's mean (bce only).
         relativistic_average_d: bool = false;
         /// Adversarial weight after the ramp.
-        adv_loss_beta: f64 = 1e-3, not_negative;
+        adv_loss_beta: f64 = 1e-3, not_negative();
         /// Shape of the ramp.
         adv_loss_schedule: Ramp = Ramp::Cosine;
         /// R1 gradient penalty on real images; 0 switches it off.
-        r1_gamma: f64 = 0.0, not_negative;
+        r1_gamma: f64 = 0.0, not_negative();
         /// Weight of the mean absolute error.
-        l1_weight: f64 = 1.0, not_negative;
+        l1_weight: f64 = 1.0, not_negative();
         /// Weight of the spectral angle.
-        sam_weight: f64 = 0.05, not_negative;
+        sam_weight: f64 = 0.05, not_negative();
         /// Weight of the perceptual term.
-        perceptual_weight: f64 = 0.0, not_negative;
+        perceptual_weight: f64 = 0.0, not_negative();
         /// Network behind the perceptual term.
         perceptual_metric: PerceptualMetric = PerceptualMetric::Vgg;
         /// (ours) File with torchvision's weights of that network, `.pth` or `.safetensors`; `None` looks where
@@ -201,35 +203,35 @@ section! {
         /// all are given.
         fixed_idx: Option<[usize; 3]> = None;
         /// Weight of the total variation.
-        tv_weight: f64 = 0.0, not_negative;
+        tv_weight: f64 = 0.0, not_negative();
         /// Peak value of PSNR and SSIM.
-        max_val: f64 = 1.0, peak;
+        max_val: f64 = 1.0, peak();
         /// Taps of SSIM's window.
-        ssim_win: usize = 11, in_range(3, 255), odd;
+        ssim_win: usize = 11, in_range(3, 255), odd();
     }
 }
 
 section! {
     /// The network that makes SR from LR (`Generator`). Each family uses some of the keys.
     pub struct Generator {
-        /// Family.
+        /// Family of the generator.
         model_type: GeneratorType = GeneratorType::SrResNet;
         /// Residual block (SRResNet only).
         block_type: BlockType = BlockType::Standard;
         /// Side of the first and last kernels (not esrgan).
-        large_kernel_size: usize = 9, in_range(1, 63), odd;
+        large_kernel_size: usize = 9, in_range(1, 63), odd();
         /// Side of the kernels in between (not esrgan).
-        small_kernel_size: usize = 3, in_range(1, 63), odd;
+        small_kernel_size: usize = 3, in_range(1, 63), odd();
         /// Channels of the trunk.
         n_channels: usize = 64, in_range(1, 4096);
         /// Residual blocks; the default is 23 for esrgan.
         n_blocks: usize = 16, in_range(1, 1024);
         /// SR pixels per LR pixel and axis.
-        scaling_factor: usize = 4, in_range(1, 8), power_of_two;
+        scaling_factor: usize = 4, in_range(1, 8), power_of_two();
         /// Channels that each convolution of a dense block adds (esrgan only).
         growth_channels: usize = 32, in_range(1, 4096);
         /// Factor on residuals (esrgan and stochastic_gan).
-        res_scale: f64 = 0.2, fits_f32;
+        res_scale: f64 = 0.2, fits_f32();
         /// Bands of SR; equals `Model.in_bands`.
         out_channels: usize = 4, in_range(1, 1024);
         /// Initialise upsampling convolutions without checkerboard (esrgan only).
@@ -242,7 +244,7 @@ section! {
 section! {
     /// The network that tells HR from SR (`Discriminator`). Each family uses some of the keys.
     pub struct Discriminator {
-        /// Family.
+        /// Family of the discriminator.
         model_type: DiscriminatorType = DiscriminatorType::Standard;
         /// Convolutions (standard) or strided layers (patchgan, default 3).
         n_blocks: usize = 8, in_range(1, 16);
@@ -259,19 +261,19 @@ section! {
     /// Adam's numbers for both networks (`Optimizers`).
     pub struct Optimizers {
         /// The generator's base learning rate; 0 freezes it.
-        optim_g_lr: f64 = 1e-4, not_negative;
+        optim_g_lr: f64 = 1e-4, not_negative();
         /// The discriminator's base learning rate; 0 freezes it, the default is max(½ `optim_g_lr`, 1e-6).
-        optim_d_lr: f64 = 5e-5, not_negative;
+        optim_d_lr: f64 = 5e-5, not_negative();
         /// Largest norm of a network's gradient; 0 switches clipping off.
-        gradient_clip_val: f64 = 0.0, not_negative;
+        gradient_clip_val: f64 = 0.0, not_negative();
         /// Decay of the first and second moments.
-        betas: [f64; 2] = [0.0, 0.99], all(half_open_unit_f32);
+        betas: [f64; 2] = [0.0, 0.99], all(half_open_unit_f32());
         /// Added to the root of the second moment.
-        eps: f64 = 1e-7, positive;
+        eps: f64 = 1e-7, positive();
         /// Weight decay of the generator's weights.
-        weight_decay_g: f64 = 0.0, not_negative;
+        weight_decay_g: f64 = 0.0, not_negative();
         /// Weight decay of the discriminator's weights.
-        weight_decay_d: f64 = 0.0, not_negative;
+        weight_decay_d: f64 = 0.0, not_negative();
     }
 }
 
@@ -288,18 +290,18 @@ section! {
         metric_d: Metric = Metric::DiscriminatorLoss;
         /// Validations without improvement before the generator's rate falls.
         patience_g: u64 = 5, at_least(0);
-        /// The same for the discriminator; the default is `patience_g`.
+        /// Validations without improvement before the discriminator's rate falls; the default is `patience_g`.
         patience_d: u64 = 5, at_least(0);
         /// Factor on the generator's rate.
-        factor_g: f64 = 0.5, open_unit;
+        factor_g: f64 = 0.5, open_unit();
         /// Factor on the discriminator's rate; the default is `factor_g`.
-        factor_d: f64 = 0.5, open_unit;
+        factor_d: f64 = 0.5, open_unit();
         /// Relative change that counts as an improvement.
-        threshold: f64 = 1e-3, half_open_unit;
+        threshold: f64 = 1e-3, half_open_unit();
         /// Validations after a fall in which none is counted as bad.
         cooldown: u64 = 0, at_least(0);
         /// Rates do not fall below this.
-        min_lr: f64 = 1e-7, not_negative;
+        min_lr: f64 = 1e-7, not_negative();
     }
 }
 
@@ -312,6 +314,8 @@ section! {
         log_every_n_steps: u64 = 1, at_least(1);
         /// (ours) Folder of all runs.
         dir: PathBuf = PathBuf::from("logs");
+        /// Folder of this run, in place of a new one in `dir`; `--run-dir` comes first.
+        output_dir: Option<PathBuf> = None;
         /// Names of the project; metrics stay on this machine.
         wandb: Wandb = Wandb::default();
     }
@@ -325,7 +329,7 @@ section! {
         /// Account name.
         entity: Option<String> = None;
         /// Names the folder of the project's runs.
-        project: String = "srgan".into(), folder_name;
+        project: String = "srgan".into(), folder_name();
     }
 }
 

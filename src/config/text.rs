@@ -1,8 +1,11 @@
 //! A configuration as text: the complete YAML of a run, and what differs between two configurations.
 
+use serde_json::Value;
+
 use super::choice::{DiscriminatorType, GeneratorType};
 use super::field::Field;
 use super::schema::Config;
+use crate::Result;
 
 /// A key whose value differs between two configurations.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +37,15 @@ impl Config {
             yaml.push_str(&format!("{}{name}: {value}\n", "  ".repeat(open.len())));
         }
         yaml
+    }
+
+    /// The configuration as nested objects whose values have their types; keys without a value are left out.
+    ///
+    /// # Errors
+    /// [`Error::Internal`](crate::Error) if its own text cannot be read back.
+    pub fn to_json(&self) -> Result<Value> {
+        let tree = super::yaml::parse_file(&self.to_yaml(), None)?;
+        Ok(tree.to_json())
     }
 
     /// The keys whose values differ from `newer`'s, in the order of the schema.

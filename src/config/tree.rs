@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use crate::{Error, Result};
 
 /// Where a value was written.
@@ -216,6 +218,23 @@ impl Node {
             (Content::Scalar { text, .. }, _) => format!("the text `{}`", shortened(text)),
             (Content::List(items), _) => format!("a list of {} values", items.len()),
             (Content::Map(_), _) => "a mapping of keys to values".into(),
+        }
+    }
+
+    /// What the node holds; keys without a value are left out.
+    pub fn to_json(&self) -> Value {
+        match (&self.content, self.plain()) {
+            (Content::Map(entries), _) => {
+                let present = entries.iter().filter(|entry| !entry.node.is_null());
+                Value::Object(present.map(|entry| (entry.name.clone(), entry.node.to_json())).collect())
+            }
+            (Content::List(items), _) => items.iter().map(Node::to_json).collect(),
+            (_, Some(Plain::Null)) => Value::Null,
+            (_, Some(Plain::Bool(value))) => value.into(),
+            (_, Some(Plain::Int(value))) if i64::try_from(value).is_ok() => (value as i64).into(),
+            (_, Some(Plain::Int(value))) => (value as f64).into(),
+            (_, Some(Plain::Float(value))) => value.into(),
+            (Content::Scalar { text, .. }, _) => text.as_str().into(),
         }
     }
 

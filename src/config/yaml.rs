@@ -15,9 +15,9 @@ use crate::{Error, Result};
 /// Deepest nesting accepted; the schema's deepest value is at 4.
 const MAX_DEPTH: usize = 32;
 /// Most nodes accepted in one document, copies made by anchors included.
-const MAX_NODES: usize = 10_000;
+pub(crate) const MAX_NODES: usize = 10_000;
 /// Most bytes of values and keys accepted in one document, copies made by anchors included.
-const MAX_TEXT: usize = 4 << 20;
+pub(crate) const MAX_TEXT: usize = 4 << 20;
 
 /// Parses a file's text to a mapping; an empty text is an empty mapping. Errors: with file and line.
 pub(crate) fn parse_file(text: &str, file: Option<&Path>) -> Result<Node> {
@@ -26,6 +26,12 @@ pub(crate) fn parse_file(text: &str, file: Option<&Path>) -> Result<Node> {
     let root = parse(text.trim_start_matches('\u{feff}'), "", &origin)?;
     root.entries("the sections Data, Model, Training, …")?;
     Ok(root)
+}
+
+/// What a single YAML value holds; `None` if it is not YAML or null.
+pub(crate) fn value_of(text: &str) -> Option<serde_json::Value> {
+    let value = parse(text, "", &|line| Origin::Line { file: None, line }).ok()?.to_json();
+    (!value.is_null()).then_some(value)
 }
 
 /// Applies an override `Section.key=value`, the value being YAML, to the tree. Errors: name the override.
@@ -113,7 +119,7 @@ impl<'a> Builder<'a> {
                 let is_text = tag.is_some_and(|tag| tag.suffix == "str");
                 node.content =
                     Content::Scalar { text: text.into_owned(), plain: style == ScalarStyle::Plain && !is_text };
-                refuse_references(&node)?;
+                refuse_missing(&node)?;
                 anchor
             }
             Event::SequenceStart(anchor, _) => {
@@ -212,20 +218,16 @@ fn merge(entries: &mut Vec<Entry>, node: Node, key: &str) -> Result<()> {
     }
 }
 
-/// OmegaConf's interpolations and its mark for missing values have no meaning here.
-fn refuse_references(node: &Node) -> Result<()> {
+/// OmegaConf's mark for missing values has no meaning here.
+fn refuse_missing(node: &Node) -> Result<()> {
     match node.text() {
-        Some(text) if text.contains("${") => {
-            let wrong = Wrong::new(format!("interpolation is not supported, found `{}`", shortened(text)));
-            Err(node.error(wrong.hint("write the value itself, or share it by a YAML anchor (&name … *name)")))
-        }
         Some("???") => Err(node.error(Wrong::new("the value is missing (`???`)"))),
         _ => Ok(()),
     }
 }
 
 /// Nodes of a tree, and bytes of their values and keys.
-fn size(node: &Node) -> (usize, usize) {
+pub(crate) fn size(node: &Node) -> (usize, usize) {
     let sum = |a: (usize, usize), b: (usize, usize)| (a.0 + b.0, a.1 + b.1);
     let own = (1, node.key.len());
     match &node.content {

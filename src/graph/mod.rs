@@ -6,6 +6,7 @@
 //! each kind of device ([`CpuKernel`], [`CudaKernel`], [`LibraryKernel`], and likewise for pointwise ops and commits).
 
 mod kernel;
+mod onnx;
 mod op;
 mod reach;
 mod reference;
@@ -15,6 +16,7 @@ pub use kernel::{
     CpuCommit, CpuKernel, CpuPointwise, CudaCommit, CudaKernel, CudaPointwise, InPlace, Kernel, KernelCall,
     LibraryKernel, Operands, Pointwise, TiledCall,
 };
+pub use onnx::{OnnxAttribute, OnnxChain, OnnxInput, OnnxNode};
 pub(crate) use op::same_shape;
 pub use op::{Application, Axis, CommitOp, Exec, Op, Rounding, ViewOf};
 pub use reach::Reach;

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use super::{CpuCommit, CudaCommit, Kernel, Pointwise, Reach, Tape, Tensor64, Value};
+use super::{CpuCommit, CudaCommit, Kernel, OnnxNode, Pointwise, Reach, Tape, Tensor64, Value};
 use crate::Result;
 use crate::types::Shape;
 
@@ -56,6 +56,12 @@ pub trait Op: Debug + Send + Sync + 'static {
     /// its own place for pointwise ops and channel views, everything for kernels.
     fn reach(&self, operand: usize, inputs: &[Shape], output: Shape) -> Reach {
         Reach::of_exec(&self.exec(), inputs[operand], output)
+    }
+
+    /// The op in ONNX, for operands of these extents: nodes, the last of which computes the output. `None` for an op that
+    /// no exported network has.
+    fn onnx(&self, _inputs: &[Shape]) -> Option<Vec<OnnxNode>> {
+        None
     }
 
     /// Multiply-adds of one execution, counting the arithmetic of the plain formula; 0 for data movement

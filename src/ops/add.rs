@@ -7,7 +7,8 @@ use super::sum_to::sum_to;
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::PointwiseCode;
 use crate::graph::{
-    Application, CpuPointwise, CudaPointwise, Exec, Op, Operands, Pointwise, Rounding, Tape, Tensor64, Value,
+    Application, CpuPointwise, CudaPointwise, Exec, OnnxInput, OnnxNode, Op, Operands, Pointwise, Rounding, Tape,
+    Tensor64, Value,
 };
 use crate::types::Shape;
 use crate::{Result, simd_fn};
@@ -53,6 +54,20 @@ impl Op for Add {
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
+    }
+    fn onnx(&self, _inputs: &[Shape]) -> Option<Vec<OnnxNode>> {
+        let (operator, beta) = if self.beta == -1.0 { ("Sub", 1.0) } else { ("Add", self.beta) };
+        let mut nodes = Vec::new();
+        let mut scaled = |operand: usize, factor: f32| {
+            if factor == 1.0 {
+                return OnnxInput::Operand(operand);
+            }
+            nodes.push(OnnxNode::new("Mul", [OnnxInput::Operand(operand), OnnxInput::Scalar(factor)]));
+            OnnxInput::Node(nodes.len() - 1)
+        };
+        let inputs = [scaled(0, self.alpha), scaled(1, beta)];
+        nodes.push(OnnxNode::new(operator, inputs));
+        Some(nodes)
     }
 }
 

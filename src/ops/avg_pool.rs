@@ -7,7 +7,9 @@ use std::ops::Range;
 use crate::Result;
 use crate::device::cpu::Ctx;
 use crate::device::cuda::{Args, CudaCall, KernelLaunch};
-use crate::graph::{Application, CpuKernel, CudaKernel, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value};
+use crate::graph::{
+    Application, CpuKernel, CudaKernel, Exec, Kernel, KernelCall, OnnxNode, Op, Rounding, Tape, Tensor64, Value,
+};
 use crate::ops::sum_to::cuda::{Columns, lanes, sum_pixels, vector_of};
 use crate::types::Shape;
 
@@ -64,6 +66,9 @@ impl Op for AvgPool {
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
+    }
+    fn onnx(&self, _inputs: &[Shape]) -> Option<Vec<OnnxNode>> {
+        self.is_global().then(|| vec![OnnxNode::of("GlobalAveragePool", 1)])
     }
 }
 

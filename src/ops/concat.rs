@@ -4,7 +4,7 @@
 
 use super::slice::{SliceChannels, SliceFlat};
 use crate::Result;
-use crate::graph::{Application, Axis, Exec, Op, Tape, Tensor64, Value};
+use crate::graph::{Application, Axis, Exec, OnnxNode, Op, Tape, Tensor64, Value};
 use crate::types::Shape;
 
 /// Channels of all operands in order. A dense block is written as nested prefixes,
@@ -47,6 +47,9 @@ impl Op for ConcatChannels {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Concat(Axis::Channels)
+    }
+    fn onnx(&self, inputs: &[Shape]) -> Option<Vec<OnnxNode>> {
+        Some(vec![OnnxNode::of("Concat", inputs.len()).int("axis", 1)])
     }
 }
 

@@ -5,7 +5,7 @@ use super::pointwise::{map, map2, reference};
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::PointwiseCode;
 use crate::graph::{
-    Application, CpuPointwise, CudaPointwise, Exec, Op, Operands, Pointwise, Rounding, Tape, Tensor64, Value,
+    Application, CpuPointwise, CudaPointwise, Exec, OnnxNode, Op, Operands, Pointwise, Rounding, Tape, Tensor64, Value,
     same_shape,
 };
 use crate::types::Shape;
@@ -36,6 +36,9 @@ impl Op for LeakyRelu {
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
+    }
+    fn onnx(&self, _inputs: &[Shape]) -> Option<Vec<OnnxNode>> {
+        Some(vec![OnnxNode::of("LeakyRelu", 1).float("alpha", self.slope)])
     }
 }
 

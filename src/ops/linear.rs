@@ -7,8 +7,8 @@ use crate::device::cuda::{
     Args, CudaCall, Factor, KernelLaunch, Layout, LibraryCall, LibraryOp, Product as CudaProduct,
 };
 use crate::graph::{
-    Application, CpuKernel, CudaKernel, Exec, Kernel, KernelCall, LibraryKernel, Op, Rounding, Tape, Tensor64,
-    TiledCall, Value,
+    Application, CpuKernel, CudaKernel, Exec, Kernel, KernelCall, LibraryKernel, OnnxNode, Op, Rounding, Tape,
+    Tensor64, TiledCall, Value,
 };
 use crate::types::{Precision, Shape};
 
@@ -189,6 +189,10 @@ impl Op for Linear {
     }
     fn macs(&self, inputs: &[Shape], _output: Shape) -> u64 {
         (inputs[0].n() * inputs[1].len()) as u64
+    }
+    /// A convolution 1×1: a matrix (O,1,1,K) of the tape is a kernel [O, K, 1, 1] there.
+    fn onnx(&self, _inputs: &[Shape]) -> Option<Vec<OnnxNode>> {
+        Some(vec![OnnxNode::of("Conv", 2).ints("kernel_shape", &[1, 1])])
     }
 }
 

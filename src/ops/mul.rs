@@ -6,7 +6,8 @@ use super::sum_to::sum_product_to;
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::PointwiseCode;
 use crate::graph::{
-    Application, CpuPointwise, CudaPointwise, Exec, Op, Operands, Pointwise, Rounding, Tape, Tensor64, Value,
+    Application, CpuPointwise, CudaPointwise, Exec, OnnxChain, OnnxNode, Op, Operands, Pointwise, Rounding, Tape,
+    Tensor64, Value,
 };
 use crate::types::Shape;
 use crate::{Result, simd_fn};
@@ -37,6 +38,9 @@ impl Op for Mul {
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
+    }
+    fn onnx(&self, _inputs: &[Shape]) -> Option<Vec<OnnxNode>> {
+        Some(vec![OnnxNode::of("Mul", 2)])
     }
 }
 
@@ -92,6 +96,9 @@ impl Op for Scale {
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
+    }
+    fn onnx(&self, _inputs: &[Shape]) -> Option<Vec<OnnxNode>> {
+        Some(OnnxChain::default().then("Mul", self.factor).then("Add", self.shift).nodes())
     }
 }
 

@@ -5,8 +5,8 @@
 use crate::device::cpu::{Ctx, Place, Tile, TileSink};
 use crate::device::cuda::{Args, CudaCall, DeviceView, KernelLaunch};
 use crate::graph::{
-    Application, CpuKernel, CudaKernel, Exec, InPlace, Kernel, KernelCall, Op, Reach, Rounding, Tape, Tensor64,
-    TiledCall, Value,
+    Application, CpuKernel, CudaKernel, Exec, InPlace, Kernel, KernelCall, OnnxNode, Op, Reach, Rounding, Tape,
+    Tensor64, TiledCall, Value,
 };
 use crate::types::Shape;
 use crate::{Result, simd_fn};
@@ -18,8 +18,7 @@ pub struct PixelShuffle {
     pub factor: usize,
 }
 
-/// Pixels of a small image in a large one: dy·r + dx-th pixel of a square is at
-/// `ptr + dy·row + dx·pixel` floats.
+/// Pixels of a small image in a large one: dy·r + dx-th pixel of a square is at `ptr + dy·row + dx·pixel` floats.
 #[derive(Clone, Copy)]
 struct Squares {
     ptr: *mut f32,
@@ -63,6 +62,9 @@ impl Op for PixelShuffle {
     }
     fn reach(&self, _operand: usize, _inputs: &[Shape], _output: Shape) -> Reach {
         Reach::Pixels { before: 0, after: 0, stride: 1, upscale: self.factor }
+    }
+    fn onnx(&self, _inputs: &[Shape]) -> Option<Vec<OnnxNode>> {
+        Some(vec![OnnxNode::of("DepthToSpace", 1).int("blocksize", self.factor).text("mode", "CRD")])
     }
 }
 
@@ -343,18 +345,16 @@ mod tests {
 
     #[test]
     fn extents_that_do_not_divide_are_refused() {
-        let message = PixelShuffle { factor: 2 }.shape(&[Shape([1, 2, 2, 6])]).unwrap_err();
-        assert!(message.contains("6 channels"), "{message}");
-        let message = PixelUnshuffle { factor: 2 }.shape(&[Shape([1, 2, 3, 6])]).unwrap_err();
-        assert!(message.contains("2x3 pixels"), "{message}");
+        let message = |op: &dyn Op, shape| op.shape(&[Shape(shape)]).unwrap_err();
+        assert!(message(&PixelShuffle { factor: 2 }, [1, 2, 2, 6]).contains("6 channels"));
+        assert!(message(&PixelUnshuffle { factor: 2 }, [1, 2, 3, 6]).contains("2x3 pixels"));
     }
 
     #[test]
     fn the_order_is_that_of_pytorch_also_with_an_epilogue() {
         for fuse in [false, true] {
             let mut tape = Tape::new();
-            // Rows that are too long to be moved as wholes.
-            let (shape, input) = (Shape([2, 2, 17, 2000]), "x");
+            let (shape, input) = (Shape([2, 2, 17, 2000]), "x"); // rows that are too long to be moved as wholes
             let x = tape.input(input, shape, DType::F32);
             let y = tape.push(PixelShuffle { factor: 2 }, &[x]).unwrap();
             let y = tape.push(Scale::by(2.0), &[y]).unwrap();

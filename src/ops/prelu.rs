@@ -11,8 +11,8 @@ use super::sum_to::sum_to;
 use crate::device::cpu::{Ctx, Isa, Tile, View};
 use crate::device::cuda::{CudaCall, KernelLaunch, PointwiseCode};
 use crate::graph::{
-    Application, CpuKernel, CpuPointwise, CudaKernel, CudaPointwise, Exec, Kernel, KernelCall, Op, Operands, Pointwise,
-    Rounding, Tape, Tensor64, Value, same_shape,
+    Application, CpuKernel, CpuPointwise, CudaKernel, CudaPointwise, Exec, Kernel, KernelCall, OnnxNode, Op, Operands,
+    Pointwise, Rounding, Tape, Tensor64, Value, same_shape,
 };
 use crate::ops::sum_to::cuda::{Columns, vector_of};
 use crate::types::Shape;
@@ -45,6 +45,9 @@ impl Op for Prelu {
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
+    }
+    fn onnx(&self, _inputs: &[Shape]) -> Option<Vec<OnnxNode>> {
+        Some(vec![OnnxNode::of("PRelu", 2)])
     }
 }
 

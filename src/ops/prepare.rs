@@ -6,7 +6,9 @@
 
 use crate::device::cpu::{Ctx, View};
 use crate::device::cuda::{Args, CudaCall, KernelLaunch};
-use crate::graph::{Application, CpuKernel, CudaKernel, Exec, Kernel, KernelCall, Op, Tape, Tensor64, Value};
+use crate::graph::{
+    Application, CpuKernel, CudaKernel, Exec, Kernel, KernelCall, OnnxChain, OnnxNode, Op, Tape, Tensor64, Value,
+};
 use crate::types::{DType, Shape};
 use crate::{Error, Result};
 
@@ -78,7 +80,7 @@ impl Normalization {
     }
 
     /// `normalize` as numbers: clamp(v·gain/divisor, 0, 1), or no clamp, and then to [−1, 1] if signed. The same bits.
-    fn cuda_args(self, args: Args) -> Args {
+    fn numbers(self) -> Numbers {
         let (gain, divisor, limited, signed) = match self {
             Normalization::Sen2Stretch => (10.0 / 3.0, 1.0, true, false),
             Normalization::Normalise10k => (1.0, 10000.0, true, false),
@@ -88,8 +90,30 @@ impl Normalization {
             Normalization::ZeroOneSigned => (1.0, 1.0, true, true),
             Normalization::Identity => (1.0, 1.0, false, false),
         };
+        Numbers { gain, divisor, limited, signed }
+    }
+
+    fn cuda_args(self, args: Args) -> Args {
+        let Numbers { gain, divisor, limited, signed } = self.numbers();
         let args = args.factor("gain", gain).factor("divisor", divisor);
         args.size("limited", usize::from(limited)).size("is_signed", usize::from(signed))
+    }
+
+    /// [`Normalization::normalize`] in ONNX.
+    fn normalize_in_onnx(self) -> OnnxChain {
+        let Numbers { gain, divisor, limited, signed } = self.numbers();
+        let chain = OnnxChain::default().then("Mul", gain).then("Div", divisor);
+        let chain = if limited { chain.clip(0.0, 1.0) } else { chain };
+        if signed { chain.then("Mul", 2.0).then("Sub", 1.0) } else { chain }
+    }
+
+    /// [`Normalization::denormalize`] in ONNX.
+    pub fn denormalize_in_onnx(self) -> OnnxChain {
+        let Numbers { gain, divisor, limited, signed } = self.numbers();
+        let chain = OnnxChain::default();
+        let chain = if signed { chain.then("Add", 1.0).then("Div", 2.0) } else { chain };
+        let chain = chain.then("Mul", divisor / gain);
+        if limited { chain.clip(0.0, divisor) } else { chain }
     }
 
     /// Network output as a pixel value: the inverse inside the range that is not clamped.
@@ -104,6 +128,14 @@ impl Normalization {
             Normalization::Identity => v,
         }
     }
+}
+
+/// A method as clamp(v·gain/divisor, 0, 1)·2 − 1, the clamp and what follows it where they apply.
+struct Numbers {
+    gain: f32,
+    divisor: f32,
+    limited: bool,
+    signed: bool,
 }
 
 /// Operands: raw pixels (N,H,W,C) in an input slot of `dtype`, and a code per image (N,1,1,1) in a slot of
@@ -148,6 +180,10 @@ impl Op for Prepare {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::Kernel(Kernel::of(self))
+    }
+    /// Without the codes: an exported network sees images as they are.
+    fn onnx(&self, _inputs: &[Shape]) -> Option<Vec<OnnxNode>> {
+        Some(self.normalization.normalize_in_onnx().nodes())
     }
 }
 

@@ -7,8 +7,8 @@ use super::sigmoid::{Sigmoid, SigmoidGrad};
 use crate::device::cpu::{Isa, Tile, View};
 use crate::device::cuda::PointwiseCode;
 use crate::graph::{
-    Application, CpuPointwise, CudaPointwise, Exec, Op, Operands, Pointwise, Rounding, Tape, Tensor64, Value,
-    same_shape,
+    Application, CpuPointwise, CudaPointwise, Exec, OnnxInput, OnnxNode, Op, Operands, Pointwise, Rounding, Tape,
+    Tensor64, Value, same_shape,
 };
 use crate::types::Shape;
 use crate::{Result, simd_fn};
@@ -35,6 +35,10 @@ impl Op for Silu {
     }
     fn rounding(&self) -> Rounding {
         Rounding::Follows
+    }
+    fn onnx(&self, _inputs: &[Shape]) -> Option<Vec<OnnxNode>> {
+        let product = OnnxNode::new("Mul", [OnnxInput::Operand(0), OnnxInput::Node(0)]);
+        Some(vec![OnnxNode::of("Sigmoid", 1), product])
     }
 }
 

@@ -5,7 +5,8 @@ use crate::Result;
 use crate::device::cpu::Ctx;
 use crate::device::cuda::{Args, CudaCall, KernelLaunch};
 use crate::graph::{
-    Application, CpuKernel, CudaKernel, Exec, Kernel, KernelCall, Op, Rounding, Tape, Tensor64, Value, ViewOf,
+    Application, CpuKernel, CudaKernel, Exec, Kernel, KernelCall, OnnxInput, OnnxNode, Op, Rounding, Tape, Tensor64,
+    Value, ViewOf,
 };
 use crate::types::Shape;
 
@@ -38,6 +39,10 @@ impl Op for SliceChannels {
     }
     fn exec(&self) -> Exec<'_> {
         Exec::View(ViewOf::Channels { offset: self.offset })
+    }
+    fn onnx(&self, _inputs: &[Shape]) -> Option<Vec<OnnxNode>> {
+        let [start, end, axis] = [self.offset, self.offset + self.channels, 1].map(|n| OnnxInput::Ints(vec![n as i64]));
+        Some(vec![OnnxNode::new("Slice", [OnnxInput::Operand(0), start, end, axis])])
     }
 }
 

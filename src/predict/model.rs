@@ -3,90 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::checkpoint::{LAST, Meta, TensorFile, compare_architecture};
-use crate::config::{Config, IsaChoice};
+use crate::Result;
+use crate::checkpoint::Meta;
+use crate::config::Config;
 use crate::log::Messages;
 use crate::nn::{self, Network};
 use crate::ops::prepare::Normalization;
 use crate::plan::{Plan, PlanOptions};
-use crate::rng::Stream;
 use crate::runtime::{Choice, Choices, Device, PlanId, Run};
 use crate::train::programs::Programs;
 use crate::train::session::precision_of;
-use crate::train::states::EMA;
-use crate::train::step::latent_noise;
+use crate::trained::{Checkpoint, map_noise};
 use crate::types::{DType, Precision, Shape};
-use crate::{Error, Result};
-
-/// PyTorch counts the batches that a batch norm has seen; nothing here reads it.
-const BATCH_COUNT: &str = ".num_batches_tracked";
-
-/// An opened checkpoint: its configuration, with what the command line says about where to run.
-pub(super) struct Checkpoint {
-    path: PathBuf,
-    file: TensorFile,
-    meta: Meta,
-    /// Whether there are averaged weights, and they have taken part in any step.
-    pub has_average: bool,
-    /// The configuration that the weights were trained with.
-    pub cfg: Config,
-}
-
-impl Checkpoint {
-    /// Opens a checkpoint file, or the last checkpoint of a run's folder. `config` is the configuration of a file that does
-    /// not hold one, as those of opensr-srgan.
-    ///
-    /// # Errors
-    /// [`Error::Checkpoint`] if it is none; [`Error::Config`] if the configuration or an override is wrong.
-    pub fn open(path: &Path, config: Option<&Path>, overrides: &[String]) -> Result<Checkpoint> {
-        let path = if path.is_dir() { path.join(LAST) } else { path.to_owned() };
-        // Where and how fast the run trained says nothing about this machine.
-        let here = ["Training.device=auto", "Training.num_threads=null"].map(str::to_owned);
-        let overrides: Vec<String> = here.into_iter().chain(overrides.iter().cloned()).collect();
-        let (file, meta, (mut cfg, _)) = match config {
-            Some(config) => (TensorFile::open(&path)?, Meta::default(), Config::load(config, &overrides)?),
-            None => {
-                let (file, meta) = own(&path)?;
-                let cfg = Config::from_yaml(&meta.config, Some(&path), &overrides)?;
-                (file, meta, cfg)
-            }
-        };
-        if !overrides.iter().any(|o| o.starts_with("Training.isa=")) {
-            cfg.training.isa = IsaChoice::Auto;
-        }
-        let averaged = file.entries().iter().any(|e| e.name.starts_with(EMA));
-        let has_average = averaged && (config.is_some() || meta.counters.ema_updates > 0);
-        Ok(Checkpoint { path, file, meta, has_average, cfg })
-    }
-
-    /// The checkpoint's file.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Its weights in words.
-    pub fn describe(&self, averaged: bool) -> String {
-        let weights = if averaged { "averaged weights" } else { "live weights" };
-        match self.meta.step {
-            0 => weights.to_owned(),
-            step => format!("{weights} of step {step}"),
-        }
-    }
-}
-
-/// A checkpoint of this program, with its configuration.
-fn own(path: &Path) -> Result<(TensorFile, Meta)> {
-    const HINT: &str = "name the YAML that it was trained with: --config FILE";
-    if TensorFile::open(path)?.is_of_torch() {
-        let message = "a file of PyTorch does not hold the configuration of its networks";
-        return Err(Error::checkpoint(path, message).with_hint(HINT));
-    }
-    let (file, meta) = TensorFile::open_checkpoint(path)?;
-    if meta.config.is_empty() {
-        return Err(Error::checkpoint(path, "it does not hold the configuration of its run").with_hint(HINT));
-    }
-    Ok((file, meta))
-}
 
 /// Extent and type of the batches of windows that a plan is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,8 +54,8 @@ impl Model {
         let precision = Some(asked).filter(|p| device.target().computes_in(*p)).unwrap_or_default();
         let programs = Programs::new(cfg)?.aligned_to(device.target().channel_alignment(precision));
         set_weights(&programs, checkpoint, device.as_mut(), averaged)?;
-        reuse_choices(&checkpoint.meta, device.as_mut(), messages);
-        let checkpoint = checkpoint.path.clone();
+        reuse_choices(checkpoint.meta(), device.as_mut(), messages);
+        let checkpoint = checkpoint.path().to_owned();
         Ok(Model { programs, device, precision, checkpoint, plans: Vec::new() })
     }
 
@@ -183,8 +111,7 @@ impl Model {
         Plan::compile(&program, options)
     }
 
-    /// A plan that is ready to run. Every window is given the same latent noise, where the generator reads any: windows of one map
-    /// must agree.
+    /// A plan that is ready to run. Every window is given the same latent noise, where the generator reads any.
     ///
     /// # Errors
     /// If a kernel does not compile or memory cannot be had.
@@ -196,7 +123,7 @@ impl Model {
         self.device.upload(plan, "codes", &vec![0; shape.batch])?;
         let cfg = self.config().clone();
         if nn::is_stochastic(&cfg) {
-            let noise = latent_noise(&cfg, Stream::ValidationNoise, 0, std::iter::repeat_n(0, shape.batch));
+            let noise = map_noise(&cfg, shape.batch);
             self.device.upload(plan, "noise", bytemuck::cast_slice(&noise))?;
         }
         self.plans.push((shape, plan));
@@ -230,25 +157,10 @@ fn set_weights(
     averaged: bool,
 ) -> Result<()> {
     let layout = programs.layout(Network::Generator);
-    let live = format!("{}.", layout.prefix);
-    let prefix = if averaged { EMA } else { &live };
-    let in_file = |name: &str| format!("{prefix}{}", name.strip_prefix(&live).unwrap_or(name));
-    let tensors = layout.params.iter().chain(&layout.buffers);
-    let expected: Vec<_> = tensors.map(|t| (in_file(&t.name), t.file_shape())).collect();
-    let mut found = checkpoint.file.shapes(prefix);
-    found.retain(|(name, _)| !name.ends_with(BATCH_COUNT));
-    if let Some(table) = compare_architecture(&expected, &found) {
-        let message = format!("its generator is not that of its configuration\n{table}");
-        return Err(Error::checkpoint(&checkpoint.path, message));
-    }
-    let file = &mut checkpoint.file;
-    let flat = layout.filled(|tensor| file.read(&format!("{prefix}{tensor}")))?;
-    device.set_state(&layout.params_state(), Shape::vector(flat.len()), &flat)?;
-    for buffer in &layout.buffers {
-        let values = buffer.from_file(&file.read(&in_file(&buffer.name))?);
-        device.set_state(&buffer.name, buffer.shape, &values)?;
-    }
-    Ok(())
+    let weights = checkpoint.weights(layout, averaged)?;
+    device.set_state(&layout.params_state(), Shape::vector(layout.len), &weights.params)?;
+    let buffers = layout.buffers.iter().zip(&weights.buffers);
+    buffers.into_iter().try_for_each(|(buffer, values)| device.set_state(&buffer.name, buffer.shape, values))
 }
 
 /// Takes the algorithms that the run had chosen, where it ran on such a device.

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::finished::Finished;
 use super::job::{FORMAT, FileId, Form, Job};
 use super::matching::Target;
-use super::model::{Checkpoint, Model};
+use super::model::Model;
 use super::outputs::{self, final_name, working};
 use super::scene::Scene;
 use super::stitch::Stitcher;
@@ -22,6 +22,7 @@ use crate::device::cpu::memory::peak_resident;
 use crate::log::{MapProgress, Messages};
 use crate::train::signals::StopSignal;
 use crate::train::{DeviceOptions, open_device_with};
+use crate::trained::Checkpoint;
 use crate::{Error, Result};
 
 /// Rows of a scene that a pass over it reads at a time.
@@ -44,6 +45,7 @@ pub fn predict(inputs: &[PathBuf], out: &Path, options: &PredictOptions, device:
     let model = Model::load(&mut checkpoint, device, averaged, &messages)?;
     let (path, weights) = (checkpoint.path().display(), checkpoint.describe(averaged));
     messages.info(&format!("{path}: {weights} · {}", model.device().describe()));
+    checkpoint.notes.iter().for_each(|note| messages.info(note));
     let threads = checkpoint.cfg.training.num_threads;
     let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let mut mapper = Mapper { options, model, checkpoint: id, averaged, stop, messages, threads };

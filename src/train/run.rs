@@ -9,7 +9,7 @@ use super::perceptual::PerceptualWeights;
 use super::plans::train_shape;
 use super::ranks::{check_alike, samples_per_step};
 use super::run_dir::RunDir;
-use super::session::Session;
+use super::session::{Restored, Session};
 use super::signals::StopSignal;
 use super::step::logged_metrics;
 use super::summary::{check_patch, steps_per_epoch};
@@ -32,7 +32,7 @@ use crate::{Error, Result};
 pub struct RunOptions {
     /// Continue a run; overrides `Training.resume`.
     pub resume: Option<Resume>,
-    /// The run's folder instead of a new one under `Logging.dir`.
+    /// The run's folder instead of `Logging.output_dir` or a new one under `Logging.dir`.
     pub run_dir: Option<PathBuf>,
     /// Continue on other imagery than the run's.
     pub accept_new_data: bool,
@@ -75,7 +75,8 @@ pub fn run_on(
     options: &RunOptions,
     messages: &Messages,
 ) -> Result<()> {
-    let result = train(open, cfg, options, messages);
+    let run_dir = options.run_dir.clone().or_else(|| cfg.logging.output_dir.clone());
+    let result = train(open, cfg, &RunOptions { run_dir, ..options.clone() }, messages);
     if let Err(e) = &result {
         messages.keep_error(&e.to_string());
     }
@@ -293,9 +294,11 @@ pub(super) fn initial_weights(session: &mut Session) -> Result<Vec<String>> {
     let Some(path) = session.config().model.load_checkpoint.clone() else { return Ok(Vec::new()) };
     let path = if path.is_dir() { path.join(LAST) } else { path };
     let mut file = TensorFile::open(&path)?;
-    let taken = session.restore_weights(&mut file, &path)?;
-    let mut notes = vec![format!("initial weights of {} from {}", taken.join(" and "), path.display())];
-    if !taken.iter().any(|network| network == Network::Discriminator.name()) {
+    let strict = session.config().model.load_strict;
+    let Restored { networks, notes: told } = session.restore_weights(&mut file, &path, strict)?;
+    let mut notes = vec![format!("initial weights of {} from {}", networks.join(" and "), path.display())];
+    notes.extend(told);
+    if !networks.iter().any(|network| network == Network::Discriminator.name()) {
         notes.push("the discriminator starts anew: the file has none that fits this configuration".to_owned());
     }
     Ok(notes)

@@ -22,6 +22,8 @@ use crate::runtime::{Choices, Device, Outcome, PlanId, Run};
 use crate::types::{Precision, Shape};
 use crate::{Error, Result};
 
+pub use weights::Restored;
+
 /// A program for one extent of batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Key {

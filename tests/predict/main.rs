@@ -2,8 +2,10 @@
 //! and what is refused.
 
 mod common;
+mod export;
 mod files;
 mod refusals;
 mod resume;
 mod seams;
+mod tools;
 mod values;

@@ -155,7 +155,7 @@ fn checkpoints_of_opensr_srgan_are_mapped_with() {
     let (mut cfg, _) = Config::from_yaml(OPENSR, None, &["Training.device=cpu".into()]).unwrap();
     cfg.training.ema.enabled = false;
     let mut session = Session::new(cfg, Box::new(Cpu::new(1).unwrap())).unwrap();
-    session.restore_weights(&mut TensorFile::open(&path).unwrap(), &path).unwrap();
+    session.restore_weights(&mut TensorFile::open(&path).unwrap(), &path, true).unwrap();
     let plan = session.plan(Key::Forward(1, 20, 24)).unwrap();
     let lr: Vec<f32> = (0..20 * 24 * 3).map(ground).collect();
     session.upload(plan, "lr", bytemuck::cast_slice(&lr)).unwrap();

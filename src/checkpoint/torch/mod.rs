@@ -33,6 +33,8 @@ const MAX_DESCRIPTION: u64 = 32 << 20;
 const MAX_DIMS: usize = 8;
 /// Parts of opensr-srgan's averaged generator: parameters and buffers.
 const AVERAGE: [&str; 2] = ["shadow_params", "shadow_buffers"];
+/// Texts and numbers beside a state dict.
+const MAX_FACTS: usize = 64;
 /// Keys that are named where no tensors were found.
 const SHOWN_KEYS: usize = 8;
 /// The values of a tensor in C order, for [`save_again`].
@@ -101,11 +103,16 @@ pub fn is_torch(head: &[u8]) -> bool {
 }
 
 /// The tensors of the state dict of a PyTorch file of `size` bytes, in its order; behind them those of opensr-srgan's
-/// averaged generator, as `ema.*`.
+/// averaged generator, as `ema.*`; and the texts and whole numbers that lie beside the state dict, by key.
 ///
 /// # Errors
 /// [`Error::Checkpoint`] if it is damaged, no file of `torch.save`, or holds no tensors; [`Error::Io`].
-pub fn open(path: &Path, file: &mut BufReader<File>, size: u64, head: &[u8]) -> Result<Vec<Entry>> {
+pub fn open(
+    path: &Path,
+    file: &mut BufReader<File>,
+    size: u64,
+    head: &[u8],
+) -> Result<(Vec<Entry>, HashMap<String, String>)> {
     let mut objects = Objects::default();
     let (root, blocks) = if legacy::is_legacy(head) {
         legacy::open(path, file, size, &mut objects)?
@@ -144,7 +151,21 @@ pub fn open(path: &Path, file: &mut BufReader<File>, size: u64, head: &[u8]) -> 
     if entries.is_empty() {
         return Err(without_tensors(path, &objects, &root));
     }
-    Ok(entries)
+    Ok((entries, facts(&objects, &root)))
+}
+
+/// Texts and whole numbers of the root, by key.
+fn facts(objects: &Objects, root: &Value) -> HashMap<String, String> {
+    let Value::Dict(root) = *root else { return HashMap::new() };
+    let fact = |(key, value): &(Value, Value)| {
+        let Value::Text(key) = key else { return None };
+        match value {
+            Value::Text(text) if key.len().max(text.len()) <= MAX_NAME => Some((key.to_string(), text.to_string())),
+            Value::Int(number) if key.len() <= MAX_NAME => Some((key.to_string(), number.to_string())),
+            _ => None,
+        }
+    };
+    objects.dicts[root].iter().filter_map(fact).take(MAX_FACTS).collect()
 }
 
 /// Reads `data.pkl` of an archive.

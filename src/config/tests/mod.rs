@@ -1,6 +1,7 @@
 //! Tests of the configuration: values, text, refusals.
 
 mod data;
+mod interpolation;
 mod reading;
 mod refusals;
 mod text;

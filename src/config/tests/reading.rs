@@ -92,7 +92,7 @@ fn every_key_of_the_reference_is_read() {
             normalization: Some(Normalization::Normalise10k),
             ..Data::default()
         },
-        model: Model { in_bands: 6, continue_training: None, load_checkpoint: Some("start.safetensors".into()) },
+        model: Model { in_bands: 6, load_checkpoint: Some("start.safetensors".into()), ..Model::default() },
         training: full_training(config.training.gpus.clone()),
         generator: full_generator(),
         discriminator: Discriminator {
@@ -126,6 +126,7 @@ fn every_key_of_the_reference_is_read() {
         },
         logging: Logging {
             num_val_images: 9,
+            output_dir: Some("out/here".into()),
             wandb: Wandb { enabled: true, entity: Some(String::new()), project: "mine".into() },
             ..Logging::default()
         },

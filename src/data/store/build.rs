@@ -175,7 +175,8 @@ impl Builder<'_> {
         let all_bands = bands.len() == info.bands && bands.iter().enumerate().all(|(i, &b)| i == b);
         let stored = self.request.values.stored_type(info);
         let same_type = stored == info.dtype && self.request.dtype.is_none_or(|wanted| wanted == stored);
-        Ok(info.plain_at.filter(|_| all_bands && same_type))
+        let same_values = !self.request.values.changes(info);
+        Ok(info.plain_at.filter(|_| all_bands && same_type && same_values))
     }
 
     fn choose_bands(&self, path: &Path, info: &SourceInfo) -> Result<Vec<usize>> {

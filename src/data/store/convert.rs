@@ -27,9 +27,14 @@ pub(crate) struct ValueRules {
 impl ValueRules {
     /// The type that a file's values are kept in.
     pub fn stored_type(&self, info: &SourceInfo) -> PixelType {
+        if self.changes(info) { PixelType::F32 } else { info.dtype }
+    }
+
+    /// Whether a file's values may become others.
+    pub fn changes(&self, info: &SourceInfo) -> bool {
         let scaled = self.apply_scale && info.scaling.is_some();
         let moved = (self.scale, self.offset) != (1.0, 0.0);
-        if scaled || moved || self.example { PixelType::F32 } else { info.dtype }
+        scaled || moved || self.example
     }
 }
 

@@ -161,3 +161,28 @@ fn the_sample_chip_opens() {
     let area = dataset.held_out_areas().next().unwrap().unwrap();
     assert_eq!((area.hr.height, area.hr.width, area.hr.bands), (72, 300, 4));
 }
+
+/// An array that needs no store otherwise: with a scale it must not be used as it is.
+#[test]
+fn a_plain_array_of_floats_is_scaled_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = scene(dir.path(), &[]);
+    let settings = DataSettings {
+        value_scale: 2.0,
+        value_offset: 0.5,
+        patches_per_epoch: Some(20),
+        ..scene_settings(dir.path(), path)
+    };
+    let dataset = Dataset::open(&settings).unwrap();
+    let mut looked_at = 0;
+    for batch in Loader::start(&dataset, 1, 0).unwrap() {
+        let batch = batch.unwrap();
+        for (i, value) in batch.hr.to_f32().into_iter().enumerate().take(batch.n * SIZE * SIZE) {
+            let (sample, at) = (&batch.samples[i / (SIZE * SIZE)], i % (SIZE * SIZE));
+            let pixel = (sample.row + at / SIZE) * WIDTH + sample.column + at % SIZE;
+            assert_eq!(value, 2.0 * pixel as f32 + 0.5, "{sample}");
+            looked_at += 1;
+        }
+    }
+    assert!(looked_at > 500, "{looked_at}");
+}

@@ -18,7 +18,7 @@ mod wgmma;
 pub(super) use cases::cases;
 
 use crate::Result;
-use crate::graph::{Application, Exec, Kernel, Op, Reach, Rounding, Tape, Tensor64, Value};
+use crate::graph::{Application, Exec, Kernel, OnnxNode, Op, Reach, Rounding, Tape, Tensor64, Value};
 use crate::types::{ConvShape, Shape};
 use reference::{reference_conv2d, reference_conv2d_input_grad, reference_conv2d_weight_grad};
 
@@ -126,6 +126,17 @@ impl Op for Conv2d {
     }
     fn macs(&self, inputs: &[Shape], output: Shape) -> u64 {
         macs(inputs[1], output)
+    }
+    fn onnx(&self, inputs: &[Shape]) -> Option<Vec<OnnxNode>> {
+        let (Geometry { stride, pad, dilation, depthwise }, weight) = (self.0, inputs[1]);
+        let group = if depthwise { weight.n() } else { 1 };
+        let conv = OnnxNode::of("Conv", 2)
+            .ints("kernel_shape", &[weight.h(), weight.w()])
+            .ints("strides", &[stride; 2])
+            .ints("pads", &[pad; 4])
+            .ints("dilations", &[dilation; 2])
+            .int("group", group);
+        Some(vec![conv])
     }
 }
 

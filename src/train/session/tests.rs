@@ -61,7 +61,7 @@ fn a_checkpoint_of_opensr_srgan_gives_all_weights_of_its_networks() {
     let (cfg, _) = Config::from_yaml(OPENSR, None, &[]).unwrap();
     let mut session = Session::new(cfg.clone(), Box::new(Cpu::new(1).unwrap())).unwrap();
     let mut file = TensorFile::open(&path).unwrap();
-    assert_eq!(session.restore_weights(&mut file, &path).unwrap(), ["generator", "discriminator"]);
+    assert_eq!(session.restore_weights(&mut file, &path, true).unwrap().networks, ["generator", "discriminator"]);
     let saved = session.tensors().unwrap();
     let mut compared = 0;
     // The average in the file is for maps; a training's own starts at the weights.
@@ -82,6 +82,17 @@ fn a_checkpoint_of_opensr_srgan_gives_all_weights_of_its_networks() {
     // Of a network with one tensor too many or few, nothing is taken.
     let (cfg, _) = Config::from_yaml(&OPENSR.replace("n_blocks: 1", "n_blocks: 2"), None, &[]).unwrap();
     let mut session = Session::new(cfg.clone(), Box::new(Cpu::new(1).unwrap())).unwrap();
-    let error = session.restore_weights(&mut file, &path).unwrap_err().to_string();
+    let error = session.restore_weights(&mut file, &path, true).unwrap_err().to_string();
     assert!(error.contains("its generator is not that of this configuration"), "{error}");
+    assert!(error.contains("Model.load_strict=false"), "{error}");
+    // Unless what fits is asked for: the other tensors stay.
+    let before = session.tensors().unwrap();
+    let restored = session.restore_weights(&mut file, &path, false).unwrap();
+    assert_eq!(restored.networks, ["generator", "discriminator"]);
+    assert!(restored.notes[0].contains("missing") && restored.notes[0].contains("residual_blocks.1"), "{restored:?}");
+    for (old, new) in before.iter().zip(session.tensors().unwrap()).filter(|(t, _)| t.name.starts_with("generator.")) {
+        let want =
+            if old.name.contains("residual_blocks.1") { old.data.clone() } else { file.read(&old.name).unwrap() };
+        assert_eq!(new.data, want, "{}", old.name);
+    }
 }
