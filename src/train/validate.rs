@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use super::perceptual::Bands;
 use super::plans::{self, ValBatch};
-use super::programs::{BatchShape, EvaluateOptions, Phase};
+use super::programs::{BAND_SUMS, BatchShape, EvaluateOptions, Phase};
 use super::session::{Key, Session};
 use super::step::latent_noise;
 use crate::checkpoint::{MeanState, ValidationState};
 use crate::config::{AdvLoss, Config};
 use crate::data::{Batch, Dataset, Loader};
-use crate::log::{PanelShape, Panels};
+use crate::log::{PanelImages, PanelShape, Panels};
 use crate::loss::TERMS;
-use crate::metrics::Metric;
+use crate::metrics::{Metric, ergas};
 use crate::rng::Stream;
 use crate::types::DType;
 use crate::{Error, Result, nn};
@@ -124,7 +124,7 @@ impl Validating {
             counted: 0,
             loader: None,
             means: Means::default(),
-            panels: Panels::new(&session.config().data.rgb_bands),
+            panels: panels(session.config()),
         })
     }
 
@@ -135,7 +135,7 @@ impl Validating {
         if state.batches != self.batches.len() as u64 || state.done != done as u64 || state.images != images as u64 {
             return;
         }
-        let sums = state.sums.iter().filter_map(|(name, mean)| Some((Metric::named(name)?, mean.sum)));
+        let sums = state.sums.iter().filter_map(|(name, mean)| Some((Metric::named(name)?, *mean)));
         self.means = Means { sums: sums.collect(), images };
         self.counted = done;
     }
@@ -143,11 +143,9 @@ impl Validating {
     /// What has been counted so far, after `step` steps.
     pub fn state(&self, step: u64) -> ValidationState {
         let Means { sums, images } = &self.means;
-        let count = *images as u64;
-        let sums =
-            sums.iter().map(|(metric, sum)| (metric.name().to_owned(), MeanState { sum: *sum, count })).collect();
+        let sums = sums.iter().map(|(metric, mean)| (metric.name().to_owned(), *mean)).collect();
         let done = self.next.max(self.counted) as u64;
-        ValidationState { step, batches: self.batches.len() as u64, done, images: count, sums }
+        ValidationState { step, batches: self.batches.len() as u64, done, images: *images as u64, sums }
     }
 
     /// Evaluates the next batch; false if there is none.
@@ -197,10 +195,10 @@ impl Validating {
     }
 }
 
-/// Sums over images, by metric.
+/// Sums over images, by metric. An image that has no value of a metric does not count for it.
 #[derive(Default)]
 struct Means {
-    sums: BTreeMap<Metric, f64>,
+    sums: BTreeMap<Metric, MeanState>,
     images: usize,
 }
 
@@ -208,24 +206,41 @@ impl Means {
     fn add(&mut self, cfg: &Config, batch: &Batch, evaluated: &Evaluated) -> Result<()> {
         let metrics = &evaluated.metrics;
         for image in evaluated.output("metrics")?.chunks_exact(metrics.len()).take(batch.n) {
-            metrics.iter().zip(image).for_each(|(metric, v)| *self.sums.entry(*metric).or_default() += f64::from(*v));
+            metrics.iter().zip(image).for_each(|(metric, v)| self.count(*metric, f64::from(*v)));
+        }
+        for sums in evaluated.output(BAND_SUMS)?.chunks_exact(2 * batch.hr.bands).take(batch.n) {
+            if let Some(value) = ergas_of_sums(sums, batch.hr.height * batch.hr.width, cfg.generator.scaling_factor) {
+                self.count(Metric::ValErgas, value);
+            }
         }
         if let (Ok(real), Ok(fake)) = (evaluated.output("real_logits"), evaluated.output("fake_logits")) {
             let per_image = real.len() / batch.hr.batch;
-            let sum = self.sums.entry(Metric::ValDiscriminator).or_default();
             for (real, fake) in real.chunks_exact(per_image).zip(fake.chunks_exact(per_image)).take(batch.n) {
-                *sum += discriminator_loss(cfg, real, fake);
+                self.count(Metric::ValDiscriminator, discriminator_loss(cfg, real, fake));
             }
         }
         self.images += batch.n;
         Ok(())
     }
 
+    fn count(&mut self, metric: Metric, value: f64) {
+        let mean = self.sums.entry(metric).or_default();
+        mean.sum += value;
+        mean.count += 1;
+    }
+
     /// The mean of every metric of validations; 0 of what was not measured.
     fn finish(self) -> Vec<(Metric, f64)> {
-        let mean = |metric| (metric, self.sums.get(&metric).map_or(0.0, |sum| sum / self.images as f64));
-        TERMS.iter().map(|term| term.val).chain([Metric::ValDiscriminator]).map(mean).collect()
+        let mean = |metric| (metric, self.sums.get(&metric).map_or(0.0, |mean| mean.sum / mean.count as f64));
+        TERMS.iter().map(|term| term.val).chain([Metric::ValDiscriminator, Metric::ValErgas]).map(mean).collect()
     }
+}
+
+/// ERGAS of an image from the sums of [`BAND_SUMS`] over its `pixels`.
+pub fn ergas_of_sums(sums: &[f32], pixels: usize, scale: usize) -> Option<f64> {
+    let mean = |sum: f32| f64::from(sum) / pixels as f64;
+    let (squares, values) = sums.split_at(sums.len() / 2);
+    ergas(squares.iter().zip(values).map(|(square, value)| (mean(*square), mean(*value))), scale)
 }
 
 /// ½[BCE(D(SR), 0) + BCE(D(HR), 1)] of one image's logits, or mean D(SR) − mean D(HR) for Wasserstein.
@@ -242,14 +257,32 @@ fn softplus(x: f64) -> f64 {
     x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
-fn draw(panels: &mut Panels, cfg: &Config, batch: &Batch, evaluated: &Evaluated) -> Result<()> {
+/// Empty panels of a config's colours.
+pub(super) fn panels(cfg: &Config) -> Panels {
+    Panels::new(&cfg.data.rgb_bands, cfg.training.losses.max_val)
+}
+
+/// Extent of the pictures of a batch.
+pub fn panel_shape(cfg: &Config, batch: &Batch) -> PanelShape {
     let (scale, channels) = (cfg.generator.scaling_factor, batch.hr.bands);
-    let shape = PanelShape { lr_height: batch.hr.height / scale, lr_width: batch.hr.width / scale, scale, channels };
+    PanelShape { lr_height: batch.hr.height / scale, lr_width: batch.hr.width / scale, scale, channels }
+}
+
+/// The first `count` images of an evaluation of `batch`.
+///
+/// # Errors
+/// [`Error::Internal`] if the program did not give back images.
+pub(super) fn panel_images<'a>(shape: &PanelShape, evaluated: &'a Evaluated, count: usize) -> Result<PanelImages<'a>> {
+    let lr = count * shape.lr_height * shape.lr_width * shape.channels;
+    let hr = lr * shape.scale * shape.scale;
+    let part = |name, len: usize| Ok::<_, Error>(&evaluated.output(name)?[..len]);
+    Ok(PanelImages { lr: part("lr", lr)?, bicubic: part("bicubic", hr)?, sr: part("sr", hr)?, hr: part("hr", hr)? })
+}
+
+fn draw(panels: &mut Panels, cfg: &Config, batch: &Batch, evaluated: &Evaluated) -> Result<()> {
+    let shape = panel_shape(cfg, batch);
     let count = batch.n.min(cfg.logging.num_val_images - panels.rows().len());
-    let lr_len = shape.lr_height * shape.lr_width * channels;
-    let hr_len = lr_len * scale * scale;
-    let part = |name, len: usize| Ok::<_, Error>(&evaluated.output(name)?[..count * len]);
-    panels.push(&shape, part("lr", lr_len)?, part("sr", hr_len)?, part("hr", hr_len)?)
+    panels.push(&shape, &panel_images(&shape, evaluated, count)?)
 }
 
 impl From<crate::data::PixelType> for DType {
