@@ -4,6 +4,7 @@
 //! Modules use only what stands below them (`tests/ladder.rs` holds them to it):
 //!
 //! ```text
+//! evaluate           checkpoints beside each other
 //! bench, doctor, predict
 //! train              a run: schedule, step, loop, validation, report
 //! nn, loss           networks and loss terms: write ops on the tape
@@ -28,6 +29,7 @@ pub mod data;
 pub mod device;
 pub mod doctor;
 pub mod error;
+pub mod evaluate;
 pub mod files;
 pub mod graph;
 pub mod log;

@@ -22,6 +22,7 @@ const LADDER: &[&[&str]] = &[
     &["checkpoint", "log", "nn", "loss"],
     &["train"],
     &["bench", "doctor", "predict"],
+    &["evaluate"],
 ];
 
 /// Within `device`, processors do not know each other.

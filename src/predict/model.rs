@@ -6,13 +6,13 @@ use std::sync::Arc;
 use crate::checkpoint::{LAST, Meta, TensorFile, compare_architecture};
 use crate::config::{Config, IsaChoice};
 use crate::log::Messages;
-use crate::nn::{self, Network};
+use crate::nn::{self, Layout, Network};
 use crate::ops::prepare::Normalization;
 use crate::plan::{Plan, PlanOptions};
 use crate::rng::Stream;
 use crate::runtime::{Choice, Choices, Device, PlanId, Run};
 use crate::train::programs::Programs;
-use crate::train::session::precision_of;
+use crate::train::session::{Session, precision_of};
 use crate::train::states::EMA;
 use crate::train::step::latent_noise;
 use crate::types::{DType, Precision, Shape};
@@ -22,7 +22,7 @@ use crate::{Error, Result};
 const BATCH_COUNT: &str = ".num_batches_tracked";
 
 /// An opened checkpoint: its configuration, with what the command line says about where to run.
-pub(super) struct Checkpoint {
+pub(crate) struct Checkpoint {
     path: PathBuf,
     file: TensorFile,
     meta: Meta,
@@ -62,6 +62,16 @@ impl Checkpoint {
     /// The checkpoint's file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Gives a session of this generator the averaged or the live weights, as its live ones.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] if its tensors are not those of its configuration, or not finite.
+    pub fn restore(&mut self, session: &mut Session, averaged: bool) -> Result<()> {
+        let names = Names::of(session.programs().layout(Network::Generator), averaged);
+        names.check(session.programs().layout(Network::Generator), self)?;
+        session.set_generator(|name| self.file.read_finite(&names.in_file(name)))
     }
 
     /// Its weights in words.
@@ -222,6 +232,40 @@ impl Model {
     }
 }
 
+/// How a checkpoint calls the tensors of a generator.
+struct Names {
+    /// Before a live tensor's name.
+    live: String,
+    /// Before the name in the file.
+    prefix: String,
+}
+
+impl Names {
+    fn of(layout: &Layout, averaged: bool) -> Names {
+        let live = format!("{}.", layout.prefix);
+        Names { prefix: if averaged { EMA.to_owned() } else { live.clone() }, live }
+    }
+
+    fn in_file(&self, name: &str) -> String {
+        format!("{}{}", self.prefix, name.strip_prefix(&self.live).unwrap_or(name))
+    }
+
+    /// Compares the tensors of a layout with those of the file.
+    fn check(&self, layout: &Layout, checkpoint: &Checkpoint) -> Result<()> {
+        let tensors = layout.params.iter().chain(&layout.buffers);
+        let expected: Vec<_> = tensors.map(|t| (self.in_file(&t.name), t.file_shape())).collect();
+        let mut found = checkpoint.file.shapes(&self.prefix);
+        found.retain(|(name, _)| !name.ends_with(BATCH_COUNT));
+        match compare_architecture(&expected, &found) {
+            Some(table) => {
+                let message = format!("its generator is not that of its configuration\n{table}");
+                Err(Error::checkpoint(&checkpoint.path, message))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 /// Gives the device the generator's weights and buffers.
 fn set_weights(
     programs: &Programs,
@@ -230,22 +274,13 @@ fn set_weights(
     averaged: bool,
 ) -> Result<()> {
     let layout = programs.layout(Network::Generator);
-    let live = format!("{}.", layout.prefix);
-    let prefix = if averaged { EMA } else { &live };
-    let in_file = |name: &str| format!("{prefix}{}", name.strip_prefix(&live).unwrap_or(name));
-    let tensors = layout.params.iter().chain(&layout.buffers);
-    let expected: Vec<_> = tensors.map(|t| (in_file(&t.name), t.file_shape())).collect();
-    let mut found = checkpoint.file.shapes(prefix);
-    found.retain(|(name, _)| !name.ends_with(BATCH_COUNT));
-    if let Some(table) = compare_architecture(&expected, &found) {
-        let message = format!("its generator is not that of its configuration\n{table}");
-        return Err(Error::checkpoint(&checkpoint.path, message));
-    }
+    let names = Names::of(layout, averaged);
+    names.check(layout, checkpoint)?;
     let file = &mut checkpoint.file;
-    let flat = layout.filled(|tensor| file.read(&format!("{prefix}{tensor}")))?;
+    let flat = layout.filled(|tensor| file.read(&format!("{}{tensor}", names.prefix)))?;
     device.set_state(&layout.params_state(), Shape::vector(flat.len()), &flat)?;
     for buffer in &layout.buffers {
-        let values = buffer.from_file(&file.read(&in_file(&buffer.name))?);
+        let values = buffer.from_file(&file.read(&names.in_file(&buffer.name))?);
         device.set_state(&buffer.name, buffer.shape, &values)?;
     }
     Ok(())

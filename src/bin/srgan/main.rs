@@ -1,5 +1,6 @@
 //! `srgan`: tools beside training.
 
+mod evaluation;
 mod maps;
 
 use std::fmt::Display;
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use evaluation::{EvaluateArgs, ReportArgs, run_evaluate, run_report};
 use maps::{MergeArgs, PredictArgs, run_merge, run_predict};
 use serde::Serialize;
 use srgan::bench::{BenchOptions, Phase, Source, bench, bench_loader};
@@ -33,6 +35,10 @@ enum Command {
     Predict(Box<PredictArgs>),
     /// Join the parts that `predict --part` made to one map
     Merge(MergeArgs),
+    /// Compare checkpoints with each other and with bicubic upsampling on held-out imagery
+    Evaluate(Box<EvaluateArgs>),
+    /// Write a page of one run, or of several beside each other
+    Report(ReportArgs),
     /// Show what this machine offers for training, and what is missing
     Doctor(DoctorArgs),
 }
@@ -115,6 +121,8 @@ fn main() -> ExitCode {
         Command::Bench(args) => run_bench(args),
         Command::Predict(args) => run_predict(*args),
         Command::Merge(args) => run_merge(args),
+        Command::Evaluate(args) => run_evaluate(*args),
+        Command::Report(args) => run_report(&args),
         Command::Doctor(args) => run_doctor(&args),
     };
     match done {

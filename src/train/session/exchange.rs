@@ -113,6 +113,15 @@ impl Session {
         self.device.set_state(&layout.params_state(), Shape::vector(flat.len()), &flat)
     }
 
+    /// Sets the generator's tensors from `read`, which is given the name in files and answers in file order.
+    ///
+    /// # Errors
+    /// Fails if `read` or the device fails.
+    pub fn set_generator(&mut self, read: impl FnMut(&str) -> Result<Vec<f32>>) -> Result<()> {
+        let own = format!("{}.", self.programs.layout(Network::Generator).prefix);
+        self.set_some_tensors(|name| name.starts_with(&own), read)
+    }
+
     pub(super) fn set_some_tensors(
         &mut self,
         wanted: impl Fn(&str) -> bool,
