@@ -9,7 +9,7 @@ use crate::metrics::Direction;
 use crate::table::Table;
 
 /// Characters of a method's name that are shown.
-const NAME: usize = 18;
+const NAME: usize = 16;
 
 impl fmt::Display for Evaluation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
