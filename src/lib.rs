@@ -4,7 +4,7 @@
 //! Modules use only what stands below them (`tests/ladder.rs` holds them to it):
 //!
 //! ```text
-//! bench, doctor, export, init, inspect, predict
+//! bench, doctor, evaluate, export, init, inspect, predict
 //! trained            a generator in a file: configuration and weights
 //! train              a run: schedule, step, loop, validation, report
 //! nn, loss           networks and loss terms: write ops on the tape
@@ -29,6 +29,7 @@ pub mod data;
 pub mod device;
 pub mod doctor;
 pub mod error;
+pub mod evaluate;
 pub mod export;
 pub mod files;
 pub mod graph;

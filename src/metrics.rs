@@ -151,6 +151,22 @@ table! {
     ValPsnr = "val_metrics/psnr" "dB", Validation, Always, Higher;
     /// Mean structural similarity.
     ValSsim = "val_metrics/ssim" "", Validation, Always, Higher;
+    /// Mean relative error over all bands, see [`ergas`].
+    ValErgas = "val_metrics/ergas" "", Validation, Always, Lower;
+}
+
+/// ERGAS, the relative dimensionless global error (Wald, "Quality of high resolution synthesised images", 2000):
+/// `100 / scale · √(mean over bands of MSE / mean²)`, 0 for equal images. `bands` are each band's mean squared error and
+/// the mean of its reference.
+///
+/// A band whose reference has the mean 0 has no relative error and is left out; `None` if no other is left.
+pub fn ergas(bands: impl IntoIterator<Item = (f64, f64)>, scale: usize) -> Option<f64> {
+    let (mut sum, mut count) = (0.0, 0.0);
+    for (error, mean) in bands.into_iter().filter(|(_, mean)| *mean != 0.0) {
+        sum += error / (mean * mean);
+        count += 1.0;
+    }
+    (count > 0.0).then(|| 100.0 / scale as f64 * (sum / count).sqrt())
 }
 
 impl Metric {
@@ -226,6 +242,17 @@ mod tests {
             );
         }
         assert!(Direction::Higher.better(2.0, 1.0) && !Direction::Lower.better(f64::NAN, 1.0));
+    }
+
+    #[test]
+    fn ergas_is_the_root_of_the_mean_relative_squared_error() {
+        // Relative errors of 10 % and 20 %: √((0.01 + 0.04) / 2) = 0.158…
+        let bands = [(0.0025, 0.5), (0.01, 0.5)];
+        assert!((ergas(bands, 4).unwrap() - 25.0 * 0.025f64.sqrt()).abs() < 1e-12);
+        assert_eq!(ergas([(0.0, 0.3)], 2), Some(0.0), "equal images");
+        assert_eq!(ergas([(0.0025, 0.5), (0.1, 0.0)], 1), ergas([(0.0025, 0.5)], 1), "a band without a mean");
+        assert_eq!(ergas([(0.1, 0.0)], 4), None);
+        assert!(ergas([(f64::NAN, 0.5)], 4).unwrap().is_nan());
     }
 
     #[test]

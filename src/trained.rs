@@ -9,6 +9,7 @@ use crate::checkpoint::{
 use crate::config::{Config, IsaChoice};
 use crate::nn::{Layout, Network};
 use crate::rng::Stream;
+use crate::train::session::Session;
 use crate::train::states::EMA;
 use crate::train::step::latent_noise;
 use crate::{Error, Result};
@@ -115,6 +116,16 @@ impl Checkpoint {
         let buffers = buffers.collect::<Result<_>>()?;
         Ok(Weights { params, buffers })
     }
+}
+
+/// Gives a session of the checkpoint's generator the averaged or the live weights, as its live ones.
+///
+/// # Errors
+/// [`Error::Checkpoint`] if its tensors are not those of its configuration, or not finite.
+pub fn restore(session: &mut Session, checkpoint: &mut Checkpoint, averaged: bool) -> Result<()> {
+    let layout = session.programs().layout(Network::Generator).clone();
+    let Weights { params, buffers } = checkpoint.weights(&layout, averaged)?;
+    session.set_generator(&params, &buffers)
 }
 
 /// The latent noise of a stochastic generator, (windows, D), that maps are made with: the same for every window, since

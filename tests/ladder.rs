@@ -22,7 +22,7 @@ const LADDER: &[&[&str]] = &[
     &["checkpoint", "log", "nn", "loss"],
     &["train"],
     &["trained"],
-    &["bench", "doctor", "export", "init", "inspect", "predict"],
+    &["bench", "doctor", "evaluate", "export", "init", "inspect", "predict"],
 ];
 
 /// Within `device`, processors do not know each other.

@@ -38,6 +38,7 @@ fn growth(side: usize) -> usize {
     write_scene(&scene, side);
     let settings = DataSettings {
         kind: DatasetKind::Scenes,
+        split: Default::default(),
         root_dir: None,
         scenes: vec![vec![scene]],
         layout: None,

@@ -139,6 +139,7 @@ fn settings(scene: &Path, in_bands: usize) -> DataSettings {
     let folder = scene.parent().unwrap();
     DataSettings {
         kind: DatasetKind::Scenes,
+        split: Default::default(),
         root_dir: None,
         scenes: vec![vec![scene.to_owned()]],
         layout: None,

@@ -8,7 +8,7 @@ use super::origins::{Origins, below_u64};
 use super::pixels::{Batch, RawImages, SampleId, TrainSpec, ValSize};
 use super::range::{self, Findings};
 use super::store::{Crop, Store};
-use super::{DataSettings, DatasetKind, folders, scenes};
+use super::{DataSettings, DatasetKind, Split, folders, scenes};
 use crate::error::{Error, Result};
 use crate::rng::{Rng, Stream, name_hash};
 
@@ -113,6 +113,11 @@ impl Dataset {
     /// removed.
     pub fn open_while(settings: &DataSettings, proceed: &dyn Fn() -> Result<()>) -> Result<Dataset> {
         settings.check()?;
+        if settings.split == Split::Test && settings.kind != DatasetKind::LrHrFolder {
+            let message = "only an LRHRFolderDataset has a split of its own for testing";
+            return Err(Error::config("Data.dataset_type", message)
+                .with_hint("the held-out imagery of other data sets is the split `val`"));
+        }
         let mut opening = Opening { notes: Vec::new(), proceed };
         let parts = match settings.kind {
             DatasetKind::Example => folders::open_example(settings, &mut opening),

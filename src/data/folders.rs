@@ -42,12 +42,12 @@ pub(super) fn open_example(settings: &DataSettings, opening: &mut Opening) -> Re
     parts(settings, images, first_val)
 }
 
-/// `LRHRFolderDataset`: `train` and `val` with `LR` and `HR`, each LR file having an HR file of its name.
+/// `LRHRFolderDataset`: `train` and `val`, or `test` instead, with `LR` and `HR`, each LR file having an HR file of its name.
 pub(super) fn open_paired(settings: &DataSettings, opening: &mut Opening) -> Result<Parts> {
     let root = root_dir(settings)?;
     let (mut lr, mut hr) = pairs(&root.join("train"), opening)?;
     let first_val = lr.len();
-    let (val_lr, val_hr) = pairs(&root.join("val"), opening)?;
+    let (val_lr, val_hr) = pairs(&root.join(settings.split.name()), opening)?;
     lr.extend(val_lr);
     hr.extend(val_hr);
     let hr = open_or_build(&request(settings, root, "hr", hr), opening)?;

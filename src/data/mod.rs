@@ -44,6 +44,26 @@ pub enum DatasetKind {
     Scenes,
 }
 
+/// Which patches are not trained on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Split {
+    /// Those of validation.
+    #[default]
+    Val,
+    /// Those of the folder `test` of a paired data set, in the place of those of validation.
+    Test,
+}
+
+impl Split {
+    /// The name of its folder.
+    pub fn name(self) -> &'static str {
+        match self {
+            Split::Val => "val",
+            Split::Test => "test",
+        }
+    }
+}
+
 /// Order of the axes in files that do not say it themselves (`.npy`, `.npz`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
@@ -70,6 +90,8 @@ pub type ImageFiles = Vec<PathBuf>;
 pub struct DataSettings {
     /// What the source files are.
     pub kind: DatasetKind,
+    /// Which patches serve validation.
+    pub split: Split,
     /// Folder of the data set (not for scenes).
     pub root_dir: Option<PathBuf>,
     /// The scenes. A folder stands for the files in it, a name with `*`, `?` or `[…]` for those that match.

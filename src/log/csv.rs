@@ -155,7 +155,7 @@ fn quote(cell: &str) -> String {
 }
 
 /// The cells of a line as RFC 4180 has them.
-fn parse_record(line: &str) -> Vec<String> {
+pub(super) fn parse_record(line: &str) -> Vec<String> {
     let mut cells = vec![String::new()];
     let mut quoted = false;
     let mut chars = line.chars().peekable();

@@ -8,15 +8,21 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use super::Panels;
 use super::csv::CsvFile;
 use super::events::EventFile;
+use super::{Messages, Panels, write_run};
 use crate::files::write_atomic;
 use crate::{Error, Result};
 
 /// Rows that may wait for a slow disk before the trainer waits too.
 const QUEUE: usize = 256;
+
+/// The time between two writings of the page, in times that it takes.
+const PAGE_SHARE: u32 = 100;
+/// Longer than any run.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// A metric's value; each is written with as many digits as its type needs to be read back exactly.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -84,6 +90,8 @@ enum Job {
         step: u64,
         panels: Panels,
     },
+    /// Bring the run's page up to date.
+    Page(Messages),
     /// Sync the files, then answer.
     Flush(SyncSender<()>),
 }
@@ -106,7 +114,8 @@ impl MetricsLog {
         let numbers = names.iter().cloned().zip(0..).collect();
         let failure = Arc::new(Mutex::new(None));
         let (sender, jobs) = sync_channel(QUEUE);
-        let writer = Writer { csv, events, names, folder: folder.into(), text: Vec::new(), last_step: None };
+        let writer =
+            Writer { csv, events, names, folder: folder.into(), text: Vec::new(), last_step: None, page: None };
         let failed = Arc::clone(&failure);
         let thread = std::thread::Builder::new().name("metrics".into());
         let writer = thread.spawn(move || {
@@ -151,6 +160,15 @@ impl MetricsLog {
     /// `val/<index>`.
     pub fn panels(&mut self, step: u64, panels: Panels) -> Result<()> {
         self.send(Job::Panels { step, panels })
+    }
+
+    /// Brings the run's page up to date, unless that would take more than a hundredth of the time. A page that cannot be
+    /// written is told of once.
+    ///
+    /// # Errors
+    /// An error of the writer met since the last call.
+    pub fn page(&mut self, messages: &Messages) -> Result<()> {
+        self.send(Job::Page(messages.clone()))
     }
 
     /// Waits until everything handed over so far is safely on the disk. Call it before a checkpoint, so that
@@ -212,6 +230,8 @@ struct Writer {
     text: Vec<(usize, String)>,
     /// The step of the last row; its epoch is an event of its own that is written once.
     last_step: Option<u64>,
+    /// When the page may be written again.
+    page: Option<Instant>,
 }
 
 impl Writer {
@@ -221,6 +241,7 @@ impl Writer {
             match job {
                 Job::Row { step, epoch, values } => self.row(step, epoch, &values)?,
                 Job::Panels { step, panels } => self.panels(step, &panels)?,
+                Job::Page(messages) => self.page(&messages),
                 Job::Flush(answer) => {
                     self.csv.sync()?;
                     self.events.sync()?;
@@ -240,6 +261,22 @@ impl Writer {
         let scalars = values.iter().map(|(number, value)| (self.names[*number].as_str(), value.to_f32()));
         let epoch = (self.last_step.replace(step) != Some(step)).then_some(("epoch", epoch as f32));
         self.events.scalars(step, epoch.into_iter().chain(scalars))
+    }
+
+    fn page(&mut self, messages: &Messages) {
+        let started = Instant::now();
+        if self.page.is_some_and(|next| started < next) {
+            return;
+        }
+        let written = write_run(&self.folder);
+        let pause = match &written {
+            Ok(()) => PAGE_SHARE * started.elapsed(),
+            Err(_) => NEVER,
+        };
+        if let Err(e) = written {
+            messages.warn(&format!("the run's page is not brought up to date: {e}"));
+        }
+        self.page = Some(Instant::now() + pause);
     }
 
     fn panels(&mut self, step: u64, panels: &Panels) -> Result<()> {
@@ -306,9 +343,11 @@ mod tests {
         log.flush().unwrap();
         // A file where the folder of the pictures should be: the writer fails and stops.
         fs::write(dir.path().join("val"), b"").unwrap();
-        let mut panels = Panels::new(&[0]);
+        let mut panels = Panels::new(&[0], 1.0);
         let shape = super::super::PanelShape { lr_height: 1, lr_width: 1, scale: 1, channels: 1 };
-        panels.push(&shape, &[0.0], &[0.0], &[0.0]).unwrap();
+        let pixel = &[0.0][..];
+        let images = super::super::PanelImages { lr: pixel, bicubic: pixel, sr: pixel, hr: pixel };
+        panels.push(&shape, &images).unwrap();
         log.panels(4, panels).unwrap();
         let error = log.flush().unwrap_err().to_string();
         assert!(error.contains("val"), "{error}");

@@ -196,13 +196,14 @@ impl Progress {
 const SEPARATOR: &str = " · ";
 
 /// The metrics of a validation that are shown, the most telling first.
-const SHOWN: [Metric; 7] = [
+const SHOWN: [Metric; 8] = [
     Metric::ValL1,
     Metric::ValSam,
     Metric::ValPsnr,
     Metric::ValSsim,
     Metric::ValPerceptual,
     Metric::ValDiscriminator,
+    Metric::ValErgas,
     Metric::ValTv,
 ];
 
@@ -215,6 +216,7 @@ fn short(metric: Metric, value: f64) -> String {
         Metric::ValSsim => format!("SSIM {value:.3}"),
         Metric::ValPerceptual => format!("perceptual {value:.3}"),
         Metric::ValDiscriminator => format!("D {value:.3}"),
+        Metric::ValErgas => format!("ERGAS {value:.2}"),
         Metric::ValTv => format!("TV {value:.3}"),
         other => format!("{} {value:.4}", other.name()),
     }

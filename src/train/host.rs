@@ -5,6 +5,7 @@ use super::plans::{pieces, validation_batches};
 use super::session::Session;
 use crate::config::Config;
 use crate::data::Dataset;
+use crate::log::Panels;
 
 /// A sample's place in its file, as text, and what goes with it.
 const SAMPLE: usize = 512;
@@ -43,8 +44,9 @@ impl HostBytes {
         let loader = loader + of_validation.max().unwrap_or(0);
         let largest = dataset.val_sizes().iter().map(|size| size.hr_height * size.hr_width).max().unwrap_or(0);
         let drawn: usize = validation.iter().filter(|planned| planned.images).map(|planned| planned.count).sum();
-        // LR, SR and HR beside each other in three colours: the rows, the sheet of all of them and its file.
-        let pictures = drawn.min(cfg.logging.num_val_images) * 9 * largest * 3;
+        // The rows, the sheet of all of them and its file.
+        let row = dataset.val_sizes().iter().map(|size| Panels::row_bytes(size.hr_height, size.hr_width)).max();
+        let pictures = (3 * drawn.min(cfg.logging.num_val_images)).saturating_mul(row.unwrap_or(0));
         let percentiles = if drawn > 0 { 12 * largest } else { 0 };
         let order = 4 * dataset.files_per_epoch();
         let threads = data.num_workers + training.num_threads.unwrap_or(1);
@@ -64,7 +66,10 @@ impl HostBytes {
 fn closing_bytes(cfg: &Config, dataset: &Dataset) -> usize {
     let bytes = |(height, width): (usize, usize)| {
         let of_pieces = pieces((height, width), cfg.generator.scaling_factor).into_iter();
-        let piece = of_pieces.map(|[_, _, height, width]| dataset.image_bytes(height, width)).max().unwrap_or(0);
+        // Its values and sums of their differences come with it while the picture's place is looked for.
+        let extra = 4 * cfg.model.in_bands + 8;
+        let of_piece = |[_, _, height, width]: [usize; 4]| dataset.image_bytes(height, width) + height * width * extra;
+        let piece = of_pieces.map(of_piece).max().unwrap_or(0);
         dataset.image_bytes(height, width) + piece
     };
     dataset.held_out_sizes().map(bytes).max().unwrap_or(0)

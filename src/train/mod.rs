@@ -7,6 +7,7 @@ mod memory;
 mod open;
 pub mod perceptual;
 pub mod plans;
+mod poster;
 pub mod programs;
 pub mod ranks;
 mod run;

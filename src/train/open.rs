@@ -192,6 +192,7 @@ pub fn data_settings(cfg: &Config) -> DataSettings {
             DatasetType::LrHrFolder => DatasetKind::LrHrFolder,
             DatasetType::Scenes => DatasetKind::Scenes,
         },
+        split: data::Split::Val,
         root_dir: d.root_dir.clone(),
         scenes: d.scenes.iter().map(|scene| scene.paths().to_vec()).collect(),
         layout: d.layout.map(|l| match l {

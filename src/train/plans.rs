@@ -10,6 +10,9 @@ use crate::data::Dataset;
 /// Longest side of an area that is super-resolved at once for the closing table; larger ones are cut.
 const MAX_SIDE: usize = 512;
 
+/// Longest side of the part that the picture at a run's end shows.
+const POSTER_SIDE: usize = 128;
+
 /// The plans of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plans {
@@ -51,11 +54,13 @@ impl Plans {
         let mut closing = Vec::new();
         for averaged in weights {
             for area in dataset.held_out_sizes() {
-                let key = |[_, _, height, width]: [usize; 4]| {
+                let scale = cfg.generator.scaling_factor;
+                let keys = |[_, _, height, width]: [usize; 4]| {
+                    let of = |hr, options| Key::Evaluate(BatchShape { batch: 1, hr, ..shape }, options);
                     let hr = (height, width);
-                    Key::Evaluate(BatchShape { batch: 1, hr, ..shape }, comparison(*averaged))
+                    [of(hr, comparison(*averaged)), of(poster_size(hr, scale), poster(*averaged))]
                 };
-                add(&mut closing, pieces(area, cfg.generator.scaling_factor).into_iter().map(key));
+                add(&mut closing, pieces(area, scale).into_iter().flat_map(keys));
             }
         }
         Plans { run, closing }
@@ -100,12 +105,23 @@ pub fn of_step(phase: Phase, shape: BatchShape, micro_batches: usize) -> Vec<(Ke
 /// What a validation with averaged or live weights, in a phase, asks of a batch.
 pub fn validation(averaged: bool, phase: Phase, images: bool) -> EvaluateOptions {
     let discriminator = phase == Phase::Adversarial;
-    EvaluateOptions { ema: averaged, discriminator, images, bicubic: false, perceptual: true }
+    EvaluateOptions { ema: averaged, discriminator, images, perceptual: true, ..EvaluateOptions::default() }
 }
 
 /// What the closing table asks of a piece of held-out imagery.
 pub fn comparison(averaged: bool) -> EvaluateOptions {
     EvaluateOptions { ema: averaged, bicubic: true, ..EvaluateOptions::default() }
+}
+
+/// What the picture at a run's end asks of a part of the held-out imagery.
+pub fn poster(averaged: bool) -> EvaluateOptions {
+    EvaluateOptions { ema: averaged, images: true, ..EvaluateOptions::default() }
+}
+
+/// Rows and columns of that part in a piece of this size, whose sides are multiples of `scale`.
+pub fn poster_size((height, width): (usize, usize), scale: usize) -> (usize, usize) {
+    let most = POSTER_SIDE.next_multiple_of(scale);
+    (height.min(most), width.min(most))
 }
 
 /// A batch of a validation.

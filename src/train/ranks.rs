@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::session::Session;
 use crate::config::Config;
 use crate::data::{Dataset, Share};
-use crate::device::collective::{Collective, Ranks};
 use crate::device::collective::mpi::Mpi;
+use crate::device::collective::{Collective, Ranks};
 use crate::{Error, Result};
 
 /// What reads an environment variable.

@@ -21,7 +21,7 @@ use crate::config::{Config, Resume};
 use crate::data::Dataset;
 use crate::device::collective::Ranks;
 use crate::files::write_atomic;
-use crate::log::{Messages, MetricsLog, RunLogFile};
+use crate::log::{HELD_OUT, Messages, MetricsLog, Picture, RunFacts, RunLogFile, write_run};
 use crate::metrics::Metric;
 use crate::nn::Network;
 use crate::runtime::Device;
@@ -137,7 +137,16 @@ fn train(
     };
     algorithms::decide(&mut session, &plans.run, &folder)?;
     let patches = dataset.train_len();
-    messages.info(&format!("data {patches} training patches · {steps_per_epoch} steps per epoch"));
+    let data = format!("{patches} training patches · {steps_per_epoch} steps per epoch");
+    messages.info(&format!("data {data}"));
+    let data = [data].into_iter().chain(dataset.notes().iter().cloned()).collect();
+    keep_facts(&folder, messages, |facts| {
+        let started = std::mem::take(&mut facts.started);
+        *facts = RunFacts { data, ..facts_of(&session) };
+        if !started.is_empty() {
+            facts.started = started;
+        }
+    });
 
     let shape = train_shape(cfg, &dataset);
     let (compares, validation) = (plans.compares && ranks.is_first(), plans.validation);
@@ -161,20 +170,65 @@ fn end(
     let why = match ended {
         Ended::Finished(why) => why,
         Ended::Signal(name) => {
+            keep_facts(&folder, messages, |facts| facts.ended = format!("stopped by {name}"));
+            write_page(&folder, messages);
             messages.info(&format!("{name}; continue with --resume {path}"));
             return Err(Error::Stopped { checkpoint: folder.join(LAST) });
         }
     };
     messages.info(&why);
+    keep_facts(&folder, messages, |facts| facts.ended.clone_from(&why));
     let table = if compares { compare_with_bicubic(&mut session, &dataset, stop) } else { Ok(None) };
     match table {
-        Ok(Some(table)) => messages.info(&format!("\n{table}\n")),
+        Ok(Some(comparison)) => {
+            messages.info(&format!("\n{}\n", comparison.table));
+            keep_picture(comparison.picture, &folder, messages);
+            keep_facts(&folder, messages, |facts| facts.comparison = comparison.table);
+        }
         Ok(None) => {}
         // Training has ended well, and its state is saved.
         Err(e) => messages.warn(&format!("no comparison with bicubic upsampling: {e}")),
     }
+    write_page(&folder, messages);
     messages.info(&format!("files of the run: {path}"));
     Ok(())
+}
+
+/// Writes the picture of the held-out imagery. The run has ended well, with it or without.
+fn keep_picture(picture: Result<Option<Picture>>, folder: &RunDir, messages: &Messages) {
+    let written = picture.and_then(|picture| picture.map_or(Ok(()), |p| p.write_png(&folder.join(HELD_OUT))));
+    if let Err(e) = written {
+        messages.warn(&format!("no picture of the held-out imagery: {e}"));
+    }
+}
+
+/// Changes the facts that a run leaves. It goes on without them where they cannot be written.
+fn keep_facts(folder: &RunDir, messages: &Messages, change: impl FnOnce(&mut RunFacts)) {
+    let mut facts = RunFacts::load(folder.path()).unwrap_or_default();
+    change(&mut facts);
+    if let Err(e) = facts.write(folder.path()) {
+        messages.warn(&format!("what is known of the run is not kept for its page: {e}"));
+    }
+}
+
+/// Where and on what a session runs.
+fn facts_of(session: &Session) -> RunFacts {
+    let [generator_parameters, discriminator_parameters] =
+        Network::ALL.map(|network| session.programs().layout(network).param_count());
+    RunFacts {
+        device: session.device().describe(),
+        precision: session.precision().to_string(),
+        generator_parameters,
+        discriminator_parameters,
+        ..RunFacts::now()
+    }
+}
+
+/// Writes the run's page for the last time.
+fn write_page(folder: &RunDir, messages: &Messages) {
+    if let Err(e) = write_run(folder.path()) {
+        messages.warn(&format!("the run's page is not brought up to date: {e}"));
+    }
 }
 
 /// Opens what a run writes beside checkpoints, and says what is run.

@@ -1,27 +1,37 @@
-//! The table at a run's end: SR against bicubic upsampling on the held-out imagery.
+//! What a run ends with: a table of SR against bicubic upsampling on the held-out imagery, and a picture.
 
 use std::collections::HashMap;
 
 use super::plans;
+use super::poster::Detailed;
 use super::session::Session;
 use super::signals::StopSignal;
 use super::validate::{evaluate, uses_average};
 use crate::Result;
 use crate::data::{Batch, Dataset, RawImages};
+use crate::log::Picture;
 use crate::metrics::Metric;
 use crate::table::Table;
 
+/// How SR compares with bicubic upsampling.
+pub struct Comparison {
+    /// The table, with a sentence on its numbers.
+    pub table: String,
+    /// The most detailed part of the imagery, or why there is none.
+    pub picture: Result<Option<Picture>>,
+}
+
 /// PSNR (dB), SSIM and SAM (degrees) of SR and of bicubic upsampling from the same LR, over all held-out
-/// pixels. PSNR comes from the mean squared error over all pixels, the others are means weighted by pixels.
-/// `None` if a signal came in between.
+/// pixels, and a picture of them. PSNR comes from the mean squared error over all pixels, the others are means weighted by
+/// pixels. `None` if a signal came in between.
 ///
 /// # Errors
 /// Fails if the data cannot be read, or the device fails.
-pub fn compare_with_bicubic(session: &mut Session, dataset: &Dataset, stop: &StopSignal) -> Result<Option<String>> {
+pub fn compare_with_bicubic(session: &mut Session, dataset: &Dataset, stop: &StopSignal) -> Result<Option<Comparison>> {
     let cfg = session.config().clone();
     let options = plans::comparison(uses_average(session)?);
     let (scale, max_val) = (cfg.generator.scaling_factor, cfg.training.losses.max_val);
-    let mut sums = [Sums::default(); 2];
+    let (mut sums, mut detailed) = ([Sums::default(); 2], Detailed::default());
     for area in dataset.held_out_areas() {
         let area = area?;
         for rectangle in plans::pieces((area.hr.height, area.hr.width), scale) {
@@ -29,6 +39,7 @@ pub fn compare_with_bicubic(session: &mut Session, dataset: &Dataset, stop: &Sto
                 return Ok(None);
             }
             let piece = crop_batch(&area, rectangle, scale);
+            detailed.look(&piece, scale, &cfg.data.rgb_bands);
             let pixels = (piece.hr.height * piece.hr.width) as f64;
             let evaluated = evaluate(session, &piece, options)?;
             for (sum, name) in sums.iter_mut().zip(["bicubic_metrics", "metrics"]) {
@@ -42,10 +53,11 @@ pub fn compare_with_bicubic(session: &mut Session, dataset: &Dataset, stop: &Sto
         let [psnr, ssim, sam] = sum.means(max_val);
         table.row([name.to_owned(), format!("{psnr:.2}"), format!("{ssim:.4}"), format!("{sam:.3}")]);
     }
-    Ok(Some(format!(
+    let table = format!(
         "{table}\nPSNR here is of the mean squared error over all held-out pixels; validation\naverages the PSNR of single \
          images, which is another number."
-    )))
+    );
+    Ok(Some(Comparison { table, picture: detailed.draw(session) }))
 }
 
 #[derive(Clone, Copy, Default)]
@@ -72,7 +84,8 @@ impl Sums {
     }
 }
 
-fn crop_batch(area: &Batch, rectangle: [usize; 4], scale: usize) -> Batch {
+/// A part of an area: row, column, height and width, multiples of `scale`.
+pub(super) fn crop_batch(area: &Batch, rectangle: [usize; 4], scale: usize) -> Batch {
     Batch {
         n: 1,
         hr: crop(&area.hr, rectangle),

@@ -329,6 +329,7 @@ impl Trainer {
         if !validation.panels.rows().is_empty() {
             self.log.panels(at, validation.panels)?;
         }
+        self.log.page(&self.messages)?;
         self.meta.means = BTreeMap::new();
         self.save_best(monitored)?;
         self.save_last()?;

@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use super::perceptual::Bands;
 use super::plans::{self, ValBatch};
-use super::programs::{BatchShape, EvaluateOptions, Phase};
+use super::programs::{BAND_SUMS, BatchShape, EvaluateOptions, Phase};
 use super::session::{Key, Session};
 use super::step::latent_noise;
 use crate::checkpoint::{MeanState, ValidationState};
 use crate::config::{AdvLoss, Config};
 use crate::data::{Batch, Dataset, Loader};
 use crate::device::collective::Ranks;
-use crate::log::{PanelShape, Panels};
+use crate::log::{PanelImages, PanelShape, Panels};
 use crate::loss::TERMS;
-use crate::metrics::Metric;
+use crate::metrics::{Metric, ergas};
 use crate::rng::Stream;
 use crate::types::DType;
 use crate::{Error, Result, nn};
@@ -127,7 +127,7 @@ impl Validating {
             counted: 0,
             loader: None,
             means: Means::default(),
-            panels: Panels::new(&session.config().data.rgb_bands),
+            panels: panels(session.config()),
         })
     }
 
@@ -138,7 +138,7 @@ impl Validating {
         if state.batches != self.batches.len() as u64 || state.done != done as u64 || state.images != images as u64 {
             return;
         }
-        let sums = state.sums.iter().filter_map(|(name, mean)| Some((Metric::named(name)?, mean.sum)));
+        let sums = state.sums.iter().filter_map(|(name, mean)| Some((Metric::named(name)?, *mean)));
         // The sums of all ranks; they are added again at the end.
         if self.ranks.is_first() {
             self.means = Means { sums: sums.collect(), images };
@@ -152,11 +152,9 @@ impl Validating {
     /// If the library between ranks fails.
     pub fn state(&self, step: u64) -> Result<ValidationState> {
         let Means { sums, images } = &self.means.over(&self.ranks)?;
-        let count = *images as u64;
-        let sums =
-            sums.iter().map(|(metric, sum)| (metric.name().to_owned(), MeanState { sum: *sum, count })).collect();
+        let sums = sums.iter().map(|(metric, mean)| (metric.name().to_owned(), *mean)).collect();
         let done = self.next.max(self.counted).min(self.batches.len()) as u64;
-        Ok(ValidationState { step, batches: self.batches.len() as u64, done, images: count, sums })
+        Ok(ValidationState { step, batches: self.batches.len() as u64, done, images: *images as u64, sums })
     }
 
     /// Whether this rank counts a batch.
@@ -231,10 +229,10 @@ impl Validating {
     }
 }
 
-/// Sums over images, by metric.
+/// Sums over images, by metric. An image that has no value of a metric does not count for it.
 #[derive(Clone, Default)]
 struct Means {
-    sums: BTreeMap<Metric, f64>,
+    sums: BTreeMap<Metric, MeanState>,
     images: usize,
 }
 
@@ -242,13 +240,17 @@ impl Means {
     fn add(&mut self, cfg: &Config, batch: &Batch, evaluated: &Evaluated) -> Result<()> {
         let metrics = &evaluated.metrics;
         for image in evaluated.output("metrics")?.chunks_exact(metrics.len()).take(batch.n) {
-            metrics.iter().zip(image).for_each(|(metric, v)| *self.sums.entry(*metric).or_default() += f64::from(*v));
+            metrics.iter().zip(image).for_each(|(metric, v)| self.count(*metric, f64::from(*v)));
+        }
+        for sums in evaluated.output(BAND_SUMS)?.chunks_exact(2 * batch.hr.bands).take(batch.n) {
+            if let Some(value) = ergas_of_sums(sums, batch.hr.height * batch.hr.width, cfg.generator.scaling_factor) {
+                self.count(Metric::ValErgas, value);
+            }
         }
         if let (Ok(real), Ok(fake)) = (evaluated.output("real_logits"), evaluated.output("fake_logits")) {
             let per_image = real.len() / batch.hr.batch;
-            let sum = self.sums.entry(Metric::ValDiscriminator).or_default();
             for (real, fake) in real.chunks_exact(per_image).zip(fake.chunks_exact(per_image)).take(batch.n) {
-                *sum += discriminator_loss(cfg, real, fake);
+                self.count(Metric::ValDiscriminator, discriminator_loss(cfg, real, fake));
             }
         }
         self.images += batch.n;
@@ -260,22 +262,36 @@ impl Means {
         if !ranks.are_several() {
             return Ok(self.clone());
         }
-        let mut values: Vec<f64> = vec![self.images as f64];
         // A rank without a batch has measured nothing.
-        values.extend(Metric::ALL.iter().map(|metric| self.sums.get(metric).copied().unwrap_or(0.0)));
-        let mut measured: Vec<u64> = Metric::ALL.iter().map(|m| u64::from(self.sums.contains_key(m))).collect();
+        let of = |metric: &Metric| self.sums.get(metric).copied().unwrap_or_default();
+        let mut values: Vec<f64> = Metric::ALL.iter().map(of).flat_map(|mean| [mean.sum, mean.count as f64]).collect();
+        values.push(self.images as f64);
         ranks.sum_f64(&mut values)?;
-        ranks.max(&mut measured)?;
-        let sums = Metric::ALL.iter().zip(&values[1..]).zip(measured);
-        let sums = sums.filter(|(_, measured)| *measured > 0).map(|((metric, sum), _)| (*metric, *sum)).collect();
-        Ok(Means { sums, images: values[0] as usize })
+        let (sums, images) = values.split_at(2 * Metric::ALL.len());
+        let sums = Metric::ALL.iter().zip(sums.chunks_exact(2)).filter(|(_, of_ranks)| of_ranks[1] > 0.0);
+        let mean = |of_ranks: &[f64]| MeanState { sum: of_ranks[0], count: of_ranks[1] as u64 };
+        let sums = sums.map(|(metric, of_ranks)| (*metric, mean(of_ranks))).collect();
+        Ok(Means { sums, images: images[0] as usize })
+    }
+
+    fn count(&mut self, metric: Metric, value: f64) {
+        let mean = self.sums.entry(metric).or_default();
+        mean.sum += value;
+        mean.count += 1;
     }
 
     /// The mean of every metric of validations; 0 of what was not measured.
     fn finish(self) -> Vec<(Metric, f64)> {
-        let mean = |metric| (metric, self.sums.get(&metric).map_or(0.0, |sum| sum / self.images as f64));
-        TERMS.iter().map(|term| term.val).chain([Metric::ValDiscriminator]).map(mean).collect()
+        let mean = |metric| (metric, self.sums.get(&metric).map_or(0.0, |mean| mean.sum / mean.count as f64));
+        TERMS.iter().map(|term| term.val).chain([Metric::ValDiscriminator, Metric::ValErgas]).map(mean).collect()
     }
+}
+
+/// ERGAS of an image from the sums of [`BAND_SUMS`] over its `pixels`.
+pub fn ergas_of_sums(sums: &[f32], pixels: usize, scale: usize) -> Option<f64> {
+    let mean = |sum: f32| f64::from(sum) / pixels as f64;
+    let (squares, values) = sums.split_at(sums.len() / 2);
+    ergas(squares.iter().zip(values).map(|(square, value)| (mean(*square), mean(*value))), scale)
 }
 
 /// ½[BCE(D(SR), 0) + BCE(D(HR), 1)] of one image's logits, or mean D(SR) − mean D(HR) for Wasserstein.
@@ -292,14 +308,32 @@ fn softplus(x: f64) -> f64 {
     x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
-fn draw(panels: &mut Panels, cfg: &Config, batch: &Batch, evaluated: &Evaluated) -> Result<()> {
+/// Empty panels of a config's colours.
+pub(super) fn panels(cfg: &Config) -> Panels {
+    Panels::new(&cfg.data.rgb_bands, cfg.training.losses.max_val)
+}
+
+/// Extent of the pictures of a batch.
+pub fn panel_shape(cfg: &Config, batch: &Batch) -> PanelShape {
     let (scale, channels) = (cfg.generator.scaling_factor, batch.hr.bands);
-    let shape = PanelShape { lr_height: batch.hr.height / scale, lr_width: batch.hr.width / scale, scale, channels };
+    PanelShape { lr_height: batch.hr.height / scale, lr_width: batch.hr.width / scale, scale, channels }
+}
+
+/// The first `count` images of an evaluation of `batch`.
+///
+/// # Errors
+/// [`Error::Internal`] if the program did not give back images.
+pub(super) fn panel_images<'a>(shape: &PanelShape, evaluated: &'a Evaluated, count: usize) -> Result<PanelImages<'a>> {
+    let lr = count * shape.lr_height * shape.lr_width * shape.channels;
+    let hr = lr * shape.scale * shape.scale;
+    let part = |name, len: usize| Ok::<_, Error>(&evaluated.output(name)?[..len]);
+    Ok(PanelImages { lr: part("lr", lr)?, bicubic: part("bicubic", hr)?, sr: part("sr", hr)?, hr: part("hr", hr)? })
+}
+
+fn draw(panels: &mut Panels, cfg: &Config, batch: &Batch, evaluated: &Evaluated) -> Result<()> {
+    let shape = panel_shape(cfg, batch);
     let count = batch.n.min(cfg.logging.num_val_images - panels.rows().len());
-    let lr_len = shape.lr_height * shape.lr_width * channels;
-    let hr_len = lr_len * scale * scale;
-    let part = |name, len: usize| Ok::<_, Error>(&evaluated.output(name)?[..count * len]);
-    panels.push(&shape, part("lr", lr_len)?, part("sr", hr_len)?, part("hr", hr_len)?)
+    panels.push(&shape, &panel_images(&shape, evaluated, count)?)
 }
 
 impl From<crate::data::PixelType> for DType {

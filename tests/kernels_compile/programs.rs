@@ -43,7 +43,8 @@ fn programs(config: &Config, precision: Precision) -> Vec<Program> {
     let programs = Programs::new(config.clone()).unwrap().aligned_to(CudaTarget.channel_alignment(precision));
     let pairs = BatchShape { batch: 2, hr: (HR, HR), hr_type: DType::F32, lr_type: Some(DType::F32) };
     let scenes = BatchShape { hr_type: DType::U16, lr_type: None, ..pairs };
-    let every = EvaluateOptions { ema: false, discriminator: true, images: true, bicubic: true, perceptual: true };
+    let every =
+        EvaluateOptions { ema: false, discriminator: true, images: true, bicubic: true, bands: true, perceptual: true };
     let mut all = vec![
         programs.step(Phase::Pretrain, scenes),
         programs.step(Phase::Adversarial, scenes),

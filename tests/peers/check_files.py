@@ -119,7 +119,7 @@ def check_checkpoints(folder, check):
 
 
 def check_panels(folder, image_steps, check):
-    """val/*.png: three pictures of one size beside each other, with a gap of two pixels."""
+    """val/*.png: four pictures of one size beside each other, with gaps of four pixels, enlarged to 256."""
     steps = set()
     for path in sorted((folder / "val").glob("*.png")):
         match = re.fullmatch(r"step_(\d+)\.png", path.name)
@@ -129,7 +129,8 @@ def check_panels(folder, image_steps, check):
         with Image.open(path) as image:
             image.load()
             check.that(image.mode in ("L", "RGB"), f"{path}: mode {image.mode}")
-            check.that((image.width - 4) % 3 == 0, f"{path}: {image.width} pixels are not 3 pictures and 2 gaps")
+            check.that((image.width - 12) % 4 == 0, f"{path}: {image.width} pixels are not 4 pictures and 3 gaps")
+            check.that(image.width >= 4 * 256 + 12 and image.height >= 256, f"{path}: only {image.size}")
             check.that(len(set(image.tobytes())) > 2, f"{path}: the picture is empty")
     missing = image_steps - steps
     check.that(not missing, f"{folder}/val: no panels of the steps {sorted(missing)}")

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use srgan::checkpoint::{BestK, CheckpointFile, LAST, Meta, TensorRef};
-use srgan::log::{MetricsLog, PanelShape, Panels, Scalar};
+use srgan::log::{MetricsLog, PanelImages, PanelShape, Panels, Scalar};
 use srgan::metrics::Direction;
 use srgan::train::RunDir;
 
@@ -41,8 +41,10 @@ fn panels(step: u64) -> srgan::Result<Panels> {
             |i: usize| (i / 4 % width) as f32 / width as f32 + (i % 4) as f32 + (i / 4 / width) as f32 / height as f32;
         (0..2 * height * width * 4).map(|i| (at(i) * 6.0 + phase).sin()).collect()
     };
-    let mut panels = Panels::new(&[2, 1, 0]);
-    panels.push(&SHAPE, &image(6, 10, 0.0), &image(24, 40, 1.0 / (step + 1) as f32), &image(24, 40, 0.0))?;
+    let (lr, hr) = (image(6, 10, 0.0), image(24, 40, 0.0));
+    let (bicubic, sr) = (image(24, 40, 0.5), image(24, 40, 1.0 / (step + 1) as f32));
+    let mut panels = Panels::new(&[2, 1, 0], 1.0);
+    panels.push(&SHAPE, &PanelImages { lr: &lr, bicubic: &bicubic, sr: &sr, hr: &hr })?;
     Ok(panels)
 }
 

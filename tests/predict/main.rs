@@ -1,7 +1,8 @@
-//! Maps of small scenes by untrained networks: no seams, the right values and masks, the same bytes however they are made,
+//! Maps of small scenes by untrained networks, and evaluations of such networks: no seams, the right values and masks, the same bytes however they are made,
 //! and what is refused.
 
 mod common;
+mod evaluate;
 mod export;
 mod files;
 mod refusals;

@@ -64,3 +64,22 @@ fn a_limit_of_no_batches_is_no_validation_and_a_small_share_is_one() {
     assert_eq!(validated("one").len(), 4);
     assert_eq!(validated("small"), validated("one"));
 }
+
+#[test]
+fn a_run_leaves_a_page_and_a_picture_and_goes_on_where_there_is_no_page() {
+    let scratch = Scratch::new();
+    scratch.trained("run", &["Logging.num_val_images=2"]);
+    let page = fs::read_to_string(scratch.path("run/report.html")).unwrap();
+    for part in ["ERGAS in validation", "Learning rates", "after step 11", "held-out imagery", "finished: 12 steps"] {
+        assert!(page.contains(part), "{part}");
+    }
+    // Four validations and the picture at the end.
+    assert_eq!(page.matches("data:image/png;base64,").count(), 4 + 1);
+    assert!(scratch.path("run/held_out.png").is_file() && scratch.path("run/run.json").is_file());
+    fs::create_dir_all(scratch.path("blocked/report.html")).unwrap();
+    scratch.trained("blocked", &[]);
+    let log = fs::read_to_string(scratch.path("blocked/train.log")).unwrap();
+    // Once during the run and once at its end.
+    assert_eq!(log.matches("the run's page is not brought up to date: cannot write").count(), 2, "{log}");
+    assert_same_tensors(&tensors(&scratch.last("run")), &tensors(&scratch.last("blocked")));
+}

@@ -108,7 +108,10 @@ pub fn run_bench(args: BenchArgs) -> Result<()> {
     let (steps, warmup, profile) = (args.steps as usize, args.warmup, args.profile);
     let options = BenchOptions { phase, source, steps, warmup, profile };
     let (messages, program) = (Some(Messages::stderr()), self_check::this_program());
-    let device = open_device_with(&cfg, &DeviceOptions { sync_kernels: args.sync_kernels, messages, program })?;
+    let device = open_device_with(
+        &cfg,
+        &DeviceOptions { sync_kernels: args.sync_kernels, messages, program, ..DeviceOptions::default() },
+    )?;
     print(&bench(&cfg, device, &options)?, args.json)
 }
 

@@ -2,6 +2,7 @@
 
 mod bench;
 mod config;
+mod evaluation;
 mod export;
 mod inspect;
 mod maps;
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 use bench::{BenchArgs, run_bench};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use config::{ConfigArgs, InitArgs, run_config, run_init};
+use evaluation::{EvaluateArgs, ReportArgs, run_evaluate, run_report};
 use export::{ExportArgs, run_export};
 use inspect::{InspectArgs, run_inspect};
 use maps::{MergeArgs, PredictArgs, run_merge, run_predict};
@@ -54,6 +56,10 @@ enum Command {
     Init(InitArgs),
     /// Time the steps of a config, or its data loader
     Bench(BenchArgs),
+    /// Compare checkpoints with each other and with bicubic upsampling on held-out imagery
+    Evaluate(Box<EvaluateArgs>),
+    /// Write a page of one run, or of several beside each other
+    Report(ReportArgs),
     /// Show what this machine offers for training, and what is missing
     Doctor(DoctorArgs),
     /// Print a script that completes commands and options
@@ -91,6 +97,8 @@ fn main() -> ExitCode {
         Command::Config(args) => run_config(args),
         Command::Init(args) => run_init(&args),
         Command::Bench(args) => run_bench(args),
+        Command::Evaluate(args) => run_evaluate(*args),
+        Command::Report(args) => run_report(&args),
         Command::Doctor(args) => run_doctor(&args),
         Command::Completions(args) => run_completions(&args, Cli::command(), train_command()),
         Command::Man(args) => run_man(&args, Cli::command(), train_command()),

@@ -34,6 +34,7 @@ fn open_or_build(request: &StoreRequest, notes: &mut Vec<String>) -> Result<Arc<
 fn settings(kind: DatasetKind, root: &Path) -> DataSettings {
     DataSettings {
         kind,
+        split: Default::default(),
         root_dir: Some(root.into()),
         scenes: Vec::new(),
         layout: None,

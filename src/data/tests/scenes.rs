@@ -175,7 +175,7 @@ fn a_plain_array_of_floats_is_scaled_too() {
     };
     let dataset = Dataset::open(&settings).unwrap();
     let mut looked_at = 0;
-    for batch in Loader::start(&dataset, 1, 0).unwrap() {
+    for batch in Loader::start(&dataset, 1, 0, Share::WHOLE).unwrap() {
         let batch = batch.unwrap();
         for (i, value) in batch.hr.to_f32().into_iter().enumerate().take(batch.n * SIZE * SIZE) {
             let (sample, at) = (&batch.samples[i / (SIZE * SIZE)], i % (SIZE * SIZE));

@@ -5,12 +5,27 @@ use super::{BatchShape, Programs, Recorded};
 use crate::Result;
 use crate::graph::{Tape, Value};
 use crate::loss::{self, Images};
+use crate::metrics::Metric;
 use crate::nn::Network;
+use crate::ops::add::Add;
+use crate::ops::concat::ConcatChannels;
+use crate::ops::image_metrics::ImageMetrics;
 use crate::ops::prepare::Prepare;
 use crate::ops::resize::Resize;
+use crate::ops::slice::SliceChannels;
+use crate::ops::sum_to::{sum_product_to, sum_to};
 use crate::plan::Program;
 use crate::train::states::EMA;
 use crate::types::{DType, Shape};
+
+/// Output of evaluation programs: squared errors of SR and values of HR, each summed over the pixels of an image by band,
+/// (N,1,1,2B).
+pub const BAND_SUMS: &str = "band_sums";
+
+/// Output of evaluation programs: [`ImageMetrics`] of each band alone, (N,1,1,5B).
+pub const BAND_METRICS: &str = "band_metrics";
+/// Before the names of what is measured of bicubic upsampling.
+pub const BICUBIC: &str = "bicubic_";
 
 /// What a validation program gives back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -19,12 +34,26 @@ pub struct EvaluateOptions {
     pub ema: bool,
     /// Logits of the discriminator on HR and SR.
     pub discriminator: bool,
-    /// LR, SR and HR.
+    /// LR, bicubic upsampling of LR, SR and HR.
     pub images: bool,
-    /// Metrics of bicubic upsampling of LR, beside SR's.
+    /// Metrics of bicubic upsampling of LR, beside SR's: outputs whose names begin with [`BICUBIC`].
     pub bicubic: bool,
+    /// Metrics of each band alone, [`BAND_METRICS`].
+    pub bands: bool,
     /// The perceptual distance, where the config has one.
     pub perceptual: bool,
+}
+
+/// Named outputs of a program.
+type Outputs = Vec<(&'static str, Value)>;
+
+fn band_sums(tape: &mut Tape, sr: Value, hr: Value) -> Result<Value> {
+    let [n, _, _, bands] = tape.shape(hr).0;
+    let by_band = Shape([n, 1, 1, bands]);
+    let error = tape.push(Add::DIFFERENCE, &[sr, hr])?;
+    let squares = sum_product_to(tape, error, error, by_band)?;
+    let values = sum_to(tape, hr, by_band)?;
+    tape.push(ConcatChannels, &[squares, values])
 }
 
 impl Programs {
@@ -39,17 +68,17 @@ impl Programs {
         let prefix = if options.ema { EMA } else { "" };
         let mut g = Bound::new(&mut tape, self.layout(Network::Generator), prefix, prefix);
         let sr = self.run_generator(&mut tape, &inputs, &mut g, false)?;
-        let losses = &self.cfg.training.losses;
-        let perceptual = if options.perceptual { self.perceptual_distances(&mut tape, sr, inputs.hr)? } else { None };
-        let images = Images { sr, hr: inputs.hr, perceptual };
-        let (components, metrics) = loss::image_components(&mut tape, &images, losses)?;
-        let mut outputs = vec![("metrics".to_owned(), components)];
-        if options.bicubic {
-            let (height, width) = shape.hr;
-            let up = tape.push(Resize { height, width, antialias: false }, &[inputs.lr])?;
-            let upsampled = Images { sr: up, perceptual: None, ..images };
-            let (components, _) = loss::image_components(&mut tape, &upsampled, losses)?;
-            outputs.push(("bicubic_metrics".to_owned(), components));
+        let (height, width) = shape.hr;
+        let enlarged = match options.bicubic || options.images {
+            true => Some(tape.push(Resize { height, width, antialias: false }, &[inputs.lr])?),
+            false => None,
+        };
+        let bicubic = enlarged.filter(|_| options.bicubic).map(|image| (BICUBIC, image));
+        let (mut outputs, mut metrics) = (Vec::new(), Vec::new());
+        for (prefix, image) in [("", sr)].into_iter().chain(bicubic) {
+            let (measured, of_channels) = self.measured(&mut tape, (image, inputs.hr), options)?;
+            outputs.extend(measured.into_iter().map(|(name, value)| (format!("{prefix}{name}"), value)));
+            metrics = of_channels;
         }
         if options.discriminator {
             let mut d = Bound::new(&mut tape, self.layout(Network::Discriminator), "", "");
@@ -58,10 +87,40 @@ impl Programs {
             outputs.extend([("real_logits".to_owned(), real), ("fake_logits".to_owned(), fake)]);
         }
         if options.images {
-            outputs.extend([("lr".to_owned(), inputs.lr), ("sr".to_owned(), sr), ("hr".to_owned(), inputs.hr)]);
+            let images = [("lr", inputs.lr), ("sr", sr), ("hr", inputs.hr)].into_iter();
+            outputs
+                .extend(images.chain(enlarged.map(|image| ("bicubic", image))).map(|(name, v)| (name.to_owned(), v)));
         }
         let program = Program { name: "evaluate", tape, outputs, checks: vec![], commits: vec![] };
         Ok(Recorded { program, metrics })
+    }
+
+    /// What is measured of images beside HR, by the names of outputs, and the metrics of the first.
+    fn measured(
+        &self,
+        tape: &mut Tape,
+        (image, hr): (Value, Value),
+        options: EvaluateOptions,
+    ) -> Result<(Outputs, Vec<Metric>)> {
+        let losses = &self.cfg.training.losses;
+        let perceptual = if options.perceptual { self.perceptual_distances(tape, image, hr)? } else { None };
+        let images = Images { sr: image, hr, perceptual };
+        let (components, metrics) = loss::image_components(tape, &images, losses)?;
+        let mut outputs = vec![("metrics", components), (BAND_SUMS, band_sums(tape, image, hr)?)];
+        if options.bands {
+            let op = ImageMetrics { max_val: losses.max_val as f32, ssim_win: losses.ssim_win };
+            let mut of_bands = Vec::new();
+            for offset in 0..self.cfg.model.in_bands {
+                let band = SliceChannels { offset, channels: 1 };
+                let pair = [tape.push(band, &[image])?, tape.push(band, &[hr])?];
+                of_bands.push(tape.push(op, &pair)?);
+            }
+            outputs.push((
+                BAND_METRICS,
+                if of_bands.len() == 1 { of_bands[0] } else { tape.push(ConcatChannels, &of_bands)? },
+            ));
+        }
+        Ok((outputs, metrics))
     }
 
     /// The generator's forward pass alone, in evaluation mode, on LR that is already prepared.

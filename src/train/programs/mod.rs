@@ -11,7 +11,7 @@ mod update;
 
 use std::sync::Arc;
 
-pub use evaluate::EvaluateOptions;
+pub use evaluate::{BAND_METRICS, BAND_SUMS, BICUBIC, EvaluateOptions};
 use parts::Bound;
 pub use step::{Phase, Segment};
 

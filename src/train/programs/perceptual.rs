@@ -20,7 +20,10 @@ impl Programs {
         let bands = match Bands::of(&self.cfg) {
             Bands::All => None,
             Bands::Fixed(bands) => Some(tape.constant(shape, Bands::matrix(bands, count))),
-            Bands::Drawn => Some(tape.input(BANDS_SLOT, shape, DType::F32)),
+            Bands::Drawn => Some(match tape.nodes().iter().position(|node| &*node.path == BANDS_SLOT) {
+                Some(known) => Value::at(known),
+                None => tape.input(BANDS_SLOT, shape, DType::F32),
+            }),
         };
         let mut bound = Bound::new(tape, layout, "", "");
         let net = &mut Net::new(tape, bound.vars(), false).aligned_to(self.align);

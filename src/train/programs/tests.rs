@@ -100,3 +100,30 @@ fn segments_apart_sum_buckets_in_the_state_that_the_update_reads() {
         assert_eq!(recorded.program.checks.is_empty(), update == Segment::DiscriminatorUpdate);
     }
 }
+
+#[test]
+fn an_evaluation_measures_bicubic_as_it_measures_sr() {
+    let lpips = "Model: {in_bands: 4}\nGenerator: {n_channels: 8, n_blocks: 1, scaling_factor: 2}\n\
+                 Training: {Losses: {perceptual_weight: 1, perceptual_metric: lpips}}\n";
+    let (cfg, _) = Config::from_yaml(lpips, None, &[]).unwrap();
+    let programs = Programs::new(cfg).unwrap();
+    let options =
+        EvaluateOptions { images: true, bicubic: true, bands: true, perceptual: true, ..EvaluateOptions::default() };
+    let shape = BatchShape { hr: (64, 64), ..SHAPE };
+    let recorded = programs.evaluate(shape, options).unwrap();
+    let plan = compile(&recorded, &CPU, Precision::F32);
+    let extent = |name: &str| {
+        let (_, value) = recorded.program.outputs.iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("{name}"));
+        recorded.program.tape.shape(*value)
+    };
+    assert_eq!(recorded.metrics.last(), Some(&Metric::ValPerceptual));
+    for (name, channels) in [("metrics", recorded.metrics.len()), (BAND_SUMS, 2 * 4), (BAND_METRICS, 5 * 4)] {
+        assert_eq!(extent(name).0, [2, 1, 1, channels], "{name}");
+        assert_eq!(extent(&format!("{BICUBIC}{name}")), extent(name), "{name}");
+    }
+    assert_eq!((extent("lr").h(), extent("bicubic"), extent("sr")), (32, extent("hr"), extent("hr")));
+    // Both are seen in the same bands.
+    assert!(plan.has_input(crate::train::perceptual::BANDS_SLOT));
+    let slots = recorded.program.tape.nodes().iter().filter(|node| &*node.path == crate::train::perceptual::BANDS_SLOT);
+    assert_eq!(slots.count(), 1);
+}

@@ -113,6 +113,17 @@ impl Session {
         self.device.set_state(&layout.params_state(), Shape::vector(flat.len()), &flat)
     }
 
+    /// Sets the generator's parameters, flat, and its buffers in the order of its layout, in memory order.
+    ///
+    /// # Errors
+    /// Fails if the device fails.
+    pub fn set_generator(&mut self, params: &[f32], buffers: &[Vec<f32>]) -> Result<()> {
+        let layout = self.programs.layout(Network::Generator).clone();
+        self.device.set_state(&layout.params_state(), Shape::vector(layout.len), params)?;
+        let mut values = layout.buffers.iter().zip(buffers);
+        values.try_for_each(|(buffer, values)| self.device.set_state(&buffer.name, buffer.shape, values))
+    }
+
     pub(super) fn set_some_tensors(
         &mut self,
         wanted: impl Fn(&str) -> bool,

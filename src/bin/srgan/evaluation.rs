@@ -1,0 +1,115 @@
+//! `srgan evaluate` and `srgan report`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use srgan::data::Split;
+use srgan::evaluate::{EvaluateOptions, evaluate};
+use srgan::log::{Messages, say, write_comparison};
+use srgan::train::{DeviceOptions, self_check, torch_hub};
+use srgan::{Error, Result};
+
+const EXAMPLES: &str = "Examples:
+  srgan evaluate -m logs/my_run -c cfg.yaml
+  srgan evaluate -m best.safetensors last.safetensors -c cfg.yaml --opensr-test
+  srgan evaluate -m logs/my_run -c cfg.yaml --report logs/my_run/evaluation   # shown on the run's page, too
+
+Exit codes: 0 finished; 2 wrong options, configuration, data or checkpoint; 1 anything else.";
+
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub struct EvaluateArgs {
+    /// Checkpoints, or folders of runs: their last ones
+    #[arg(short, long = "model", value_name = "CHECKPOINT", required = true, num_args = 1..)]
+    models: Vec<PathBuf>,
+    /// Configuration with the data: that of the training, or another one
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+    /// Values that override the configuration's
+    #[arg(value_name = "SECTION.KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Which patches: those of validation, or the folder `test` of an LRHRFolderDataset
+    #[arg(long, value_enum, default_value = "val")]
+    split: SplitName,
+    /// Also the columns of opensr-test: consistency, synthesis, correctness
+    #[arg(long)]
+    opensr_test: bool,
+    /// Folder for the table, JSON, CSV, pictures of the best and the worst patches, and a page
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+    /// Use the live weights although a checkpoint has averaged ones
+    #[arg(long)]
+    live: bool,
+    /// Print one JSON document instead of tables
+    #[arg(long)]
+    json: bool,
+    /// Where to run
+    #[arg(long, value_name = "cpu|cuda|auto")]
+    device: Option<String>,
+    /// Precision on a GPU
+    #[arg(long, value_name = "auto|bf16|tf32|f32")]
+    precision: Option<String>,
+    /// Instruction set of the CPU
+    #[arg(long, value_name = "auto|avx512|avx2|neon|portable")]
+    isa: Option<String>,
+    /// Compute threads [default: all]
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum SplitName {
+    Val,
+    Test,
+}
+
+#[derive(Args)]
+pub struct ReportArgs {
+    /// Folders of runs
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<PathBuf>,
+    /// The page
+    #[arg(short, long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+/// Runs `srgan evaluate`.
+pub fn run_evaluate(args: EvaluateArgs) -> Result<()> {
+    let named = [
+        ("device", args.device),
+        ("precision", args.precision),
+        ("isa", args.isa),
+        ("num_threads", args.threads.map(|n| n.to_string())),
+    ];
+    let mut overrides = args.overrides;
+    overrides.extend(named.into_iter().filter_map(|(key, value)| Some(format!("Training.{key}={}", value?))));
+    let options = EvaluateOptions {
+        checkpoints: args.models,
+        config: args.config,
+        overrides,
+        split: match args.split {
+            SplitName::Val => Split::Val,
+            SplitName::Test => Split::Test,
+        },
+        opensr_test: args.opensr_test,
+        report: args.report,
+        live: args.live,
+        torch_hub: torch_hub(&|name| std::env::var_os(name)),
+    };
+    let device = DeviceOptions {
+        messages: Some(Messages::stderr()),
+        program: self_check::this_program(),
+        ..DeviceOptions::default()
+    };
+    let evaluation = evaluate(&options, &device)?;
+    if args.json { say(format_args!("{:#}", evaluation.to_json())) } else { say(&evaluation) }
+}
+
+/// Runs `srgan report`.
+pub fn run_report(args: &ReportArgs) -> Result<()> {
+    if args.out.is_dir() {
+        let message = format!("{} is a folder", args.out.display());
+        return Err(Error::usage(message).with_hint("name the file of the page: -o runs.html"));
+    }
+    write_comparison(&args.runs, &args.out)
+}
