@@ -1,11 +1,30 @@
-//! Files that appear whole or not at all.
+//! Files that appear whole or not at all, and files that are really files.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
+
+/// Opens a file to read any place of it. What is no regular file, such as a named pipe that nobody writes or a device that never
+/// ends, is an error instead of a wait.
+///
+/// # Errors
+/// The operating system's, or that it is neither a regular file nor a folder.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    // A pipe is opened without waiting for its other end, and then refused.
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
+    let file = options.open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_file() || kind.is_dir() {
+        return Ok(file);
+    }
+    Err(io::Error::new(ErrorKind::InvalidInput, "it is a pipe or a device, not a regular file"))
+}
 
 /// A file that is written and in which what was written can be found again.
 pub trait Output: Write + Seek {}
@@ -74,6 +93,22 @@ pub(crate) fn advice(kind: ErrorKind) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_and_a_device_are_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe.tif");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        for path in [pipe.as_path(), Path::new("/dev/zero")] {
+            let error = open_regular(path).unwrap_err();
+            assert!(error.to_string().contains("not a regular file"), "{error}");
+        }
+        let file = dir.path().join("file");
+        fs::write(&file, b"text").unwrap();
+        assert_eq!(io::read_to_string(open_regular(&file).unwrap()).unwrap(), "text");
+    }
 
     #[test]
     fn an_error_keeps_the_old_file_and_removes_the_temporary() {

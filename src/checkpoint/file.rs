@@ -12,6 +12,7 @@ use safetensors::tensor::{Dtype, Metadata};
 
 use super::torch::{self, Values};
 use super::{FORMAT, Meta, checksums};
+use crate::files::open_regular;
 use crate::{Error, Result};
 
 /// Metadata key under which the JSON document stands.
@@ -80,7 +81,8 @@ impl TensorFile {
     /// [`Error::Io`] if it cannot be opened; [`Error::Checkpoint`] if it is missing, may not be read,
     /// is no such file or cut short.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| match e.kind() {
+        let file = open_regular(path).map_err(|e| match e.kind() {
+            ErrorKind::InvalidInput => Error::checkpoint(path, e.to_string()),
             ErrorKind::NotFound => Error::checkpoint(path, "there is no such file"),
             ErrorKind::PermissionDenied => Error::checkpoint(path, "it cannot be read: permission denied"),
             _ => Error::io("open", path, e),

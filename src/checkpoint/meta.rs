@@ -75,6 +75,9 @@ pub struct Meta {
     /// What the run was trained on; absent in files of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub imagery: Option<Imagery>,
+    /// Rows of `metrics.csv` that may not have come to the disk.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unlogged: Vec<LoggedRow>,
     /// Ranks that the run had; 0 in files of earlier versions, which had one.
     #[serde(default)]
     pub ranks: u64,
@@ -107,6 +110,7 @@ impl Default for Meta {
             timed_on: String::new(),
             has_checksums: true,
             imagery: None,
+            unlogged: Vec::new(),
             ranks: 1,
             validation: None,
         }
@@ -220,6 +224,17 @@ pub struct ValidationState {
     pub images: u64,
     /// Sums over these images, by metric name.
     pub sums: BTreeMap<String, MeanState>,
+}
+
+/// A row of `metrics.csv`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoggedRow {
+    /// The step.
+    pub step: u64,
+    /// Its epoch.
+    pub epoch: u64,
+    /// Metrics by name, as they are written.
+    pub values: Vec<(String, String)>,
 }
 
 /// A running mean.

@@ -18,7 +18,9 @@ mod write;
 pub use best::{BestK, SavePlan};
 pub use compare::compare_architecture;
 pub use file::{Entry, META_KEY, TensorFile};
-pub use meta::{BestEntry, Counters, EarlyStopping, FORMAT, Imagery, MeanState, Meta, PlateauState, ValidationState};
+pub use meta::{
+    BestEntry, Counters, EarlyStopping, FORMAT, Imagery, LoggedRow, MeanState, Meta, PlateauState, ValidationState,
+};
 pub use names::{Named, is_batch_count, prefix_in, prefix_note};
 pub use write::{CheckpointFile, TensorRef, WriteTensor, write_checkpoint};
 

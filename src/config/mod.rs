@@ -27,6 +27,8 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
 pub use choice::{
@@ -46,11 +48,20 @@ use crate::{Error, Result};
 use check::Checker;
 use field::Field;
 
+/// Bytes of a configuration that are read at most; nobody writes as many, and devices never end.
+const LARGEST: u64 = 4 << 20;
+
 impl Config {
     /// Reads a YAML file and applies overrides of the form `Section.key=value` in their order. Returns the
     /// configuration with warnings for the user. Errors: with file, line and key.
     pub fn load(path: &Path, overrides: &[String]) -> Result<(Config, Vec<String>)> {
-        let bytes = std::fs::read(path).map_err(|error| {
+        let mut bytes = Vec::new();
+        let read = File::open(path).and_then(|file| file.take(LARGEST).read_to_end(&mut bytes));
+        let read = match read {
+            Ok(len) if len as u64 == LARGEST => Err(io::Error::other(format!("it has more than {LARGEST} bytes"))),
+            other => other,
+        };
+        read.map_err(|error| {
             let error = Error::Config {
                 file: Some(path.into()),
                 line: None,

@@ -66,6 +66,20 @@ impl fmt::Display for Scalar {
     }
 }
 
+/// Rows that may wait for the disk to confirm them.
+const UNCONFIRMED: usize = 4096;
+
+/// The values of a step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// The step.
+    pub step: u64,
+    /// Its epoch.
+    pub epoch: u64,
+    /// Metrics by name.
+    pub values: Vec<(String, Scalar)>,
+}
+
 /// `metrics.csv`, TensorBoard events and validation pictures of a run folder.
 ///
 /// Calls return at once; the files are written by a thread. When that fails, the next call returns the error,
@@ -76,6 +90,8 @@ pub struct MetricsLog {
     failure: Arc<Mutex<Option<Error>>>,
     numbers: HashMap<String, usize>,
     folder: PathBuf,
+    /// Rows since the last flush: of them it is not certain that they are on the disk.
+    unconfirmed: Vec<Row>,
     /// Whether nothing is to be written.
     discards: bool,
 }
@@ -130,6 +146,7 @@ impl MetricsLog {
             failure,
             numbers,
             folder: folder.into(),
+            unconfirmed: Vec::new(),
             discards: false,
         })
     }
@@ -137,7 +154,8 @@ impl MetricsLog {
     /// A log that writes nothing, for ranks whose first one writes.
     pub fn discarding() -> Self {
         let (numbers, folder) = (HashMap::new(), PathBuf::new());
-        MetricsLog { sender: None, writer: None, failure: Arc::default(), numbers, folder, discards: true }
+        let unconfirmed = Vec::new();
+        MetricsLog { sender: None, writer: None, failure: Arc::default(), numbers, folder, unconfirmed, discards: true }
     }
 
     /// Writes values of a step. Steps never go back; two rows of one step become one.
@@ -152,8 +170,11 @@ impl MetricsLog {
             Some(&number) => Ok((number, value)),
             None => Err(Error::Internal(format!("metric {name} has no column"))),
         };
-        let values = values.iter().map(number).collect::<Result<_>>()?;
-        self.send(Job::Row { step, epoch, values })
+        let numbered = values.iter().map(number).collect::<Result<_>>()?;
+        let values = values.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+        self.unconfirmed.push(Row { step, epoch, values });
+        self.send(Job::Row { step, epoch, values: numbered })?;
+        if self.unconfirmed.len() < UNCONFIRMED { Ok(()) } else { self.flush() }
     }
 
     /// Writes the pictures of a validation: `val/step_<n>.png`, and each row as TensorBoard image
@@ -180,9 +201,18 @@ impl MetricsLog {
         let (answer, done) = sync_channel(1);
         self.send(Job::Flush(answer))?;
         match done.recv() {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.unconfirmed.clear();
+                Ok(())
+            }
             Err(_) => Err(self.take_failure()),
         }
+    }
+
+    /// Rows since the last flush, or since it failed: a checkpoint keeps them, so that none is missing from a run that
+    /// continues.
+    pub fn unconfirmed(&self) -> &[Row] {
+        &self.unconfirmed
     }
 
     /// Writes what is left and closes the files.

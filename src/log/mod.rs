@@ -21,7 +21,7 @@ pub use compiling::CompileProgress;
 pub use console::{Messages, RunLogFile};
 pub use lines::{say, say_error};
 pub use maps::MapProgress;
-pub use metrics::{MetricsLog, Scalar};
+pub use metrics::{MetricsLog, Row, Scalar};
 pub use page::{EVALUATION_TEXT, HELD_OUT, Page, REPORT, RunFacts, write_comparison, write_run};
 pub use panel::{PanelImages, PanelShape, Panels};
 pub use picture::Picture;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::finished::Finished;
+use super::job::Form;
 use super::work::Work;
 use super::write;
 use crate::log::{MapProgress, Messages};
@@ -26,6 +27,11 @@ pub fn merge(parts: &[PathBuf], out: &Path, options: MergeOptions, messages: &Me
     if out.exists() && !options.overwrite {
         return Err(Error::data(out, "this file exists").with_hint("--overwrite replaces it"));
     }
+    if let Some(part) = parts.iter().find(|part| part.canonicalize().is_ok_and(|p| out.canonicalize().ok() == Some(p)))
+    {
+        return Err(Error::usage(format!("the map would replace its part {}", part.display()))
+            .with_hint("name another file with -o"));
+    }
     let stop = StopSignal::install()?;
     let mut works: Vec<Work> = Vec::new();
     for path in parts {
@@ -40,6 +46,12 @@ pub fn merge(parts: &[PathBuf], out: &Path, options: MergeOptions, messages: &Me
         works.push(work);
     }
     let finished = Finished::new(works)?;
+    let kinds: &[&str] = if matches!(finished.job().form, Form::Tiff) { &["tif", "tiff"] } else { &["npy"] };
+    let kind = out.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    if !kinds.contains(&kind.as_str()) {
+        return Err(Error::usage(format!("these are parts of a .{} file, not of {}", kinds[0], out.display()))
+            .with_hint(format!("name a .{} file with -o", kinds[0])));
+    }
     let progress = MapProgress::new(messages, 0, 0.0);
     let threads = options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     write::write(&finished, out, threads, &|share| {

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::axis::scaled;
 use super::job::Job;
 use crate::files::advice;
+use crate::files::open_regular;
 use crate::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"SRGANMAP";
@@ -159,8 +160,11 @@ impl Work {
     /// If it is none or damaged, or another process uses it.
     pub fn open(path: &Path, change: bool) -> Result<Work> {
         let broken = |what: &str| Error::data(path, format!("not a working file of srgan predict: {what}"));
-        let file = OpenOptions::new().read(true).write(change).open(path).map_err(|e| match e.kind() {
+        // A pipe would be waited for.
+        let opened = open_regular(path).and_then(|_| OpenOptions::new().read(true).write(change).open(path));
+        let file = opened.map_err(|e| match e.kind() {
             ErrorKind::NotFound => Error::data(path, "there is no such file"),
+            ErrorKind::InvalidInput => broken(&e.to_string()),
             _ => failed("open", path, e),
         })?;
         if change {

@@ -16,12 +16,12 @@ use super::summary::{check_patch, steps_per_epoch};
 use super::table::compare_with_bicubic;
 use super::trainer::{Ended, RunParts, Trainer};
 use super::{algorithms, data_settings, saving};
-use crate::checkpoint::{LAST, Meta, TensorFile};
+use crate::checkpoint::{LAST, LoggedRow, Meta, TensorFile};
 use crate::config::{Config, Resume};
 use crate::data::Dataset;
 use crate::device::collective::Ranks;
 use crate::files::write_atomic;
-use crate::log::{HELD_OUT, Messages, MetricsLog, Picture, RunFacts, RunLogFile, write_run};
+use crate::log::{HELD_OUT, Messages, MetricsLog, Picture, RunFacts, RunLogFile, Scalar, write_run};
 use crate::metrics::Metric;
 use crate::nn::Network;
 use crate::runtime::Device;
@@ -94,6 +94,10 @@ fn train(
     let perceptual = PerceptualWeights::open(cfg, options.torch_hub.as_deref())?;
     let ranks = &options.ranks;
     let begin = begin_together(cfg, options)?;
+    let asked = options.resume.as_ref().unwrap_or(&cfg.training.resume);
+    if matches!((&begin, asked), (Begin::New, Resume::Auto)) {
+        messages.info("there is no run to continue: a new one begins");
+    }
     // A folder is locked before its checkpoint is read: an earlier job may still be writing it.
     let locked = match &begin {
         Begin::Continue { folder, .. } if !ranks.is_first() => Some(RunDir::of_first_rank(folder.clone())),
@@ -204,6 +208,9 @@ fn keep_picture(picture: Result<Option<Picture>>, folder: &RunDir, messages: &Me
 
 /// Changes the facts that a run leaves. It goes on without them where they cannot be written.
 fn keep_facts(folder: &RunDir, messages: &Messages, change: impl FnOnce(&mut RunFacts)) {
+    if !folder.is_written_here() {
+        return;
+    }
     let mut facts = RunFacts::load(folder.path()).unwrap_or_default();
     change(&mut facts);
     if let Err(e) = facts.write(folder.path()) {
@@ -226,6 +233,9 @@ fn facts_of(session: &Session) -> RunFacts {
 
 /// Writes the run's page for the last time.
 fn write_page(folder: &RunDir, messages: &Messages) {
+    if !folder.is_written_here() {
+        return;
+    }
     if let Err(e) = write_run(folder.path()) {
         messages.warn(&format!("the run's page is not brought up to date: {e}"));
     }
@@ -251,7 +261,16 @@ fn open_logs(session: &Session, folder: &RunDir, meta: &Meta, messages: &Message
     }
     messages.info(&format!("generator {g} parameters · discriminator {d} parameters"));
     let metrics: Vec<&str> = logged_metrics(cfg).into_iter().map(Metric::name).collect();
-    MetricsLog::open(folder.path(), &metrics, meta.step)
+    // What a failing disk has not taken is written again.
+    let from = meta.unlogged.iter().map(|row| row.step).min().unwrap_or(meta.step).min(meta.step);
+    let mut log = MetricsLog::open(folder.path(), &metrics, from)?;
+    for LoggedRow { step, epoch, values } in &meta.unlogged {
+        let known = values.iter().filter(|(name, _)| metrics.contains(&name.as_str()));
+        let values: Vec<_> =
+            known.filter_map(|(name, v)| Some((name.as_str(), Scalar::F64(v.parse().ok()?)))).collect();
+        log.row(*step, *epoch, &values)?;
+    }
+    Ok(log)
 }
 
 /// The folder of a new run, which the first rank makes and tells the others.

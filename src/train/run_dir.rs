@@ -18,6 +18,8 @@ pub struct RunDir {
     path: PathBuf,
     /// The open file is the lock; none where the file system has no locks.
     lock: Option<File>,
+    /// Whether this process writes the folder.
+    writes: bool,
 }
 
 impl RunDir {
@@ -64,7 +66,7 @@ impl RunDir {
 
     /// The folder of a run whose first rank has locked it and writes it; the other ranks only name it.
     pub fn of_first_rank(path: PathBuf) -> Self {
-        RunDir { path, lock: None }
+        RunDir { path, lock: None, writes: false }
     }
 
     /// The newest run folder of the project that holds a `last.safetensors`: the one whose file was written
@@ -89,6 +91,11 @@ impl RunDir {
         self.path.join(name)
     }
 
+    /// Whether this process writes the folder, as the first rank does.
+    pub fn is_written_here(&self) -> bool {
+        self.writes
+    }
+
     /// Whether the folder is really locked; some network file systems have no locks, and then two runs in one
     /// folder cannot be told apart.
     pub fn is_locked(&self) -> bool {
@@ -100,10 +107,12 @@ impl RunDir {
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&name);
         let file = file.map_err(|e| failed("open", &name, &e))?;
         match file.try_lock() {
-            Ok(()) => Ok(RunDir { path, lock: Some(file) }),
+            Ok(()) => Ok(RunDir { path, lock: Some(file), writes: true }),
             Err(TryLockError::WouldBlock) => Err(Error::data(path, "another run is working in this folder")
                 .with_hint("wait for it or stop it, or choose another folder with --run-dir")),
-            Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => Ok(RunDir { path, lock: None }),
+            Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => {
+                Ok(RunDir { path, lock: None, writes: true })
+            }
             Err(TryLockError::Error(e)) => Err(Error::io("lock", name, e)),
         }
     }

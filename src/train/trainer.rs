@@ -18,11 +18,11 @@ use super::schedule;
 use super::session::Session;
 use super::signals::StopSignal;
 use super::validate::{Validating, Validation};
-use crate::checkpoint::{BestK, Counters, FORMAT, LAST, MeanState, Meta, TensorFile};
+use crate::checkpoint::{BestK, Counters, FORMAT, LAST, LoggedRow, MeanState, Meta, TensorFile};
 use crate::config::{Config, ValInterval};
 use crate::data::{Batch, Dataset, Loader};
 use crate::device::collective::Ranks;
-use crate::log::{Messages, MetricsLog, Progress, Scalar};
+use crate::log::{Messages, MetricsLog, Progress, Row, Scalar};
 use crate::metrics::Metric;
 use crate::nn::Network;
 use crate::{Error, Result};
@@ -291,12 +291,26 @@ impl Trainer {
         }
     }
 
-    /// Validates, moves the schedules, keeps the best checkpoints and saves the state.
+    /// Validates, moves the schedules, keeps the best checkpoints and saves the state. One that fails, by a file that cannot
+    /// be written, counts as not begun: a run that continues does it again, with all its files.
     fn validation_round(&mut self) -> Result<Option<Ended>> {
         self.settle()?;
         if self.validation.is_empty() {
             return Ok(None);
         }
+        if self.meta.last_validation.is_none() {
+            // A run has a last checkpoint before it has a best one.
+            self.save_last()?;
+        }
+        let before = self.meta.clone();
+        let done = self.validate_and_save();
+        if done.is_err() {
+            self.meta = before;
+        }
+        done
+    }
+
+    fn validate_and_save(&mut self) -> Result<Option<Ended>> {
         // The step that was just done decides the phase.
         let phase = schedule::phase(&self.cfg.training, self.meta.step - 1);
         let mut validating = Validating::new(&self.session, &self.dataset, self.validation.clone(), phase)?;
@@ -414,7 +428,12 @@ impl Trainer {
         Ok(())
     }
 
+    /// What a checkpoint holds of the device, and of the log, whose last rows may not have come to the disk.
     fn refresh_counters(&mut self) -> Result<()> {
+        let text = |(name, value): &(String, Scalar)| (name.clone(), value.to_string());
+        let logged =
+            |row: &Row| LoggedRow { step: row.step, epoch: row.epoch, values: row.values.iter().map(text).collect() };
+        self.meta.unlogged = self.log.unconfirmed().iter().map(logged).collect();
         let [adam_g, adam_d, ema_updates] = self.session.counters()?;
         self.meta.counters = Counters { adam_g, adam_d, ema_updates, ..self.meta.counters };
         algorithms::note(self.session.device(), &mut self.meta);

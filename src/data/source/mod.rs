@@ -19,6 +19,7 @@ pub(crate) use self::tags::RawTag;
 use self::values::ValueType;
 use super::{Layout, PixelType};
 use crate::error::{Error, Result};
+use crate::files::open_regular;
 
 /// File name endings that can be read.
 pub(crate) const EXTENSIONS: [&str; 9] = ["npy", "npz", "tif", "tiff", "png", "jpg", "jpeg", "jp2", "j2k"];
@@ -192,7 +193,7 @@ pub(crate) fn images_in(dir: &Path) -> Result<Vec<PathBuf>> {
 
 /// Opens a source file by its ending. `layout` says what the axes of `.npy` and `.npz` mean.
 pub(crate) fn open(path: &Path, layout: Layout) -> Result<Box<dyn Source>> {
-    refuse_lfs_pointer(path)?;
+    refuse_no_image(path)?;
     let source: Box<dyn Source> = match extension(path).as_deref() {
         Some("npy") => Box::new(array::open_npy(path, layout)?),
         Some("npz") => Box::new(array::open_npz(path, layout)?),
@@ -238,11 +239,17 @@ fn unknown_kind(path: &Path, extension: &str) -> Error {
     }
 }
 
-/// Refuses what Git LFS leaves in place of a file that was not fetched.
-fn refuse_lfs_pointer(path: &Path) -> Result<()> {
+/// Refuses what Git LFS leaves in place of a file that was not fetched, and what is no file.
+fn refuse_no_image(path: &Path) -> Result<()> {
     const START: &[u8] = b"version https://git-lfs";
     let mut start = [0; START.len()];
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    let opened = open_regular(path);
+    if let Err(e) = &opened
+        && e.kind() == ErrorKind::InvalidInput
+    {
+        return Err(Error::data(path, e.to_string()));
+    }
+    let read = opened.and_then(|mut file| file.read_exact(&mut start));
     if read.is_ok() && start == START {
         let message = "a Git LFS pointer, not the file itself";
         return Err(Error::data(path, message).with_hint("fetch the file: git lfs pull"));
@@ -292,8 +299,9 @@ fn extension(path: &Path) -> Option<String> {
 
 /// Opens a file that the user named: one that is not there or not readable is an error about the data.
 fn open_file(path: &Path) -> Result<File> {
-    File::open(path).map_err(|e| match e.kind() {
+    open_regular(path).map_err(|e| match e.kind() {
         ErrorKind::NotFound => Error::data(path, "there is no such file"),
+        ErrorKind::InvalidInput => Error::data(path, e.to_string()),
         ErrorKind::PermissionDenied => Error::data(path, "the file may not be read"),
         _ => Error::io("open", path, e),
     })

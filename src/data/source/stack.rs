@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::values::ValueType;
-use super::{Source, SourceInfo};
+use super::{Source, SourceInfo, tags};
 use crate::data::pixels::values_as_f32;
 use crate::data::{Layout, PixelType};
 use crate::error::{Error, Result};
@@ -42,6 +42,14 @@ pub(super) fn open(paths: &[PathBuf], layout: Layout) -> Result<Box<dyn Source>>
             );
             let hint = "files of one scene need one size: gdalwarp -tr brings a coarser band to the finer grid";
             return Err(Error::data(path, message).with_hint(hint));
+        }
+        if let Some(first) = members.first().map(|member| member.source.info())
+            && let Some(difference) = tags::difference(&first.tags, &own.tags)
+        {
+            let message = format!("it is not where {} of the same scene is: {difference}", first_path.display());
+            return Err(
+                Error::data(path, message).with_hint("bring the files to one grid: gdalwarp -t_srs … -te … -tr …")
+            );
         }
         if own.alpha.is_some() {
             let hint = "leave the alpha band out: gdal_translate -b 1 in.tif out.tif";

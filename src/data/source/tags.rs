@@ -43,6 +43,57 @@ pub(crate) const KEPT: [u16; 17] = [
     50909,
 ];
 
+/// Keys of the reference system: the code of a projected and of a geographic one.
+const SYSTEM_KEYS: [u16; 2] = [3072, 2048];
+/// A code that stands for a system in words.
+const USER_DEFINED: u16 = 32767;
+/// Part of a pixel by which grids may differ and still be one.
+const SAME_GRID: f64 = 0.01;
+
+/// In what the places of two images on the ground differ, as far as both say where they are.
+pub(crate) fn difference(a: &[RawTag], b: &[RawTag]) -> Option<String> {
+    let systems = [a, b].map(|tags| SYSTEM_KEYS.map(|key| system(tags, key)));
+    for (a, b) in systems[0].iter().zip(systems[1]) {
+        if let (Some(a), Some(b)) = (*a, b)
+            && a != b
+        {
+            return Some(format!("EPSG:{b} instead of EPSG:{a}"));
+        }
+    }
+    let ([corner_a, pixel_a], [corner_b, pixel_b]) = (grid(a)?, grid(b)?);
+    let side = pixel_a[0].abs().max(pixel_a[1].abs()).max(f64::MIN_POSITIVE);
+    let differs = |a: [f64; 2], b: [f64; 2], most: f64| a.iter().zip(b).any(|(a, b)| (a - b).abs() > most);
+    if differs(pixel_a, pixel_b, side * 1e-4) {
+        return Some(format!("pixels of {} × {} instead of {} × {}", pixel_b[0], pixel_b[1], pixel_a[0], pixel_a[1]));
+    }
+    let other = differs(corner_a, corner_b, side * SAME_GRID);
+    other.then(|| {
+        format!("its corner is ({}, {}) instead of ({}, {})", corner_b[0], corner_b[1], corner_a[0], corner_a[1])
+    })
+}
+
+/// The code of a reference system.
+fn system(tags: &[RawTag], key: u16) -> Option<u16> {
+    let keys = tags.iter().find(|tag| tag.code == GEO_KEYS)?;
+    let values: Vec<u16> = keys.bytes.chunks_exact(2).map(|v| u16::from_le_bytes([v[0], v[1]])).collect();
+    let entry = values.chunks_exact(4).skip(1).find(|entry| entry[0] == key && entry[1] == 0)?;
+    Some(entry[3]).filter(|code| *code != USER_DEFINED)
+}
+
+/// Place of the first pixel's corner, and width and height of a pixel; `None` for rotated images.
+fn grid(tags: &[RawTag]) -> Option<[[f64; 2]; 2]> {
+    let of = |code| tags.iter().find(|tag| tag.code == code).map(RawTag::to_doubles);
+    if let Some(m) = of(MODEL_TRANSFORMATION).filter(|m| m.len() == 16) {
+        return (m[1] == 0.0 && m[4] == 0.0).then_some([[m[3], m[7]], [m[0], m[5]]]);
+    }
+    let (scale, tie) = (of(MODEL_PIXEL_SCALE)?, of(MODEL_TIEPOINT)?);
+    if scale.len() < 2 || tie.len() < 6 {
+        return None;
+    }
+    let corner = [tie[3] - tie[0] * scale[0], tie[4] + tie[1] * scale[1]];
+    Some([corner, [scale[0], -scale[1]]])
+}
+
 /// A tag with its values in little-endian order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RawTag {
@@ -128,5 +179,37 @@ impl RawTag {
     pub fn to_text(&self) -> String {
         let bytes = if self.kind == 2 { &self.bytes[..] } else { &[] };
         String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tags(system: u16, corner: [f64; 2], pixel: f64) -> Vec<RawTag> {
+        vec![
+            RawTag::doubles(MODEL_PIXEL_SCALE, &[pixel, pixel, 0.0]),
+            RawTag::doubles(MODEL_TIEPOINT, &[0.0, 0.0, 0.0, corner[0], corner[1], 0.0]),
+            RawTag::shorts(GEO_KEYS, &[1, 1, 0, 2, 1024, 0, 1, 1, 3072, 0, 1, system]),
+        ]
+    }
+
+    #[test]
+    fn images_that_lie_elsewhere_are_told_apart() {
+        let here = tags(32633, [500_000.0, 5_000_000.0], 10.0);
+        for (other, said) in [
+            (tags(32634, [500_000.0, 5_000_000.0], 10.0), Some("EPSG:32634 instead of EPSG:32633")),
+            (tags(32633, [900_000.0, 5_000_000.0], 10.0), Some("its corner is (900000, 5000000)")),
+            (tags(32633, [500_000.0, 5_000_000.0], 20.0), Some("pixels of 20 × -20 instead of 10 × -10")),
+            (tags(32633, [500_000.01, 5_000_000.0], 10.0), None),
+            (vec![], None),
+        ] {
+            let found = difference(&here, &other);
+            assert_eq!(found.is_some(), said.is_some(), "{found:?}");
+            assert!(found.unwrap_or_default().contains(said.unwrap_or_default()));
+        }
+        // The same place by a matrix.
+        let matrix = [10.0, 0.0, 0.0, 5e5, 0.0, -10.0, 0.0, 5e6, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0];
+        assert_eq!(difference(&here, &[RawTag::doubles(MODEL_TRANSFORMATION, &matrix)]), None);
     }
 }

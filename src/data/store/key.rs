@@ -1,6 +1,5 @@
 //! The content key of a store: a hash of everything that decides its bytes.
 
-use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -8,6 +7,7 @@ use std::time::UNIX_EPOCH;
 use super::{FORMAT, StoreRequest};
 use crate::data::source;
 use crate::error::{Error, Result};
+use crate::files::open_regular;
 use crate::rng::name_hash;
 
 /// Pieces of a file that are looked at: its ends and places between them.
@@ -48,7 +48,7 @@ pub(super) fn content_key(request: &StoreRequest) -> Result<ContentKey> {
 fn fingerprint(path: &Path) -> Result<(String, String)> {
     let io = |e| Error::io("read", path, e);
     let full = path.canonicalize().map_err(io)?;
-    let file = File::open(&full).map_err(io)?;
+    let file = open_regular(&full).map_err(io)?;
     let meta = file.metadata().map_err(io)?;
     let changed = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
     let room = meta.len().saturating_sub(SAMPLE_BYTES);

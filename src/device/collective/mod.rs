@@ -1,5 +1,5 @@
 //! Several processes that train as one, each with a device of its own: sums over all of them by MPI ([`mpi`]), or, for
-//! tests, between threads ([`threads`]). No collective is written here: the library's are used.
+//! tests, between threads (`threads`). No collective is written here: the library's are used.
 
 pub mod mpi;
 #[cfg(feature = "host-driver")]

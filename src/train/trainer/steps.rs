@@ -69,11 +69,13 @@ impl Trainer {
         let since = Instant::now();
         let report = started.finish(&mut self.session)?;
         let elapsed = elapsed + since.elapsed();
-        if step.is_multiple_of(self.cfg.logging.log_every_n_steps) {
+        let logged = if step.is_multiple_of(self.cfg.logging.log_every_n_steps) {
             let row: Vec<(&str, Scalar)> =
                 report.values.iter().map(|(m, v)| (m.name(), Scalar::F32(*v as f32))).collect();
-            self.log.row(step, self.meta.epoch, &row)?;
-        }
+            self.log.row(step, self.meta.epoch, &row)
+        } else {
+            Ok(())
+        };
         if report.committed {
             self.meta.counters.skipped_in_a_row = 0;
             self.add_to_means(&report);
@@ -81,7 +83,8 @@ impl Trainer {
             self.skipped(step, &samples)?;
         }
         self.show(&report, StepInfo { step, patches, elapsed, waited, ..StepInfo::default() });
-        Ok(())
+        // The step is done, whatever became of its row.
+        logged
     }
 
     fn skipped(&mut self, step: u64, samples: &[SampleId]) -> Result<()> {
