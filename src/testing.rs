@@ -1,6 +1,11 @@
-//! Tests that need a process of their own: kills, signals and limits concern a whole process.
+//! What unit tests share: a writer whose text is looked at, and processes of their own for kills, signals and limits, which
+//! concern a whole process.
 
 use std::process::Command;
+
+#[path = "../tests/support/shared.rs"]
+mod shared;
+pub(crate) use shared::Shared;
 
 /// The environment variable that hands its task to a child process.
 const TASK: &str = "SRGAN_TEST_TASK";

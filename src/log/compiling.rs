@@ -46,7 +46,7 @@ impl CompileProgress {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::console::tests::Shared;
+    use crate::testing::Shared;
 
     #[test]
     fn one_line_says_what_is_compiled_and_nothing_what_was() {

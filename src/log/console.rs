@@ -154,28 +154,9 @@ impl Inner {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-
-    /// A writer whose text can be read while others write to it.
-    #[derive(Clone, Default)]
-    pub(crate) struct Shared(Arc<Mutex<Vec<u8>>>);
-
-    impl Shared {
-        pub(crate) fn text(&self) -> String {
-            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-        }
-    }
-
-    impl Write for Shared {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::testing::Shared;
 
     #[test]
     fn messages_are_printed_and_kept_with_the_time() {

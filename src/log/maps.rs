@@ -69,7 +69,7 @@ impl MapProgress {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::console::tests::Shared;
+    use crate::testing::Shared;
 
     #[test]
     fn a_bar_tells_the_rate_and_the_time_that_is_left() {

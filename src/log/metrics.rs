@@ -328,6 +328,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn rows_are_kept_until_the_disk_has_confirmed_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = MetricsLog::open(dir.path(), &["a"], 0).unwrap();
+        log.row(0, 0, &[("a", Scalar::F32(0.5))]).unwrap();
+        log.flush().unwrap();
+        assert!(log.unconfirmed().is_empty());
+        log.row(1, 0, &[("a", Scalar::F32(1.5))]).unwrap();
+        let row = Row { step: 1, epoch: 0, values: vec![("a".into(), Scalar::F32(1.5))] };
+        assert_eq!(log.unconfirmed(), [row]);
+    }
+
+    #[test]
     fn numbers_read_back_as_they_were() {
         for (value, want) in [
             (Scalar::F32(0.1), "0.1"),

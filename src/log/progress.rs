@@ -251,7 +251,7 @@ pub(super) fn clock(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::console::tests::Shared;
+    use crate::testing::Shared;
 
     fn info(step: u64) -> StepInfo<'static> {
         StepInfo {

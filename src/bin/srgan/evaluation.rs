@@ -9,6 +9,8 @@ use srgan::log::{Messages, say, write_comparison};
 use srgan::train::{DeviceOptions, self_check, torch_hub};
 use srgan::{Error, Result};
 
+use crate::place::PlaceArgs;
+
 const EXAMPLES: &str = "Examples:
   srgan evaluate -m logs/my_run -c cfg.yaml
   srgan evaluate -m best.safetensors last.safetensors -c cfg.yaml --opensr-test
@@ -43,18 +45,8 @@ pub struct EvaluateArgs {
     /// Print one JSON document instead of tables
     #[arg(long)]
     json: bool,
-    /// Where to run
-    #[arg(long, value_name = "cpu|cuda|auto")]
-    device: Option<String>,
-    /// Precision on a GPU
-    #[arg(long, value_name = "auto|bf16|tf32|f32")]
-    precision: Option<String>,
-    /// Instruction set of the CPU
-    #[arg(long, value_name = "auto|avx512|avx2|neon|portable")]
-    isa: Option<String>,
-    /// Compute threads [default: all]
-    #[arg(long)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    place: PlaceArgs,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -75,14 +67,8 @@ pub struct ReportArgs {
 
 /// Runs `srgan evaluate`.
 pub fn run_evaluate(args: EvaluateArgs) -> Result<()> {
-    let named = [
-        ("device", args.device),
-        ("precision", args.precision),
-        ("isa", args.isa),
-        ("num_threads", args.threads.map(|n| n.to_string())),
-    ];
     let mut overrides = args.overrides;
-    overrides.extend(named.into_iter().filter_map(|(key, value)| Some(format!("Training.{key}={}", value?))));
+    overrides.extend(args.place.overrides());
     let options = EvaluateOptions {
         checkpoints: args.models,
         config: args.config,

@@ -6,6 +6,7 @@ mod evaluation;
 mod export;
 mod inspect;
 mod maps;
+mod place;
 mod shell;
 mod train;
 

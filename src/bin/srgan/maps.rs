@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
 use srgan::Result;
+
+use crate::place::PlaceArgs;
 use srgan::log::Messages;
 use srgan::predict::{Blend, Compression, Matching, MergeOptions, Part, PredictOptions, merge, predict};
 use srgan::train::{DeviceOptions, self_check};
@@ -77,18 +79,8 @@ pub struct PredictArgs {
     /// Use the live weights although the checkpoint has averaged ones
     #[arg(long)]
     live: bool,
-    /// Where to run
-    #[arg(long, value_name = "cpu|cuda|auto")]
-    device: Option<String>,
-    /// Precision on a GPU [default: that of the training]
-    #[arg(long, value_name = "auto|bf16|tf32|f32")]
-    precision: Option<String>,
-    /// Instruction set of the CPU
-    #[arg(long, value_name = "auto|avx512|avx2|neon|portable")]
-    isa: Option<String>,
-    /// Compute threads [default: all]
-    #[arg(long)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    place: PlaceArgs,
 }
 
 #[derive(Args)]
@@ -141,16 +133,10 @@ enum CompressionName {
 
 /// Runs `srgan predict`.
 pub fn run_predict(args: PredictArgs) -> Result<()> {
-    let named = [
-        ("device", args.device),
-        ("precision", args.precision),
-        ("isa", args.isa),
-        ("num_threads", args.threads.map(|n| n.to_string())),
-    ];
     let options = PredictOptions {
         checkpoint: args.model,
         config: args.config,
-        overrides: named.into_iter().filter_map(|(key, value)| Some(format!("Training.{key}={}", value?))).collect(),
+        overrides: args.place.overrides(),
         bands: args.bands,
         window: args.window,
         overlap: args.overlap.0,
