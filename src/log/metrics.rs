@@ -107,7 +107,7 @@ enum Job {
         panels: Panels,
     },
     /// Bring the run's page up to date.
-    Page(Messages),
+    Page,
     /// Sync the files, then answer.
     Flush(SyncSender<()>),
 }
@@ -117,21 +117,25 @@ impl MetricsLog {
     /// whose next step is `from_step`.
     ///
     /// Rows of `metrics.csv` from that step on are cut, and TensorBoard drops them too: a resumed run does
-    /// these steps again. Metrics that are new become new columns; old columns stay.
+    /// these steps again. Metrics that are new become new columns; old columns stay. What goes wrong with the files but
+    /// stops nothing is told to `messages`.
     ///
     /// # Errors
     /// [`Error::Io`], or [`Error::Data`] if the folder holds a `metrics.csv` that cannot be continued.
-    pub fn open(folder: &Path, metrics: &[&str], from_step: u64) -> Result<Self> {
+    pub fn open(folder: &Path, metrics: &[&str], from_step: u64, messages: &Messages) -> Result<Self> {
         let names: Vec<String> = metrics.iter().map(|s| s.to_string()).collect();
         let path = folder.join("metrics.csv");
         let resumed = path.exists();
+        if !resumed && from_step > 0 {
+            messages.warn(&format!("the run's metrics.csv is gone: rows of its steps before {from_step} are missing"));
+        }
         let csv = CsvFile::open(&path, &names, from_step)?;
         let events = EventFile::create(folder, resumed.then_some(from_step))?;
         let numbers = names.iter().cloned().zip(0..).collect();
         let failure = Arc::new(Mutex::new(None));
         let (sender, jobs) = sync_channel(QUEUE);
-        let writer =
-            Writer { csv, events, names, folder: folder.into(), text: Vec::new(), last_step: None, page: None };
+        let (folder, messages, text) = (folder.to_owned(), messages.clone(), Vec::new());
+        let writer = Writer { csv, events, names, folder: folder.clone(), messages, text, last_step: None, page: None };
         let failed = Arc::clone(&failure);
         let thread = std::thread::Builder::new().name("metrics".into());
         let writer = thread.spawn(move || {
@@ -145,7 +149,7 @@ impl MetricsLog {
             writer: Some(writer),
             failure,
             numbers,
-            folder: folder.into(),
+            folder,
             unconfirmed: Vec::new(),
             discards: false,
         })
@@ -188,8 +192,8 @@ impl MetricsLog {
     ///
     /// # Errors
     /// An error of the writer met since the last call.
-    pub fn page(&mut self, messages: &Messages) -> Result<()> {
-        self.send(Job::Page(messages.clone()))
+    pub fn page(&mut self) -> Result<()> {
+        self.send(Job::Page)
     }
 
     /// Waits until everything handed over so far is safely on the disk. Call it before a checkpoint, so that
@@ -257,6 +261,7 @@ struct Writer {
     events: EventFile,
     names: Vec<String>,
     folder: PathBuf,
+    messages: Messages,
     text: Vec<(usize, String)>,
     /// The step of the last row; its epoch is an event of its own that is written once.
     last_step: Option<u64>,
@@ -271,17 +276,25 @@ impl Writer {
             match job {
                 Job::Row { step, epoch, values } => self.row(step, epoch, &values)?,
                 Job::Panels { step, panels } => self.panels(step, &panels)?,
-                Job::Page(messages) => self.page(&messages),
+                Job::Page => self.page(),
                 Job::Flush(answer) => {
-                    self.csv.sync()?;
-                    self.events.sync()?;
+                    self.sync()?;
                     // Whoever asked may have given up waiting.
                     let _ = answer.send(());
                 }
             }
         }
-        self.csv.sync()?;
-        self.events.sync()
+        self.sync()
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        if self.csv.sync()? {
+            self.messages.warn("metrics.csv was removed or replaced during the run: it is written anew, with all rows");
+        }
+        if self.events.sync()? {
+            self.messages.warn("the run's event file was removed or replaced: it is written anew");
+        }
+        Ok(())
     }
 
     fn row(&mut self, step: u64, epoch: u64, values: &[(usize, Scalar)]) -> Result<()> {
@@ -293,7 +306,7 @@ impl Writer {
         self.events.scalars(step, epoch.into_iter().chain(scalars))
     }
 
-    fn page(&mut self, messages: &Messages) {
+    fn page(&mut self) {
         let started = Instant::now();
         if self.page.is_some_and(|next| started < next) {
             return;
@@ -304,7 +317,7 @@ impl Writer {
             Err(_) => NEVER,
         };
         if let Err(e) = written {
-            messages.warn(&format!("the run's page is not brought up to date: {e}"));
+            self.messages.warn(&format!("the run's page is not brought up to date: {e}"));
         }
         self.page = Some(Instant::now() + pause);
     }
@@ -326,11 +339,30 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Shared;
+
+    fn open(folder: &Path, metrics: &[&str]) -> Result<MetricsLog> {
+        MetricsLog::open(folder, metrics, 0, &Messages::plain(io::sink()))
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_became_of_the_rows_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = Shared::default();
+        let mut log = MetricsLog::open(dir.path(), &["a"], 7, &Messages::plain(out.clone())).unwrap();
+        log.row(7, 0, &[("a", Scalar::F32(1.5))]).unwrap();
+        fs::remove_file(dir.path().join("metrics.csv")).unwrap();
+        log.finish().unwrap();
+        let text = out.text();
+        assert!(text.contains("steps before 7 are missing") && text.contains("written anew, with all rows"), "{text}");
+        assert_eq!(fs::read_to_string(dir.path().join("metrics.csv")).unwrap(), "step,epoch,a\n7,0,1.5\n");
+    }
 
     #[test]
     fn rows_are_kept_until_the_disk_has_confirmed_them() {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = MetricsLog::open(dir.path(), &["a"], 0).unwrap();
+        let mut log = open(dir.path(), &["a"]).unwrap();
         log.row(0, 0, &[("a", Scalar::F32(0.5))]).unwrap();
         log.flush().unwrap();
         assert!(log.unconfirmed().is_empty());
@@ -358,7 +390,7 @@ mod tests {
     #[test]
     fn flushed_rows_are_in_the_file() {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = MetricsLog::open(dir.path(), &["a", "b"], 0).unwrap();
+        let mut log = open(dir.path(), &["a", "b"]).unwrap();
         log.row(0, 0, &[("b", 0.5f32.into())]).unwrap();
         log.row(0, 0, &[("a", 2.0f64.into())]).unwrap();
         log.flush().unwrap();
@@ -372,7 +404,7 @@ mod tests {
     #[test]
     fn an_unknown_metric_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = MetricsLog::open(dir.path(), &["a"], 0).unwrap();
+        let mut log = open(dir.path(), &["a"]).unwrap();
         let error = log.row(0, 0, &[("c", 1.0f32.into())]).unwrap_err().to_string();
         assert!(error.contains("metric c"), "{error}");
     }
@@ -380,7 +412,7 @@ mod tests {
     #[test]
     fn an_error_of_the_writer_reaches_the_trainer_and_keeps_the_rows() {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = MetricsLog::open(dir.path(), &["a"], 0).unwrap();
+        let mut log = open(dir.path(), &["a"]).unwrap();
         log.row(4, 0, &[("a", 1.0f32.into())]).unwrap();
         log.flush().unwrap();
         // A file where the folder of the pictures should be: the writer fails and stops.

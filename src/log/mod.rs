@@ -1,10 +1,11 @@
 //! Everything a run writes for people and other programs to read.
 //!
 //! A run folder holds `config.yaml`, `run.json`, `metrics.csv`, TensorBoard event files, `val/step_<n>.png`, the
-//! checkpoints, `train.log` and, made of these, `report.html`. [`MetricsLog`] writes numbers and pictures on a thread of its own, [`Panels`] draws pictures, [`Messages`], [`Progress`]
-//! and [`CompileProgress`] talk to the user.
+//! checkpoints, `train.log` and, made of these, `report.html`. [`MetricsLog`] writes numbers and pictures on a thread of its
+//! own, [`Panels`] draws pictures, [`Messages`], [`Progress`] and [`CompileProgress`] talk to the user.
 
 mod append;
+mod clock;
 mod compiling;
 mod console;
 mod csv;
@@ -17,6 +18,7 @@ mod panel;
 mod picture;
 mod progress;
 
+pub use clock::local_time;
 pub use compiling::CompileProgress;
 pub use console::{Messages, RunLogFile};
 pub use lines::{say, say_error};

@@ -27,6 +27,8 @@ use crate::nn::Network;
 use crate::runtime::Device;
 use crate::{Error, Result};
 
+const NOTHING_TO_CONTINUE: &str = "there is no run to continue: a new one begins";
+
 /// What the command line adds to a config.
 #[derive(Clone, Debug, Default)]
 pub struct RunOptions {
@@ -96,7 +98,7 @@ fn train(
     let begin = begin_together(cfg, options)?;
     let asked = options.resume.as_ref().unwrap_or(&cfg.training.resume);
     if matches!((&begin, asked), (Begin::New, Resume::Auto)) {
-        messages.info("there is no run to continue: a new one begins");
+        messages.info(NOTHING_TO_CONTINUE);
     }
     // A folder is locked before its checkpoint is read: an earlier job may still be writing it.
     let locked = match &begin {
@@ -263,7 +265,7 @@ fn open_logs(session: &Session, folder: &RunDir, meta: &Meta, messages: &Message
     let metrics: Vec<&str> = logged_metrics(cfg).into_iter().map(Metric::name).collect();
     // What a failing disk has not taken is written again.
     let from = meta.unlogged.iter().map(|row| row.step).min().unwrap_or(meta.step).min(meta.step);
-    let mut log = MetricsLog::open(folder.path(), &metrics, from)?;
+    let mut log = MetricsLog::open(folder.path(), &metrics, from, messages)?;
     for LoggedRow { step, epoch, values } in &meta.unlogged {
         let known = values.iter().filter(|(name, _)| metrics.contains(&name.as_str()));
         let values: Vec<_> =
@@ -331,6 +333,22 @@ fn begin(cfg: &Config, options: &RunOptions) -> Result<Begin> {
                     .with_hint("choose a new folder with --run-dir, or continue that run"));
             }
             Ok(Begin::Continue { checkpoint, folder })
+        }
+    }
+}
+
+/// Where a run would begin, for `--dry-run`; nothing where a new one was not to be a continued one.
+///
+/// # Errors
+/// If what is to be continued is not there, cannot be read, or has another architecture.
+pub fn describe_begin(cfg: &Config, options: &RunOptions, messages: &Messages) -> Result<Option<String>> {
+    let asked = options.resume.as_ref().unwrap_or(&cfg.training.resume);
+    match begin(cfg, options)? {
+        Begin::New => Ok(matches!(asked, Resume::Auto).then(|| NOTHING_TO_CONTINUE.to_owned())),
+        Begin::Continue { checkpoint, .. } => {
+            let (_, meta) = TensorFile::open_checkpoint(&checkpoint)?;
+            report_changes(cfg, &meta, &checkpoint, messages)?;
+            Ok(Some(format!("a run would continue at step {} from {}", meta.step, checkpoint.display())))
         }
     }
 }
