@@ -242,10 +242,6 @@ impl Checker<'_> {
                 ));
             }
         }
-        if config.logging.wandb.enabled {
-            warnings
-                .push("Logging.wandb.enabled: metrics are written to the run folder, not to Weights & Biases".into());
-        }
         if training.gpus.ids().len() > 1 {
             let count = training.gpus.ids().len();
             warnings.push(format!("Training.gpus names {count} devices; one is used"));

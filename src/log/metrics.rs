@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::csv::CsvFile;
+use super::csv::{CsvFile, parse_record};
 use super::events::EventFile;
+use super::wandb::WandbRun;
 use super::{Messages, Panels, write_run};
 use crate::files::write_atomic;
 use crate::{Error, Result};
@@ -110,6 +111,8 @@ enum Job {
     Page,
     /// Sync the files, then answer.
     Flush(SyncSender<()>),
+    /// The run has ended.
+    End,
 }
 
 impl MetricsLog {
@@ -117,12 +120,18 @@ impl MetricsLog {
     /// whose next step is `from_step`.
     ///
     /// Rows of `metrics.csv` from that step on are cut, and TensorBoard drops them too: a resumed run does
-    /// these steps again. Metrics that are new become new columns; old columns stay. What goes wrong with the files but
+    /// these steps again. Metrics that are new become new columns; old columns stay. All goes to `wandb`, too. What goes wrong with the files but
     /// stops nothing is told to `messages`.
     ///
     /// # Errors
     /// [`Error::Io`], or [`Error::Data`] if the folder holds a `metrics.csv` that cannot be continued.
-    pub fn open(folder: &Path, metrics: &[&str], from_step: u64, messages: &Messages) -> Result<Self> {
+    pub fn open(
+        folder: &Path,
+        metrics: &[&str],
+        from_step: u64,
+        mut wandb: Option<WandbRun>,
+        messages: &Messages,
+    ) -> Result<Self> {
         let names: Vec<String> = metrics.iter().map(|s| s.to_string()).collect();
         let path = folder.join("metrics.csv");
         let resumed = path.exists();
@@ -130,12 +139,16 @@ impl MetricsLog {
             messages.warn(&format!("the run's metrics.csv is gone: rows of its steps before {from_step} are missing"));
         }
         let csv = CsvFile::open(&path, &names, from_step)?;
+        if let Some(wandb) = &mut wandb {
+            backfill(wandb, &path)?;
+        }
         let events = EventFile::create(folder, resumed.then_some(from_step))?;
         let numbers = names.iter().cloned().zip(0..).collect();
         let failure = Arc::new(Mutex::new(None));
         let (sender, jobs) = sync_channel(QUEUE);
         let (folder, messages, text) = (folder.to_owned(), messages.clone(), Vec::new());
-        let writer = Writer { csv, events, names, folder: folder.clone(), messages, text, last_step: None, page: None };
+        let writer =
+            Writer { csv, events, wandb, names, folder: folder.clone(), messages, text, last_step: None, page: None };
         let failed = Arc::clone(&failure);
         let thread = std::thread::Builder::new().name("metrics".into());
         let writer = thread.spawn(move || {
@@ -219,8 +232,9 @@ impl MetricsLog {
         &self.unconfirmed
     }
 
-    /// Writes what is left and closes the files.
+    /// Writes what is left, that the run has ended, and closes the files.
     pub fn finish(mut self) -> Result<()> {
+        self.send(Job::End)?;
         self.flush()
     }
 
@@ -255,10 +269,28 @@ impl Drop for MetricsLog {
     }
 }
 
+/// Gives a run the rows of `metrics.csv` that it lacks: its last step after a kill, all where it was not asked for before.
+fn backfill(wandb: &mut WandbRun, csv: &Path) -> Result<()> {
+    let text = fs::read_to_string(csv).map_err(|e| Error::io("read", csv, e))?;
+    let mut lines = text.lines().map(parse_record);
+    let Some(header) = lines.next() else { return Ok(()) };
+    for cells in lines {
+        let number = |cell: usize| cells.get(cell).and_then(|text| text.parse::<u64>().ok());
+        let (Some(step), Some(epoch)) = (number(0), number(1)) else { continue };
+        if wandb.last_step().is_none_or(|last| last < step) {
+            let values = header.iter().zip(&cells).skip(2);
+            let values = values.filter_map(|(name, text)| Some((name.as_str(), Scalar::F64(text.parse().ok()?))));
+            wandb.row(step, epoch, values)?;
+        }
+    }
+    Ok(())
+}
+
 /// The thread's side.
 struct Writer {
     csv: CsvFile,
     events: EventFile,
+    wandb: Option<WandbRun>,
     names: Vec<String>,
     folder: PathBuf,
     messages: Messages,
@@ -277,6 +309,7 @@ impl Writer {
                 Job::Row { step, epoch, values } => self.row(step, epoch, &values)?,
                 Job::Panels { step, panels } => self.panels(step, &panels)?,
                 Job::Page => self.page(),
+                Job::End => self.wandb.iter_mut().try_for_each(WandbRun::finish)?,
                 Job::Flush(answer) => {
                     self.sync()?;
                     // Whoever asked may have given up waiting.
@@ -294,6 +327,11 @@ impl Writer {
         if self.events.sync()? {
             self.messages.warn("the run's event file was removed or replaced: it is written anew");
         }
+        if let Some(wandb) = &mut self.wandb
+            && wandb.sync()?
+        {
+            self.messages.warn("the run's .wandb file was removed or replaced: it is written anew");
+        }
         Ok(())
     }
 
@@ -301,6 +339,9 @@ impl Writer {
         self.text.clear();
         self.text.extend(values.iter().map(|(number, value)| (*number, value.to_string())));
         self.csv.row(step, epoch, &self.text)?;
+        if let Some(wandb) = &mut self.wandb {
+            wandb.row(step, epoch, values.iter().map(|(number, value)| (self.names[*number].as_str(), *value)))?;
+        }
         let scalars = values.iter().map(|(number, value)| (self.names[*number].as_str(), value.to_f32()));
         let epoch = (self.last_step.replace(step) != Some(step)).then_some(("epoch", epoch as f32));
         self.events.scalars(step, epoch.into_iter().chain(scalars))
@@ -328,6 +369,9 @@ impl Writer {
         fs::create_dir_all(&folder).map_err(|e| Error::io("make folder", &folder, e))?;
         let png = sheet.to_png()?;
         write_atomic(&folder.join(format!("step_{step}.png")), |out| out.write_all(&png))?;
+        if let Some(wandb) = &mut self.wandb {
+            wandb.panels(step, panels.rows())?;
+        }
         for (i, row) in panels.rows().iter().enumerate() {
             let size = (row.height(), row.width());
             self.events.image(step, &format!("val/{i}"), size, row.channels(), &row.to_png()?)?;
@@ -342,7 +386,7 @@ mod tests {
     use crate::testing::Shared;
 
     fn open(folder: &Path, metrics: &[&str]) -> Result<MetricsLog> {
-        MetricsLog::open(folder, metrics, 0, &Messages::plain(io::sink()))
+        MetricsLog::open(folder, metrics, 0, None, &Messages::plain(io::sink()))
     }
 
     #[cfg(target_os = "linux")]
@@ -350,7 +394,7 @@ mod tests {
     fn what_became_of_the_rows_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let out = Shared::default();
-        let mut log = MetricsLog::open(dir.path(), &["a"], 7, &Messages::plain(out.clone())).unwrap();
+        let mut log = MetricsLog::open(dir.path(), &["a"], 7, None, &Messages::plain(out.clone())).unwrap();
         log.row(7, 0, &[("a", Scalar::F32(1.5))]).unwrap();
         fs::remove_file(dir.path().join("metrics.csv")).unwrap();
         log.finish().unwrap();

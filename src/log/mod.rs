@@ -17,6 +17,7 @@ mod page;
 mod panel;
 mod picture;
 mod progress;
+mod wandb;
 
 pub use clock::local_time;
 pub use compiling::CompileProgress;
@@ -28,3 +29,4 @@ pub use page::{EVALUATION_TEXT, HELD_OUT, Page, REPORT, RunFacts, write_comparis
 pub use panel::{PanelImages, PanelShape, Panels};
 pub use picture::Picture;
 pub use progress::{Progress, StepInfo};
+pub use wandb::{WandbInfo, WandbRun, new_id};

@@ -24,6 +24,7 @@ mod summary;
 mod table;
 mod trainer;
 pub mod validate;
+mod wandb;
 
 pub use open::{DeviceOptions, data_settings, open_device, open_device_with};
 pub use perceptual::torch_hub;

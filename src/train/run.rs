@@ -15,6 +15,7 @@ use super::step::logged_metrics;
 use super::summary::{check_patch, steps_per_epoch};
 use super::table::compare_with_bicubic;
 use super::trainer::{Ended, RunParts, Trainer};
+use super::wandb::{self, Upload};
 use super::{algorithms, data_settings, saving};
 use crate::checkpoint::{LAST, LoggedRow, Meta, TensorFile};
 use crate::config::{Config, Resume};
@@ -137,9 +138,9 @@ fn train(
         (None, true) => new_folder(cfg, options)?,
         (None, false) => RunDir::of_first_rank(ranks.first_text("")?.into()),
     };
-    let log = match ranks.is_first() {
+    let (log, upload) = match ranks.is_first() {
         true => open_logs(&session, &folder, &meta, messages)?,
-        false => MetricsLog::discarding(),
+        false => (MetricsLog::discarding(), None),
     };
     algorithms::decide(&mut session, &plans.run, &folder)?;
     let patches = dataset.train_len();
@@ -158,8 +159,11 @@ fn train(
     let (compares, validation) = (plans.compares && ranks.is_first(), plans.validation);
     let parts = RunParts { folder, log, messages: messages.clone(), stop: stop.clone(), validation };
     let mut trainer = Trainer::new(session, dataset, parts, meta);
-    let ended = trainer.train(shape, steps_per_epoch)?;
-    end(ended, trainer.finish()?, (compares, &stop), messages)
+    let ended = trainer.train(shape, steps_per_epoch);
+    let finished = ended.and_then(|ended| Ok((ended, trainer.finish()?)));
+    upload.into_iter().for_each(|upload| upload.finish(finished.is_ok(), messages));
+    let (ended, parts) = finished?;
+    end(ended, parts, (compares, &stop), messages)
 }
 
 /// Says how a run ended, and after training the table against bicubic upsampling if it `compares`.
@@ -244,7 +248,12 @@ fn write_page(folder: &RunDir, messages: &Messages) {
 }
 
 /// Opens what a run writes beside checkpoints, and says what is run.
-fn open_logs(session: &Session, folder: &RunDir, meta: &Meta, messages: &Messages) -> Result<MetricsLog> {
+fn open_logs(
+    session: &Session,
+    folder: &RunDir,
+    meta: &Meta,
+    messages: &Messages,
+) -> Result<(MetricsLog, Option<Upload>)> {
     let cfg = session.config();
     messages.set_log(RunLogFile::open(&folder.join("train.log"))?);
     if !folder.is_locked() {
@@ -265,14 +274,15 @@ fn open_logs(session: &Session, folder: &RunDir, meta: &Meta, messages: &Message
     let metrics: Vec<&str> = logged_metrics(cfg).into_iter().map(Metric::name).collect();
     // What a failing disk has not taken is written again.
     let from = meta.unlogged.iter().map(|row| row.step).min().unwrap_or(meta.step).min(meta.step);
-    let mut log = MetricsLog::open(folder.path(), &metrics, from, messages)?;
+    let (wandb, upload) = wandb::open(cfg, folder.path(), from, messages)?.unzip();
+    let mut log = MetricsLog::open(folder.path(), &metrics, from, wandb, messages)?;
     for LoggedRow { step, epoch, values } in &meta.unlogged {
         let known = values.iter().filter(|(name, _)| metrics.contains(&name.as_str()));
         let values: Vec<_> =
             known.filter_map(|(name, v)| Some((name.as_str(), Scalar::F64(v.parse().ok()?)))).collect();
         log.row(*step, *epoch, &values)?;
     }
-    Ok(log)
+    Ok((log, upload.flatten()))
 }
 
 /// The folder of a new run, which the first rank makes and tells the others.
