@@ -389,6 +389,18 @@ mod tests {
         MetricsLog::open(folder, metrics, 0, None, &Messages::plain(io::sink()))
     }
 
+    #[test]
+    fn values_that_are_written_again_join_those_of_their_step() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "step,epoch,a,b\n0,0,1.0,\n1,0,2.0,\n2,0,3.0,4.0\n";
+        fs::write(dir.path().join("metrics.csv"), text).unwrap();
+        let mut log = MetricsLog::open(dir.path(), &["a", "b"], 2, None, &Messages::plain(io::sink())).unwrap();
+        log.row(1, 0, &[("b", Scalar::F64(5.0))]).unwrap();
+        log.finish().unwrap();
+        let text = fs::read_to_string(dir.path().join("metrics.csv")).unwrap();
+        assert_eq!(text, "step,epoch,a,b\n0,0,1.0,\n1,0,2.0,5.0\n");
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
     fn what_became_of_the_rows_is_told() {

@@ -272,8 +272,9 @@ fn open_logs(
     }
     messages.info(&format!("generator {g} parameters · discriminator {d} parameters"));
     let metrics: Vec<&str> = logged_metrics(cfg).into_iter().map(Metric::name).collect();
-    // What a failing disk has not taken is written again.
-    let from = meta.unlogged.iter().map(|row| row.step).min().unwrap_or(meta.step).min(meta.step);
+    // What a failing disk may not have taken is written again. Of the first of these steps there may be a row with other
+    // values, which it has taken.
+    let from = meta.unlogged.iter().map(|row| row.step + 1).min().unwrap_or(meta.step).min(meta.step);
     let (wandb, upload) = wandb::open(cfg, folder.path(), from, messages)?.unzip();
     let mut log = MetricsLog::open(folder.path(), &metrics, from, wandb, messages)?;
     for LoggedRow { step, epoch, values } in &meta.unlogged {

@@ -182,7 +182,11 @@ impl WandbRun {
     }
 
     fn add(&mut self, step: u64, items: Vec<Item>) -> Result<()> {
-        if self.pending.as_ref().is_some_and(|pending| pending.step != step) {
+        if self.pending.as_ref().is_none_or(|pending| pending.step != step) {
+            if self.last.is_some_and(|last| step <= last) {
+                // A run that continues repeats what may be missing; this is there.
+                return Ok(());
+            }
             self.write_pending()?;
         }
         self.last = Some(step);
