@@ -9,6 +9,7 @@ mod safe;
 mod stack;
 pub(crate) mod tags;
 mod tiff;
+mod unpacked;
 mod values;
 
 use std::fs::File;
