@@ -5,6 +5,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Seek, Write};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Access, access};
+
 use crate::{Error, Result};
 
 /// Opens a file to read any place of it. What is no regular file, such as a named pipe that nobody writes or a device that never
@@ -62,9 +64,46 @@ fn write_synced(path: &Path, fill: impl FnOnce(&mut dyn Output) -> io::Result<()
     file.sync_all()
 }
 
+/// The folder that a file is in.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Refuses a file that cannot be made, before work is done for it.
+///
+/// # Errors
+/// [`Error::Data`] if its folder is not there, is none, or may not be written to.
+pub(crate) fn check_folder_of(path: &Path) -> Result<()> {
+    check_folder(folder_of(path))
+}
+
+/// Makes a folder and those that it lies in, and refuses one that may not be written to.
+///
+/// # Errors
+/// The operating system's, or [`Error::Data`].
+pub(crate) fn make_folder(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).map_err(|e| Error::io("make the folder", folder, e))?;
+    check_folder(folder)
+}
+
+fn check_folder(folder: &Path) -> Result<()> {
+    let refused = |message: &str, hint: &str| Err(Error::data(folder, message).with_hint(hint));
+    match fs::metadata(folder) {
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            refused("there is no such folder", "make it, or name another output")
+        }
+        Err(e) => Err(Error::io("look into", folder, e)),
+        Ok(found) if !found.is_dir() => refused("this is a file, not a folder", "name another output"),
+        Ok(_) if access(folder, Access::WRITE_OK).is_err() => {
+            refused("this folder may not be written to", "name another output")
+        }
+        Ok(_) => Ok(()),
+    }
+}
+
 /// Makes the rename itself durable. Some network file systems cannot sync a folder; the data are safe there.
 pub(crate) fn sync_folder(path: &Path) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     match File::open(folder).and_then(|f| f.sync_all()) {
         Err(e) if !matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {
             Err(Error::io("sync", folder, e))
@@ -133,6 +172,21 @@ mod tests {
         write_atomic(&path, |w| w.write_all(b"new")).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert!(!temporary_name(&path).exists());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_made_is_refused_before_the_work() {
+        let dir = tempfile::tempdir().unwrap();
+        let refusal = |name: &str| check_folder_of(&dir.path().join(name)).map_err(|e| (e.exit_code(), e.to_string()));
+        fs::write(dir.path().join("file"), "").unwrap();
+        assert_eq!(refusal("map.tif"), Ok(()));
+        let (code, text) = refusal("none/map.tif").unwrap_err();
+        assert!(code == 2 && text.contains("none: there is no such folder"), "{text}");
+        let (code, text) = refusal("file/map.tif").unwrap_err();
+        assert!(code == 2 && text.contains("file: this is a file, not a folder"), "{text}");
+        assert!(make_folder(&dir.path().join("file/deeper")).unwrap_err().to_string().contains("file/deeper"));
+        make_folder(&dir.path().join("a/b")).unwrap();
+        assert_eq!(refusal("a/b/map.tif"), Ok(()));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-"""What both comparisons do: build srgan, install PyTorch, run a program and read its result, write tables."""
+"""What all comparisons do: build srgan, install PyTorch, run a program and read its result, write tables."""
 
 import json
 import os
@@ -24,8 +24,8 @@ def add_program_arguments(parser):
     parser.add_argument("--python", type=Path, help="an interpreter that has PyTorch already")
 
 
-def programs(args):
-    """srgan, and a Python with PyTorch."""
+def programs(args, requirements=()):
+    """srgan, and a Python with PyTorch and what else is required."""
     for given in (args.binary, args.python):
         if given and not given.exists():
             raise Failed(f"there is no {given}")
@@ -33,7 +33,7 @@ def programs(args):
     absolute = lambda path: Path(os.path.abspath(path))
     return (
         absolute(args.binary) if args.binary else build_srgan(),
-        absolute(args.python) if args.python else install_peer(),
+        absolute(args.python) if args.python else install_peer([*REQUIREMENTS, *requirements]),
     )
 
 
@@ -44,23 +44,41 @@ def build_srgan():
     return ROOT / folder / "release" / "srgan"
 
 
-def install_peer():
-    """A Python with the pinned PyTorch, installed at the first run."""
+def install_peer(requirements):
+    """A Python with pinned packages, those that it lacks installed now."""
     folder = WORK / "venv"
     python, stamp = folder / "bin" / "python", folder / "installed.txt"
-    wanted = "\n".join(REQUIREMENTS)
-    if not stamp.exists() or stamp.read_text() != wanted:
-        print("installing PyTorch into target/compare/venv", file=sys.stderr)
+    if not python.exists():
         venv.create(folder, with_pip=True, clear=True)
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *REQUIREMENTS]
+    installed = stamp.read_text().split() if stamp.exists() else []
+    missing = [package for package in requirements if package not in installed]
+    if missing:
+        print(f"installing {', '.join(missing)} into target/compare/venv", file=sys.stderr)
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *missing]
         if subprocess.run(pip).returncode:
-            raise Failed(f"pip could not install {', '.join(REQUIREMENTS)}")
-        stamp.write_text(wanted)
+            raise Failed(f"pip could not install {', '.join(missing)}")
+        names = {package.split("==")[0] for package in missing}
+        kept = [package for package in installed if package.split("==")[0] not in names]
+        stamp.write_text("\n".join([*kept, *missing]))
     return python
 
 
 def run(command, threads=None):
     """The JSON object that a program prints in its last line, with what it warned of as its `warnings`."""
+    command = [str(part) for part in command]
+    done = execute(command, threads)
+    try:
+        result = json.loads(done.stdout.strip().splitlines()[-1])
+    except (IndexError, ValueError) as error:
+        raise Failed(f"{' '.join(command)} printed no result") from error
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("warning:")]
+    for line in warnings:
+        print(line, file=sys.stderr)
+    return {**result, "warnings": warnings}
+
+
+def execute(command, threads=None):
+    """A program's run, which must end well."""
     env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(WORK / "inductor")}
     if threads:
         env |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
@@ -73,14 +91,7 @@ def run(command, threads=None):
         raise Failed(f"{' '.join(command)} does not start: {error}") from error
     if done.returncode:
         raise Failed(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr.strip()}")
-    try:
-        result = json.loads(done.stdout.strip().splitlines()[-1])
-    except (IndexError, ValueError) as error:
-        raise Failed(f"{' '.join(command)} printed no result") from error
-    warnings = [line for line in done.stderr.splitlines() if line.startswith("warning:")]
-    for line in warnings:
-        print(line, file=sys.stderr)
-    return {**result, "warnings": warnings}
+    return done
 
 
 def table(header, lines):

@@ -10,17 +10,16 @@ use super::Evaluation;
 use super::extremes::{Extreme, Extremes, NAMES};
 use super::measure::{Measure, Place};
 use super::statistics::Summary;
+use crate::Result;
 use crate::config::Config;
 use crate::files::write_atomic;
 use crate::log::{EVALUATION_TEXT, Page, REPORT};
-use crate::{Error, Result};
 
-/// Writes all files into `folder`, which is made if it is not there. Pictures of an earlier evaluation are removed.
+/// Writes all files into `folder`. Pictures of an earlier evaluation are removed.
 ///
 /// # Errors
 /// If a file cannot be written.
 pub(super) fn write(folder: &Path, evaluation: &Evaluation, extremes: &Extremes, cfg: &Config) -> Result<()> {
-    fs::create_dir_all(folder).map_err(|e| Error::io("make folder", folder, e))?;
     let text = evaluation.to_string();
     let json = format!("{:#}\n", evaluation.to_json());
     for (name, content) in [(EVALUATION_TEXT, &text), ("evaluation.json", &json), ("patches.csv", &csv(evaluation))] {

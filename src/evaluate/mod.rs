@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use crate::checkpoint::{LAST, TensorFile};
 use crate::config::{BatchLimit, Config};
 use crate::data::{Dataset, Split};
+use crate::files::make_folder;
 use crate::log::Messages;
 use crate::train::{DeviceOptions, data_settings};
 use crate::trained::Checkpoint;
@@ -86,6 +87,8 @@ pub fn evaluate(options: &EvaluateOptions, device: &DeviceOptions) -> Result<Eva
     dataset.notes().iter().for_each(|note| messages.info(note));
     dataset.warnings().iter().for_each(|warning| messages.warn(warning));
     contract::check_patches(&cfg, &dataset, options.opensr_test)?;
+    // Before the work: what cannot be written is not worth measuring.
+    options.report.as_deref().map_or(Ok(()), make_folder)?;
     let measures = Measure::overall(&cfg, options.opensr_test);
     let (mut places, mut methods) = (Vec::new(), Vec::new());
     let mut extremes = Extremes::default();

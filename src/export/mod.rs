@@ -15,6 +15,7 @@ mod torch;
 
 use std::path::{Path, PathBuf};
 
+use crate::files::check_folder_of;
 use crate::log::Messages;
 use crate::nn::Network;
 use crate::train::programs::Programs;
@@ -136,6 +137,7 @@ fn destination(options: &ExportOptions) -> Result<(Format, PathBuf)> {
     if out.is_dir() {
         return Err(Error::data(&out, "the output is a folder").with_hint("name a file: -o FILE"));
     }
+    check_folder_of(&out)?;
     let beside = (format == Format::Torch).then(|| torch::config_beside(&out));
     match [Some(out.clone()), beside].into_iter().flatten().find(|path| path.exists() && !options.overwrite) {
         Some(path) => Err(Error::data(path, "this file is there already").with_hint("--overwrite replaces it")),

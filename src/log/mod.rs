@@ -27,6 +27,7 @@ pub use maps::MapProgress;
 pub use metrics::{MetricsLog, Row, Scalar};
 pub use page::{EVALUATION_TEXT, HELD_OUT, Page, REPORT, RunFacts, write_comparison, write_run};
 pub use panel::{PanelImages, PanelShape, Panels};
+pub(crate) use picture::GLYPH;
 pub use picture::Picture;
 pub use progress::{Progress, StepInfo};
 pub use wandb::{WandbInfo, WandbRun, new_id};

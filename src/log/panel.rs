@@ -171,8 +171,8 @@ impl Panels {
             let (width, height) = (enlarged.width(), enlarged.height());
             let mut picture = Picture::filled(width, height + CAPTION, self.bands.len(), 255);
             picture.paste(&enlarged, 0, 0);
-            picture.write(name, (DOT, height + 2 * DOT), DOT);
-            picture.write(&below, (DOT, height + LINE + DOT), DOT);
+            picture.write(name, (DOT, height + 2 * DOT), DOT, 0);
+            picture.write(&below, (DOT, height + LINE + DOT), DOT, 0);
             picture
         })
     }

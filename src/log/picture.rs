@@ -8,7 +8,7 @@ use crate::files::write_atomic;
 use crate::{Error, Result};
 
 /// Side of a character in dots.
-pub(super) const GLYPH: usize = 8;
+pub(crate) const GLYPH: usize = 8;
 
 /// An 8-bit picture, grey or RGB.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl Picture {
     }
 
     /// A picture of one value.
-    pub(super) fn filled(width: usize, height: usize, channels: usize, value: u8) -> Self {
+    pub(crate) fn filled(width: usize, height: usize, channels: usize, value: u8) -> Self {
         Picture { width, height, channels, pixels: vec![value; width * height * channels] }
     }
 
@@ -94,23 +94,29 @@ impl Picture {
         Picture { width: self.width * factor, height: self.height * factor, channels: self.channels, pixels }
     }
 
-    /// Writes `text` in black at column `x`, row `y`; characters of [`GLYPH`] pixels, each `dot` pixels a side. What does
-    /// not fit is cut, and characters beyond ASCII are question marks.
-    pub(super) fn write(&mut self, text: &str, (x, y): (usize, usize), dot: usize) {
+    /// Gives the pixel in column `x`, row `y` the value of each of its channels. One outside the picture is none.
+    pub(crate) fn set(&mut self, (x, y): (usize, usize), value: impl Fn(usize) -> u8) {
+        if x < self.width && y < self.height {
+            let at = (y * self.width + x) * self.channels;
+            (0..self.channels).for_each(|c| self.pixels[at + c] = value(c));
+        }
+    }
+
+    /// Fills `width × height` pixels from column `x`, row `y` on; what does not fit is cut.
+    pub(crate) fn fill(&mut self, (x, y): (usize, usize), (width, height): (usize, usize), value: u8) {
+        for row in y..y + height {
+            (x..x + width).for_each(|column| self.set((column, row), |_| value));
+        }
+    }
+
+    /// Writes `text` in the grey `value` at column `x`, row `y`; characters of [`GLYPH`] dots, each `dot` pixels a side.
+    /// What does not fit is cut, and characters beyond ASCII are question marks.
+    pub(crate) fn write(&mut self, text: &str, (x, y): (usize, usize), dot: usize, value: u8) {
         for (i, c) in text.chars().enumerate() {
             let rows = BASIC_LEGACY[if c.is_ascii() { c as usize } else { '?' as usize }];
             let dots = (0..GLYPH * GLYPH).filter(|d| rows[d / GLYPH] >> (d % GLYPH) & 1 == 1);
             for d in dots {
-                self.blacken((x + (i * GLYPH + d % GLYPH) * dot, y + d / GLYPH * dot), dot);
-            }
-        }
-    }
-
-    fn blacken(&mut self, (x, y): (usize, usize), side: usize) {
-        for row in y..(y + side).min(self.height) {
-            for column in x..(x + side).min(self.width) {
-                let at = (row * self.width + column) * self.channels;
-                self.pixels[at..at + self.channels].fill(0);
+                self.fill((x + (i * GLYPH + d % GLYPH) * dot, y + d / GLYPH * dot), (dot, dot), value);
             }
         }
     }
@@ -139,10 +145,10 @@ mod tests {
     #[test]
     fn text_is_upright_and_cut_at_the_edges() {
         let mut picture = Picture::filled(2 * GLYPH, GLYPH, 1, 255);
-        picture.write("L", (0, 0), 2);
+        picture.write("L", (0, 0), 2, 0);
         // Of an L the stem is on the left; only the upper half fits.
         let dark = |x: usize| (0..GLYPH).any(|y| picture.pixels[y * 2 * GLYPH + x] == 0);
         assert!(dark(2) && !dark(12), "{:?}", picture.pixels);
-        picture.write("\u{e4}~", (9, 5), 3);
+        picture.write("\u{e4}~", (9, 5), 3, 0);
     }
 }

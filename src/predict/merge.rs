@@ -6,6 +6,7 @@ use super::finished::Finished;
 use super::job::Form;
 use super::work::Work;
 use super::write;
+use crate::files::check_folder_of;
 use crate::log::{MapProgress, Messages};
 use crate::train::signals::StopSignal;
 use crate::{Error, Result};
@@ -32,6 +33,7 @@ pub fn merge(parts: &[PathBuf], out: &Path, options: MergeOptions, messages: &Me
         return Err(Error::usage(format!("the map would replace its part {}", part.display()))
             .with_hint("name another file with -o"));
     }
+    check_folder_of(out)?;
     let stop = StopSignal::install()?;
     let mut works: Vec<Work> = Vec::new();
     for path in parts {
@@ -54,14 +56,15 @@ pub fn merge(parts: &[PathBuf], out: &Path, options: MergeOptions, messages: &Me
     }
     let progress = MapProgress::new(messages, 0, 0.0);
     let threads = options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    write::write(&finished, out, threads, &|share| {
+    let written = write::write(&finished, out, threads, &|share| {
         progress.writing(share);
         match stop.received() {
             Some(_) => Err(Error::Stopped { checkpoint: parts[0].clone() }),
             None => Ok(()),
         }
-    })?;
+    });
     progress.finish();
+    written?;
     let (height, width) = finished.job().size();
     messages.info(&format!("{}: {height} × {width} of {} parts", out.display(), parts.len()));
     Ok(())

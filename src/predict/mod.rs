@@ -31,7 +31,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub use merge::{MergeOptions, merge};
-pub use run::predict;
+pub use run::{predict, predict_on};
 
 /// How windows that share more than the network needs are joined.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,15 +7,16 @@ use std::path::Path;
 use super::cog::Watch;
 use super::finished::Pixels;
 use super::job::{Form, Job};
+use super::work::failed;
+use crate::Result;
 use crate::data::source::npy_header::NpyHeader;
-use crate::{Error, Result};
 
 /// Writes the map of `job` to `file`, which is empty.
 ///
 /// # Errors
 /// If the pixels cannot be read, the file not be written, or `watch` says so.
 pub(super) fn write(job: &Job, pixels: &dyn Pixels, (file, path): (&File, &Path), watch: &Watch) -> Result<()> {
-    let failed = |e| Error::io("write", path, e);
+    let failed = |e| failed("write", path, e);
     let ((height, width), bands) = (job.size(), job.bands.len());
     let planes = if job.form == Form::NpyChw { bands } else { 1 };
     let shape = match job.form {

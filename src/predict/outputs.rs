@@ -47,13 +47,19 @@ pub(super) fn outputs(inputs: &[PathBuf], out: &Path) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// If so.
 pub(super) fn check(input: &Path, output: &Path, options: &PredictOptions) -> Result<()> {
-    if let (Ok(input), Ok(output)) = (input.canonicalize(), output.canonicalize())
-        && input == output
-    {
+    let is_scene = |path: &Path| input.canonicalize().is_ok_and(|input| path.canonicalize().ok() == Some(input));
+    if is_scene(output) {
         return Err(Error::usage("the map would replace its own scene").with_hint("name another file with -o"));
     }
+    let picture = Some(picture(output)).filter(|_| options.preview);
+    if picture.as_deref().is_some_and(is_scene) {
+        return Err(
+            Error::usage("the picture of --preview would replace the scene").with_hint("name another file with -o")
+        );
+    }
     let unfinished = working(output, options.part);
-    let taken = [final_name(output, options.part), unfinished.clone()].into_iter().find(|path| path.exists());
+    let mut written = [final_name(output, options.part), unfinished.clone()].into_iter().chain(picture);
+    let taken = written.find(|path| path.exists());
     match taken {
         Some(path) if !options.resume && !options.overwrite => {
             let what = if path == unfinished { "an unfinished map is here" } else { "this file exists" };

@@ -9,7 +9,7 @@ use super::geo;
 use super::scene::Scene;
 use crate::Result;
 use crate::data::values_as_f32;
-use crate::log::Picture;
+use crate::log::{GLYPH, Picture};
 
 /// Rows and columns of the map that are shown at most.
 const SIDE: usize = 512;
@@ -20,23 +20,8 @@ const CLIP: f64 = 0.02;
 /// Height of the bar, and its distance from the edges.
 const BAR: usize = 4;
 const INSET: usize = 12;
-/// Digits and letters of the bar's text: rows of three pixels, the leftmost the highest bit.
-const GLYPHS: [(char, [u8; 5]); 12] = [
-    ('0', [7, 5, 5, 5, 7]),
-    ('1', [2, 6, 2, 2, 7]),
-    ('2', [7, 1, 7, 4, 7]),
-    ('3', [7, 1, 7, 1, 7]),
-    ('4', [5, 5, 7, 1, 1]),
-    ('5', [7, 4, 7, 1, 7]),
-    ('6', [7, 4, 7, 5, 7]),
-    ('7', [7, 1, 1, 1, 1]),
-    ('8', [7, 5, 7, 5, 7]),
-    ('9', [7, 5, 7, 1, 7]),
-    ('k', [5, 5, 6, 5, 5]),
-    ('m', [0, 7, 7, 5, 5]),
-];
-/// Pixels along the side of a glyph's pixel.
-const DOT: usize = 2;
+/// Pixels along the side of a letter's dot: as large as the picture is wide enough for.
+const DOTS: [usize; 2] = [2, 1];
 
 /// Draws the picture of a map and writes it to `path`. `rgb` are the bands for red, green and blue.
 ///
@@ -59,25 +44,26 @@ pub(super) fn write(finished: &Finished, scene: &mut Scene, rgb: &[usize; 3], pa
         })
         .collect();
     let (rows, columns) = (height * scale, width * scale);
-    let mut canvas = Canvas::new(rows, 2 * columns + GAP, shown.len());
+    let mut picture = Picture::filled(2 * columns + GAP, rows, shown.len(), 0);
+    picture.fill((columns, 0), (GAP, rows), 255);
     for y in 0..rows {
         for x in 0..columns {
             let at = pixel(y / scale, x / scale);
             if valid[at / bands] != 0 {
-                canvas.set(y, x, |c| stretches[c].byte(values[at + shown[c]]));
+                picture.set((x, y), |c| stretches[c].byte(values[at + shown[c]]));
             }
         }
         let (mut bytes, mut flags) = (Vec::new(), Vec::new());
         finished.read(top * scale + y, left * scale..left * scale + columns, &mut bytes, &mut flags)?;
         let row: Vec<f32> = values_as_f32(&bytes, job.values.dtype).collect();
         for x in (0..columns).filter(|x| flags[*x] != 0) {
-            canvas.set(y, columns + GAP + x, |c| stretches[c].byte(row[x * bands + shown[c]]));
+            picture.set((columns + GAP + x, y), |c| stretches[c].byte(row[x * bands + shown[c]]));
         }
     }
     if let Some(metres) = geo::metres(&job.tags) {
-        canvas.bar(columns + GAP, columns, metres);
+        draw_bar(&mut picture, (columns + GAP, columns), metres);
     }
-    Picture::new(canvas.width, canvas.height, canvas.channels, canvas.pixels).write_png(path)
+    picture.write_png(path)
 }
 
 /// Values that become black and white.
@@ -98,60 +84,20 @@ impl Stretch {
     }
 }
 
-/// A picture while it is drawn: black, with a white gap in the middle.
-struct Canvas {
-    height: usize,
-    width: usize,
-    channels: usize,
-    pixels: Vec<u8>,
-}
-
-impl Canvas {
-    fn new(height: usize, width: usize, channels: usize) -> Canvas {
-        let mut canvas = Canvas { height, width, channels, pixels: vec![0; height * width * channels] };
-        let gap = (width - GAP) / 2;
-        canvas.rectangle((0, gap), (height, GAP), 255);
-        canvas
-    }
-
-    fn set(&mut self, y: usize, x: usize, value: impl Fn(usize) -> u8) {
-        if y < self.height && x < self.width {
-            let at = (y * self.width + x) * self.channels;
-            (0..self.channels).for_each(|c| self.pixels[at + c] = value(c));
-        }
-    }
-
-    fn rectangle(&mut self, (top, left): (usize, usize), (height, width): (usize, usize), value: u8) {
-        for y in top..top + height {
-            (left..left + width).for_each(|x| self.set(y, x, |_| value));
-        }
-    }
-
-    /// A bar of a round length at the bottom of `columns` columns from `left` on, whose pixels are `metres` long.
-    fn bar(&mut self, left: usize, columns: usize, metres: f64) {
-        let Some(length) = round_length(columns as f64 / 3.0 * metres) else { return };
-        let pixels = (length / metres).round() as usize;
-        if pixels == 0 || self.height < 4 * INSET {
-            return;
-        }
-        let (y, x) = (self.height - INSET - BAR, left + INSET);
-        self.rectangle((y - 1, x - 1), (BAR + 2, pixels + 2), 0);
-        self.rectangle((y, x), (BAR, pixels), 255);
-        let text = if length >= 1000.0 { format!("{}km", length / 1000.0) } else { format!("{length}m") };
-        self.text((y - 8 * DOT, x), &text);
-    }
-
-    fn text(&mut self, (top, left): (usize, usize), text: &str) {
-        self.rectangle((top - DOT, left - DOT), (7 * DOT, (4 * text.len() + 1) * DOT), 0);
-        for (i, c) in text.chars().enumerate() {
-            let Some((_, rows)) = GLYPHS.iter().find(|(glyph, _)| *glyph == c) else { continue };
-            for (y, row) in rows.iter().enumerate() {
-                for x in (0..3).filter(|x| row >> (2 - x) & 1 == 1) {
-                    self.rectangle((top + y * DOT, left + (4 * i + x) * DOT), (DOT, DOT), 255);
-                }
-            }
-        }
-    }
+/// Draws a bar of a round length at the bottom of the `columns` columns from `left` on, whose pixels are `metres` long.
+fn draw_bar(picture: &mut Picture, (left, columns): (usize, usize), metres: f64) {
+    let Some(length) = round_length(columns as f64 / 3.0 * metres) else { return };
+    let text = if length >= 1000.0 { format!("{} km", length / 1000.0) } else { format!("{length} m") };
+    let width = |dot: usize| text.len() * GLYPH * dot;
+    let fits = |dot: &usize| width(*dot) + 2 * INSET <= columns && (GLYPH + 2) * dot + 3 * INSET <= picture.height();
+    let (pixels, dot) = ((length / metres).round() as usize, DOTS.into_iter().find(fits));
+    let (Some(dot), true) = (dot, pixels > 0) else { return };
+    let (x, y) = (left + INSET, picture.height() - INSET - BAR);
+    picture.fill((x - 1, y - 1), (pixels + 2, BAR + 2), 0);
+    picture.fill((x, y), (pixels, BAR), 255);
+    let top = y - (GLYPH + 2) * dot;
+    picture.fill((x - dot, top - dot), (width(dot) + dot, (GLYPH + 1) * dot), 0);
+    picture.write(&text, (x, top), dot, 255);
 }
 
 /// The largest whole number of metres of the form 1, 2 or 5 times a power of ten up to `most`.
@@ -169,6 +115,22 @@ mod tests {
         let lengths = [0.4, 1.0, 7.0, 19.0, 426.0, 5000.0, 99_999.0].map(round_length);
         let want = [None, Some(1.0), Some(5.0), Some(10.0), Some(200.0), Some(5000.0), Some(50_000.0)];
         assert_eq!(lengths, want);
+    }
+
+    #[test]
+    fn a_bar_is_as_long_as_it_says_and_has_its_length_above_it() {
+        let mut picture = Picture::filled(200, 80, 1, 100);
+        draw_bar(&mut picture, (50, 150), 2.5);
+        let row = |y: usize| &picture.pixels()[y * 200..(y + 1) * 200];
+        // A third of 375 m, rounded down, is 100 m or 40 pixels.
+        let bar: Vec<usize> = (0..200).filter(|x| row(80 - INSET - 1)[*x] == 255).collect();
+        assert_eq!(bar, (50 + INSET..50 + INSET + 40).collect::<Vec<_>>());
+        let white = (0..80 - INSET - BAR).flat_map(row).filter(|v| **v == 255).count();
+        assert!(white > 100, "{white} pixels of text");
+        assert!((0..80).all(|y| row(y)[..50] == [100; 50]), "it leaves the scene's side alone");
+        let mut narrow = Picture::filled(40, 80, 1, 100);
+        draw_bar(&mut narrow, (0, 40), 100.0);
+        assert!(narrow.pixels().iter().all(|v| *v == 100), "there is no room for its text");
     }
 
     #[test]

@@ -16,10 +16,12 @@ use super::tiling::{self, Tiling};
 use super::values::Values;
 use super::work::Work;
 use super::{Part, PredictOptions, contract, geo, preview, write};
-use crate::config::Layout;
+use crate::config::{Config, Layout};
 use crate::data::PixelType;
 use crate::device::cpu::memory::peak_resident;
+use crate::files::{folder_of, make_folder};
 use crate::log::{MapProgress, Messages};
+use crate::runtime::Device;
 use crate::train::signals::StopSignal;
 use crate::train::{DeviceOptions, open_device_with};
 use crate::trained::Checkpoint;
@@ -33,15 +35,29 @@ const PASS_ROWS: usize = 64;
 /// # Errors
 /// Wrong options, checkpoint or scene (exit code 2), a signal after the finished rows were saved (75), I/O, the device.
 pub fn predict(inputs: &[PathBuf], out: &Path, options: &PredictOptions, device: &DeviceOptions) -> Result<()> {
+    let messages = device.messages.clone().unwrap_or_else(Messages::stderr);
+    predict_on(inputs, out, options, messages, |cfg| open_device_with(cfg, device))
+}
+
+/// [`predict`] on the device that `open` makes of the checkpoint's configuration.
+///
+/// # Errors
+/// Those of [`predict`] and of `open`.
+pub fn predict_on(
+    inputs: &[PathBuf],
+    out: &Path,
+    options: &PredictOptions,
+    messages: Messages,
+    open: impl FnOnce(&Config) -> Result<Box<dyn Device>>,
+) -> Result<()> {
     // Before the first file is opened: what comes from here on ends with a saved state.
     let stop = StopSignal::install()?;
-    let messages = device.messages.clone().unwrap_or_else(Messages::stderr);
     let outputs = outputs::outputs(inputs, out)?;
     inputs.iter().zip(&outputs).try_for_each(|(input, output)| outputs::check(input, output, options))?;
     let mut checkpoint = Checkpoint::open(&options.checkpoint, options.config.as_deref(), &options.overrides)?;
     let averaged = checkpoint.has_average && !options.live;
     let id = FileId::of(checkpoint.path())?;
-    let device = open_device_with(&checkpoint.cfg, device)?;
+    let device = open(&checkpoint.cfg)?;
     let model = Model::load(&mut checkpoint, device, averaged, &messages)?;
     let (path, weights) = (checkpoint.path().display(), checkpoint.describe(averaged));
     messages.info(&format!("{path}: {weights} · {}", model.device().describe()));
@@ -82,8 +98,7 @@ impl Mapper<'_> {
         if self.options.resume && self.is_there(&job, &units, output)? {
             return Ok(());
         }
-        let folder = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+        make_folder(folder_of(output))?;
         let mut work = Work::create(&working(output, part), job, units, self.options.resume)?;
         self.make(&mut scene, &tiling, &mut work)?;
         let path = final_name(output, part);
@@ -210,6 +225,11 @@ impl Mapper<'_> {
     fn write(&self, scene: &mut Scene, work: Work, path: &Path) -> Result<()> {
         let from = work.path().to_owned();
         let finished = Finished::new(vec![work])?;
+        // Before the map: one that is there has its picture.
+        if self.options.preview {
+            let rgb = &self.model.config().data.rgb_bands;
+            self.explain(preview::write(&finished, scene, rgb, &outputs::picture(path)))?;
+        }
         let progress = MapProgress::new(&self.messages, 0, 0.0);
         let written = write::write(&finished, path, self.threads, &|share| {
             progress.writing(share);
@@ -217,17 +237,20 @@ impl Mapper<'_> {
         });
         progress.finish();
         self.explain(written)?;
-        if self.options.preview {
-            preview::write(&finished, scene, &self.model.config().data.rgb_bands, &outputs::picture(path))?;
-        }
         drop(finished);
         fs::remove_file(&from).map_err(|e| Error::io("remove", from, e))
     }
 
-    /// Says how to go on after a signal.
+    /// Says how to go on after a signal, or with a disk that was full.
     fn explain<T>(&self, result: Result<T>) -> Result<T> {
-        if let (Err(Error::Stopped { .. }), Some(name)) = (&result, self.stop.received()) {
-            self.messages.info(&format!("{name}; continue with the same command and --resume"));
+        match (&result, self.stop.received()) {
+            (Err(Error::Stopped { .. }), Some(name)) => {
+                self.messages.info(&format!("{name}; continue with the same command and --resume"));
+            }
+            (Err(Error::Io { .. }), _) => {
+                self.messages.info("what is finished is kept; continue with the same command and --resume");
+            }
+            _ => {}
         }
         result
     }

@@ -20,8 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::axis::scaled;
 use super::job::Job;
-use crate::files::advice;
-use crate::files::open_regular;
+use crate::files::{advice, folder_of, open_regular};
 use crate::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"SRGANMAP";
@@ -128,7 +127,7 @@ impl Work {
         let new = path.with_extension("new");
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
-        let file = options.open(&new).map_err(|e| failed("create", path, e))?;
+        let file = options.open(&new).map_err(|e| failed("create", &new, e))?;
         lock(&file, path)?;
         Work::begin(&new, file, path, Header { job, units }).inspect_err(|_| {
             // The first error is the one worth reporting.
@@ -138,7 +137,7 @@ impl Work {
 
     /// Fills the empty working file `new`, which then is `path`.
     fn begin(new: &Path, file: File, path: &Path, header: Header) -> Result<Work> {
-        let write = |e| failed("write", path, e);
+        let write = |e| failed("write", new, e);
         file.set_len(0).map_err(write)?;
         let text = serde_json::to_vec(&header).map_err(|e| Error::Internal(e.to_string()))?;
         let mut head = MAGIC.to_vec();
@@ -219,7 +218,7 @@ impl Work {
 
     /// Refuses what the disk has no room for: this file, and the overviews made of it.
     fn check_room(&self) -> Result<()> {
-        let folder = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = folder_of(&self.path);
         let Ok(room) = rustix::fs::statvfs(folder) else { return Ok(()) };
         let (free, wanted) = (room.f_bavail.saturating_mul(room.f_frsize), self.records[self.units.len()]);
         let wanted = wanted + wanted / 3;
@@ -364,7 +363,8 @@ fn crc_of(entry: &[u8]) -> u32 {
     u32::from_le_bytes([entry[0], entry[1], entry[2], entry[3]])
 }
 
-fn failed(action: &'static str, path: &Path, e: io::Error) -> Error {
+/// An error of the operating system, with what to do about it.
+pub(super) fn failed(action: &'static str, path: &Path, e: io::Error) -> Error {
     let advice = advice(e.kind());
     if advice.is_empty() {
         return Error::io(action, path, e);

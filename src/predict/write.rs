@@ -7,9 +7,10 @@ use super::cog::{self, Image, Watch};
 use super::finished::Finished;
 use super::job::Form;
 use super::npy;
+use super::work::failed;
+use crate::Result;
 use crate::data::source;
 use crate::files::{sync_folder, temporary_name};
-use crate::{Error, Result};
 
 /// TIFF's tag for the program that made a file.
 const SOFTWARE: u16 = 305;
@@ -31,7 +32,7 @@ pub(super) fn maker(path: &Path) -> Option<String> {
 pub(super) fn write(finished: &Finished, path: &Path, threads: usize, watch: &Watch) -> Result<()> {
     let temporary = temporary_name(path);
     let written = fill(finished, &temporary, threads, watch)
-        .and_then(|()| fs::rename(&temporary, path).map_err(|e| Error::io("write", path, e)));
+        .and_then(|()| fs::rename(&temporary, path).map_err(|e| failed("write", path, e)));
     if written.is_err() {
         // The first error is the one worth reporting.
         let _ = fs::remove_file(&temporary);
@@ -41,7 +42,7 @@ pub(super) fn write(finished: &Finished, path: &Path, threads: usize, watch: &Wa
 
 fn fill(finished: &Finished, path: &Path, threads: usize, watch: &Watch) -> Result<()> {
     let job = finished.job();
-    let file = File::create(path).map_err(|e| Error::io("create", path, e))?;
+    let file = File::create(path).map_err(|e| failed("create", path, e))?;
     match job.form {
         Form::Tiff => {
             let (height, width) = job.size();
@@ -60,5 +61,5 @@ fn fill(finished: &Finished, path: &Path, threads: usize, watch: &Watch) -> Resu
         }
         Form::NpyHwc { .. } | Form::NpyChw => npy::write(job, finished, (&file, path), watch)?,
     }
-    file.sync_all().map_err(|e| Error::io("write", path, e))
+    file.sync_all().map_err(|e| failed("write", path, e))
 }

@@ -1,4 +1,5 @@
-"""Small trained generators of every family, and their maps: what check_exports.py and check_torch.py share."""
+"""Small trained generators of every family, and their maps: what check_exports.py, check_torch.py and check_peers_maps.py
+share."""
 
 import subprocess
 import sys
@@ -21,7 +22,7 @@ CONFIG = """\
 Data: {{dataset_type: Scenes, scenes: [train.npy], hr_size: 32, val_fraction: 0.4, num_workers: 0, train_batch_size: 2, val_batch_size: 2,
   patches_per_epoch: 4, store_dir: stores, {data}}}
 Model: {{in_bands: 3}}
-Training: {{max_steps: 2, pretrain_g_only: true, g_pretrain_steps: -1, device: cpu, num_threads: 1,
+Training: {{max_steps: {steps}, pretrain_g_only: true, g_pretrain_steps: -1, device: cpu, num_threads: 1,
   EMA: {{enabled: true, decay: 0.5}}}}
 Generator: {generator}
 Discriminator: {discriminator}
@@ -46,8 +47,9 @@ def ground(rng, height, width):
 
 
 def train(binaries, folder, name, generator, data="normalization: identity", values=lambda image: image, **sections):
-    """Trains a generator for two steps, its run in the folder `name`; `values` makes a file's values of 0 to 1."""
-    sections = {"discriminator": "{model_type: patchgan, n_blocks: 1}"} | sections
+    """Trains a generator, for two steps unless `steps` says more, its run in the folder `name`; `values` makes a file's
+    values of 0 to 1."""
+    sections = {"discriminator": "{model_type: patchgan, n_blocks: 1}", "steps": 2} | sections
     np.save(folder / "train.npy", values(ground(np.random.default_rng(1), 96, 64)).astype("float32"))
     (folder / f"{name}.yaml").write_text(CONFIG.format(generator=generator, data=data, **sections))
     run(binaries / "srgan-train", "-c", f"{name}.yaml", "--run-dir", name, cwd=folder)

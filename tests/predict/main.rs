@@ -5,6 +5,7 @@ mod common;
 mod evaluate;
 mod export;
 mod files;
+mod precisions;
 mod refusals;
 mod resume;
 mod seams;

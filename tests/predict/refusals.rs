@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use srgan::predict::{Part, PredictOptions};
+use srgan::export::{ExportOptions, export};
+use srgan::log::{Messages, Picture, write_comparison};
+use srgan::predict::{MergeOptions, Part, PredictOptions, merge};
 
 use crate::common::{SMALL, Scratch, ground, map, options, refused};
 
@@ -51,6 +53,75 @@ fn outputs_that_are_there_or_cannot_be() {
     assert!(refused(&scene, &scratch.path("map.jpg"), &fits).1.contains("maps are .tif or .npy files"));
     let narrow = PredictOptions { window: Some(8), overlap: Some(8), ..fits };
     assert!(refused(&scene, &scratch.path("x.tif"), &narrow).1.contains("windows of 8 pixels cannot share 8"));
+}
+
+/// A picture never takes the place of a file that is there, least of all of the scene.
+#[test]
+fn pictures_that_are_there() {
+    let scratch = Scratch::new();
+    let checkpoint = scratch.checkpoint("m.safetensors", SMALL, 1, "normalization: identity, scale: 0.004");
+    let scene = scratch.path("s.png");
+    Picture::new(20, 20, 1, (0..400).map(|i| (i % 251) as u8).collect()).write_png(&scene).unwrap();
+    let before = fs::read(&scene).unwrap();
+    let drawn = PredictOptions { preview: true, overwrite: true, ..options(&checkpoint) };
+    let (code, error) = refused(&scene, &scratch.path("s.tif"), &drawn);
+    assert!(code == 2 && error.contains("the picture of --preview would replace the scene"), "{error}");
+    fs::write(scratch.path("map.png"), "precious").unwrap();
+    let drawn = PredictOptions { overwrite: false, ..drawn };
+    let (code, error) = refused(&scene, &scratch.path("map.tif"), &drawn);
+    assert!(code == 2 && error.contains("map.png: this file exists"), "{error}");
+    assert_eq!(fs::read(&scene).unwrap(), before);
+    assert_eq!(fs::read(scratch.path("map.png")).unwrap(), b"precious");
+    assert!(!scratch.path("map.tif").exists());
+}
+
+/// A folder, a product without its ending, and a name of nothing say what could be named instead.
+#[test]
+fn folders_are_no_scenes() {
+    let scratch = Scratch::new();
+    let checkpoint = scratch.checkpoint("m.safetensors", SMALL, 1, "normalization: identity");
+    let error = |name: &str| refused(&scratch.path(name), &scratch.path("map.tif"), &options(&checkpoint)).1;
+    for folder in ["empty", "many", "product"] {
+        fs::create_dir(scratch.path(folder)).unwrap();
+    }
+    let text = error("empty");
+    assert!(text.contains("a folder, not an image") && text.contains("there is no image in it"), "{text}");
+    for i in 0..5 {
+        scratch.floats(&format!("many/{i}.npy"), &[20, 20], ground);
+    }
+    let text = error("many");
+    assert!(text.contains("of which there are 5") && text.contains("many/0.npy") && !text.contains("4.npy"), "{text}");
+    fs::write(scratch.path("product/MTD_MSIL2A.xml"), "<a/>").unwrap();
+    assert!(error("product").contains("whose folder does not end in .SAFE"));
+    assert!(error("nothing").contains("there is no such file"));
+    fs::write(scratch.path("a.doc"), "x").unwrap();
+    assert!(error("a.doc").contains("unknown kind of file; known are .npy"));
+}
+
+/// Commands that could not write their file say so before they work for it.
+#[test]
+fn outputs_in_folders_that_are_not_there() {
+    let scratch = Scratch::new();
+    let checkpoint = scratch.checkpoint("m.safetensors", SMALL, 1, "normalization: identity");
+    let missing = |error: srgan::Error| {
+        let text = error.to_string();
+        assert!(error.exit_code() == 2 && text.contains("none: there is no such folder"), "{text}");
+    };
+    let messages = Messages::plain(std::io::sink());
+    // Not even the part is looked at.
+    let parts = [scratch.path("x.tif.part-1-of-1")];
+    missing(merge(&parts, &scratch.path("none/x.tif"), MergeOptions::default(), &messages).unwrap_err());
+    for name in ["none/x.onnx", "none/x.ckpt", "none/x.safetensors"] {
+        let options = ExportOptions { out: Some(scratch.path(name)), ..ExportOptions::default() };
+        missing(export(&checkpoint, &options, &messages).unwrap_err());
+    }
+    fs::create_dir(scratch.path("run")).unwrap();
+    fs::write(scratch.path("run/metrics.csv"), "step\n").unwrap();
+    missing(write_comparison(&[scratch.path("run")], &scratch.path("none/page.html")).unwrap_err());
+    // `predict` makes the folders of its maps.
+    let scene = scratch.floats("s.npy", &[20, 20], ground);
+    map(&scene, &scratch.path("new/er/map.tif"), &options(&checkpoint)).unwrap();
+    assert!(scratch.path("new/er/map.tif").is_file());
 }
 
 /// Options with another answer to `--resume`.

@@ -48,6 +48,16 @@ fn twenty_kills_leave_the_bytes_as_they_are() {
     assert_eq!(left, Vec::<String>::new());
 }
 
+/// A map by a process whose files can have so many blocks, of 512 bytes or of 1024 as the shell has it: its exit code and
+/// what it said.
+fn map_in_blocks(scratch: &Scratch, blocks: &str, options: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("ulimit -f {blocks}; exec \"$@\""), "sh", env!("CARGO_BIN_EXE_srgan"), "predict"]);
+    command.args(["-m", "m.safetensors", "s.npy", "-o", "map.tif", "--device", "cpu", "--threads", "1"]).args(options);
+    let output = command.current_dir(scratch.path("")).output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
 /// No room for the working file: it says so, and nothing is left that a later run would stumble over.
 #[test]
 fn a_full_disk_leaves_nothing_behind() {
@@ -55,15 +65,34 @@ fn a_full_disk_leaves_nothing_behind() {
     scratch.checkpoint("m.safetensors", SMALL, 2, "normalization: identity");
     scratch.floats("s.npy", &[300, 300, 2], ground);
     let before = scratch.files();
-    let mut command = Command::new("sh");
-    // The shell counts blocks of 512 bytes or of 1024.
-    command.args(["-c", "ulimit -f 500; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_srgan"), "predict", "-m"]);
-    command.args(["m.safetensors", "s.npy", "-o", "map.tif", "--device", "cpu", "--threads", "1"]);
-    let output = command.current_dir(scratch.path("")).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("free some space"), "{said}");
+    let (code, said) = map_in_blocks(&scratch, "500", &[]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("cannot write .map.tif.new") && said.contains("free some space"), "{said}");
     assert_eq!(scratch.files(), before);
+}
+
+/// Room for the working file, none for the map: what is finished stays and is gone on with.
+#[test]
+fn a_disk_that_is_full_at_the_end_costs_no_work() {
+    let scratch = Scratch::new();
+    scratch.checkpoint("m.safetensors", SMALL, 2, "normalization: identity");
+    scratch.floats("s.npy", &[300, 300, 2], ground);
+    let mut left = scratch.files();
+    left.insert(0, ".map.tif.work".into());
+    // 2.9 MB of working file, and tiles of 8.4 MB.
+    let options = ["--compress", "none"];
+    let (code, said) = map_in_blocks(&scratch, "6500", &options);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("cannot write .map.tif.tmp") && said.contains("free some space"), "{said}");
+    assert!(said.contains("continue with the same command and --resume"), "{said}");
+    assert_eq!(scratch.files(), left);
+    let (code, said) = map_in_blocks(&scratch, "unlimited", &[options[0], options[1], "--resume"]);
+    assert_eq!(code, Some(0), "{said}");
+    let resumed = fs::read(scratch.path("map.tif")).unwrap();
+    let (code, said) = map_in_blocks(&scratch, "unlimited", &[options[0], options[1], "--overwrite"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(fs::read(scratch.path("map.tif")).unwrap() == resumed);
+    assert!(!scratch.path(".map.tif.work").exists());
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use jpeg2k::{DecodeArea, DecodeParameters, DumpImage, Image};
 use tiff_reader::TiffFile;
 
+use super::unpacked::Unpacked;
 use super::values::ValueType;
 use super::{RawTag, Source, SourceInfo, open_file};
 use crate::error::{Error, Result};
@@ -28,8 +29,8 @@ const GEOTIFF_BOX: [u8; 16] =
 pub(super) struct Jp2 {
     /// The file, or the member of an archive, for messages.
     path: PathBuf,
-    /// The file's bytes where it is part of an archive.
-    bytes: Option<Vec<u8>>,
+    /// The file where it was part of an archive.
+    unpacked: Option<Unpacked>,
     /// Left and upper edge in the image's own grid.
     origin: [usize; 2],
     pub(super) height: usize,
@@ -51,25 +52,25 @@ impl Jp2 {
         Jp2::describe(path, None, extent(&start), geo_tags(&start))
     }
 
-    /// Reads the header of a file of these bytes; `path` names it in messages.
+    /// Reads the header of a member of an archive; `path` names it in messages.
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn of_bytes(path: &Path, bytes: Vec<u8>) -> Result<Jp2> {
-        let start = &bytes[..bytes.len().min(MOST_HEADER)];
+    pub fn of_member(path: &Path, unpacked: Unpacked) -> Result<Jp2> {
+        let start = &unpacked.bytes()[..unpacked.bytes().len().min(MOST_HEADER)];
         let (extent, tags) = (extent(start), geo_tags(start));
-        Jp2::describe(path, Some(bytes), extent, tags)
+        Jp2::describe(path, Some(unpacked), extent, tags)
     }
 
-    fn describe(path: &Path, bytes: Option<Vec<u8>>, extent: Option<Extent>, tags: Vec<RawTag>) -> Result<Jp2> {
+    fn describe(path: &Path, unpacked: Option<Unpacked>, extent: Option<Extent>, tags: Vec<RawTag>) -> Result<Jp2> {
         let wrong = |message: String| Error::data(path, message);
         let extent = extent.ok_or_else(|| unreadable(path, "it has no header"))?;
         let rows = extent.height as u64 * extent.width as u64;
         if rows == 0 || extent.width as usize * 4 > WINDOW_BYTES {
             return Err(wrong(format!("the file claims {} × {} pixels", extent.width, extent.height)));
         }
-        let image = guarded(path, || match &bytes {
-            Some(bytes) => DumpImage::from_bytes(bytes).map(|dump| dump.img),
+        let image = guarded(path, || match &unpacked {
+            Some(unpacked) => DumpImage::from_bytes(unpacked.bytes()).map(|dump| dump.img),
             None => DumpImage::from_file(path).map(|dump| dump.img),
         })?;
         let components = image.components();
@@ -93,7 +94,7 @@ impl Jp2 {
         }
         let origin = [image.x_offset() as usize, image.y_offset() as usize];
         let (height, width) = (image.orig_height() as usize, image.orig_width() as usize);
-        Ok(Jp2 { path: path.into(), bands: components.len(), bytes, origin, height, width, value_type, tags })
+        Ok(Jp2 { path: path.into(), bands: components.len(), unpacked, origin, height, width, value_type, tags })
     }
 
     /// Rows of a window at most.
@@ -110,9 +111,9 @@ impl Jp2 {
         let (top, bottom) = (y + first as u32, y + (first + rows) as u32);
         let area = DecodeArea::new(x, top, x + self.width as u32, bottom);
         let with = DecodeParameters::new().strict(true).ignore_pclr_cmap_cdef().decode_area(Some(area));
-        guarded(&self.path, || {
-            let image = match &self.bytes {
-                Some(bytes) => Image::from_bytes_with(bytes, with)?,
+        let decoded = guarded(&self.path, || {
+            let image = match &self.unpacked {
+                Some(unpacked) => Image::from_bytes_with(unpacked.bytes(), with)?,
                 None => Image::from_file_with(&self.path, with)?,
             };
             let of = |component: &jpeg2k::ImageComponent| {
@@ -120,9 +121,10 @@ impl Jp2 {
                 whole.then(|| component.data().to_vec())
             };
             Ok(image.components().iter().map(of).collect::<Option<Vec<_>>>())
-        })?
-        .filter(|bands| bands.len() == self.bands)
-        .ok_or_else(|| unreadable(&self.path, "pixels are missing"))
+        })?;
+        self.unpacked.iter().for_each(Unpacked::release);
+        let decoded = decoded.filter(|bands| bands.len() == self.bands);
+        decoded.ok_or_else(|| unreadable(&self.path, "pixels are missing"))
     }
 }
 

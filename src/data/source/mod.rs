@@ -9,6 +9,7 @@ mod safe;
 mod stack;
 pub(crate) mod tags;
 mod tiff;
+mod unpacked;
 mod values;
 
 use std::fs::File;
@@ -194,6 +195,9 @@ pub(crate) fn images_in(dir: &Path) -> Result<Vec<PathBuf>> {
 /// Opens a source file by its ending. `layout` says what the axes of `.npy` and `.npz` mean.
 pub(crate) fn open(path: &Path, layout: Layout) -> Result<Box<dyn Source>> {
     refuse_no_image(path)?;
+    if path.is_dir() && !safe::is_product(path) {
+        return Err(a_folder(path)?);
+    }
     let source: Box<dyn Source> = match extension(path).as_deref() {
         Some("npy") => Box::new(array::open_npy(path, layout)?),
         Some("npz") => Box::new(array::open_npz(path, layout)?),
@@ -224,10 +228,30 @@ pub(crate) fn open_all(paths: &[PathBuf], layout: Layout) -> Result<Box<dyn Sour
     }
 }
 
+/// What to name instead of a folder.
+fn a_folder(path: &Path) -> Result<Error> {
+    const SHOWN: usize = 3;
+    if ["MTD_MSIL1C.xml", "MTD_MSIL2A.xml"].iter().any(|name| path.join(name).is_file()) {
+        let message = "a Sentinel-2 product whose folder does not end in .SAFE";
+        return Ok(Error::data(path, message).with_hint("give the folder its name again"));
+    }
+    let images = images_in(path)?;
+    let named: Vec<String> = images.iter().take(SHOWN).map(|image| image.display().to_string()).collect();
+    let (error, named) = (Error::data(path, "a folder, not an image"), named.join(", "));
+    Ok(match images.len() {
+        0 => error.with_hint("there is no image in it that can be read; a Sentinel-2 product's folder ends in .SAFE"),
+        1..=SHOWN => error.with_hint(format!("name what is in it: {named}")),
+        count => error.with_hint(format!("name images in it, of which there are {count}: {named}, …")),
+    })
+}
+
 /// A kind of file that cannot be read, with the command that makes one that can.
 fn unknown_kind(path: &Path, extension: &str) -> Error {
     let known = EXTENSIONS.map(|e| format!(".{e}")).join(" ");
-    let error = Error::data(path, format!("unknown kind of file; known are {known}"));
+    if !path.exists() {
+        return Error::data(path, "there is no such file");
+    }
+    let error = Error::data(path, format!("unknown kind of file; known are {known}, and products in .SAFE or .zip"));
     let name = path.display();
     let translate = |from: &str| {
         let to = path.with_extension("tif");

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::curves::{Curves, Line, draw};
 use super::html::{Drawing, Page};
 use super::{EVALUATION, EVALUATION_TEXT, HELD_OUT, REPORT, RunFacts};
+use crate::files::check_folder_of;
 use crate::{Error, Result};
 
 /// Validation pictures on a page at most, and the bytes of their files.
@@ -49,6 +50,7 @@ pub fn write_run(folder: &Path) -> Result<()> {
 /// # Errors
 /// [`Error::Data`] for a folder that holds no run; if a file cannot be read or the page not be written.
 pub fn write_comparison(runs: &[PathBuf], out: &Path) -> Result<()> {
+    check_folder_of(out)?;
     for run in runs {
         if !run.join("metrics.csv").is_file() {
             return Err(Error::data(run, "this folder holds no run: there is no metrics.csv in it")

@@ -20,9 +20,11 @@ use self::overview::{Level, Stored};
 use super::Compression;
 use super::finished::Pixels;
 use super::values::Values;
+use super::work::failed;
+use crate::Result;
 use crate::data::PixelType;
 use crate::data::source::RawTag;
-use crate::{Error, Result};
+use crate::files::folder_of;
 
 /// Rows and columns of a tile.
 const TILE: usize = 512;
@@ -92,7 +94,7 @@ pub(super) fn write(
     watch: &Watch,
 ) -> Result<()> {
     let threads = threads.min(MAX_THREADS);
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     let stored = overviews(image, pixels, folder, threads, watch)?;
     let full = full_level(image);
     let levels: Vec<&Level> = [&full].into_iter().chain(stored.iter().map(Stored::level)).collect();
@@ -152,7 +154,7 @@ struct Output<'a> {
 impl Output<'_> {
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.at += bytes.len() as u64;
-        self.file.write_all(bytes).map_err(|e| Error::io("write", self.path, e))
+        self.file.write_all(bytes).map_err(|e| failed("write", self.path, e))
     }
 
     /// Writes the file's first bytes again.
@@ -162,7 +164,7 @@ impl Output<'_> {
             self.file.write_all(bytes)?;
             self.file.flush()
         };
-        again().map_err(|e| Error::io("write", self.path, e))
+        again().map_err(|e| failed("write", self.path, e))
     }
 }
 

@@ -6,10 +6,11 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crate::Result;
 use crate::data::values_as_f32;
 use crate::predict::finished::Pixels;
 use crate::predict::values::Values;
-use crate::{Error, Result};
+use crate::predict::work::failed;
 
 /// Extent and kind of an image's pixels.
 #[derive(Clone, Debug)]
@@ -44,7 +45,7 @@ impl Stored {
     /// # Errors
     /// If no file can be made there.
     pub fn new(level: Level, folder: &Path) -> Result<Stored> {
-        let file = tempfile::tempfile_in(folder).map_err(|e| Error::io("create a file in", folder, e))?;
+        let file = tempfile::tempfile_in(folder).map_err(|e| failed("create a file in", folder, e))?;
         Ok(Stored { level, file, folder: folder.into() })
     }
 
@@ -67,7 +68,7 @@ impl Stored {
         let (mut bytes, flags) = mean_row(&self.level, below_level.width, count, (&values, &valid));
         bytes.extend(flags);
         let at = (row * (self.level.row_bytes() + self.level.width)) as u64;
-        self.file.write_all_at(&bytes, at).map_err(|e| Error::io("write in", &self.folder, e))
+        self.file.write_all_at(&bytes, at).map_err(|e| failed("write in", &self.folder, e))
     }
 }
 
@@ -103,7 +104,7 @@ fn mean_row(level: &Level, width: usize, rows: usize, (values, valid): (&[u8], &
 
 impl Pixels for Stored {
     fn read(&self, row: usize, columns: Range<usize>, values: &mut Vec<u8>, valid: &mut Vec<u8>) -> Result<()> {
-        let failed = |e| Error::io("read in", &self.folder, e);
+        let failed = |e| failed("read in", &self.folder, e);
         let pixel = self.level.bands * self.level.values.dtype.bytes();
         let at = (row * (self.level.row_bytes() + self.level.width)) as u64;
         let (from, flags) = (values.len(), valid.len());

@@ -8,6 +8,7 @@ use zip::ZipArchive;
 use zip::result::ZipError;
 
 use crate::data::source::jp2::Jp2;
+use crate::data::source::unpacked::{Unpacked, too_large};
 use crate::data::source::{largest_image, open_file};
 use crate::error::{Error, Result};
 
@@ -78,11 +79,10 @@ impl Package {
     /// # Errors
     /// If it is not there or no JPEG 2000 image.
     pub fn image(&mut self, name: &str) -> Result<Jp2> {
-        if self.archive.is_none() {
-            return Jp2::open(&self.path.join(name));
-        }
-        let bytes = self.read(name, largest_image(self.len) as u64)?;
-        Jp2::of_bytes(&self.path.join(name), bytes)
+        let path = self.path.join(name);
+        let Some((archive, inside)) = &mut self.archive else { return Jp2::open(&path) };
+        let member = archive.by_name(&format!("{inside}{name}")).map_err(|e| unreadable(&path, &e))?;
+        Jp2::of_member(&path, Unpacked::of(&path, member, largest_image(self.len) as u64)?)
     }
 
     fn read(&mut self, name: &str, most: u64) -> Result<Vec<u8>> {
@@ -97,7 +97,7 @@ impl Package {
         };
         read.map_err(|e| Error::data(&path, format!("it cannot be read: {e}")))?;
         match bytes.len() as u64 > most {
-            true => Err(Error::data(path, format!("more than {most} bytes, which no such file has"))),
+            true => Err(too_large(&path, most)),
             false => Ok(bytes),
         }
     }
