@@ -134,6 +134,9 @@ section! {
         label_smoothing: bool = false;
         /// (ours) The generator's loss while it trains alone.
         pretrain_loss: PretrainLoss = PretrainLoss::Content;
+        /// (ours) On several ranks, batch statistics and the means of relativistic losses are those of all ranks' batches, not
+        /// of each rank's own.
+        sync_batchnorm: bool = false;
         /// (ours) Micro-batches summed into one step.
         accumulate_grad_batches: usize = 1, in_range(1, 65_536);
         /// Seed of every random number of a run.

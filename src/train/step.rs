@@ -118,7 +118,9 @@ impl StepReport {
 pub fn logged_metrics(cfg: &Config) -> Vec<Metric> {
     let is_logged = |metric: &Metric| match metric.when() {
         When::Always | When::Adversarial => true,
-        When::Relativistic => Adversarial::of(&cfg.training.losses) == Adversarial::RelativisticBce,
+        When::Relativistic => {
+            matches!(Adversarial::of(&cfg.training.losses, false), Adversarial::RelativisticBce { .. })
+        }
         When::Averaged => cfg.training.ema.enabled,
     };
     Metric::ALL.iter().copied().filter(is_logged).collect()
