@@ -1,8 +1,11 @@
 //! Training: from a config to a run folder.
 
 mod algorithms;
+pub mod batch;
+mod begin;
 mod host;
 mod imagery;
+pub mod launch;
 mod memory;
 mod open;
 pub mod perceptual;
