@@ -215,9 +215,7 @@ struct Started {
 impl Started {
     /// Waits for the program and adds its metrics. True if its checks passed.
     fn collect(self, session: &mut Session, measured: &mut Measured) -> Result<bool> {
-        let mut outcome = session.collect(self.run)?;
-        let ranks = session.ranks();
-        outcome.outputs.iter_mut().try_for_each(|values| ranks.mean(values))?;
+        let outcome = session.collect_over_ranks(self.run)?;
         for (metric, value) in session.metrics(self.plan).iter().zip(outcome.outputs.iter().flatten()) {
             *measured.entry(*metric).or_default() += self.share * f64::from(*value);
         }

@@ -166,7 +166,8 @@ fn ranks_line(session: &mut Session, cfg: &Config, shape: BatchShape) -> Result<
             let times = if takes_images { parts as u64 } else { 1 };
             bytes += times * session.compile(key)?.bytes_over_ranks();
         }
-        let _ = write!(text, " · all-reduced in a step ({}): {} MiB", phase.name(), mib(bytes as usize));
+        let (size, unit) = if bytes < 1 << 20 { (bytes << 10, "KiB") } else { (bytes, "MiB") };
+        let _ = write!(text, " · all-reduced in a step ({}): {} {unit}", phase.name(), mib(size as usize));
     }
     Ok(Some(text))
 }

@@ -196,7 +196,7 @@ def random_kills(runs, kills):
         ended = False
         while not ended:
             process = runs.start(runs.command(2, run, "--resume", "auto", *args))
-            time.sleep(dice.uniform(0, 1.2 * whole))
+            time.sleep(dice.uniform(0, 0.7 * whole))
             ranks = runs.ranks_of(run) if killed < kills else []
             if ranks:
                 try:

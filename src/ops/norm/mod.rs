@@ -24,8 +24,6 @@
 mod apply;
 mod grad;
 mod joined;
-#[cfg(test)]
-mod rank_tests;
 mod reduce;
 mod second;
 mod statistics;

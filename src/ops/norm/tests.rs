@@ -1,5 +1,7 @@
 //! Derivatives of the ops as they are used together, against finite differences of the plain formula.
 
+mod ranks;
+
 use std::collections::HashMap;
 
 use super::*;

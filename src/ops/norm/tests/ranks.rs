@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::*;
+use super::super::*;
 use crate::device::collective::threads::together;
 use crate::graph::{Exec, OverRanks, Source, Tensor64};
 use crate::ops::sum_to::sum_product_to;
