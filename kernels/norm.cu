@@ -154,3 +154,22 @@ __device__ void norm_inv_std(const Args& a) {
   const int c = blockIdx.x * Args::THREADS + threadIdx.x;
   if (c < a.items) a.to.ptr[c] = 1.f / sqrtf(a.variance.ptr[c] + a.eps);
 }
+
+// The statistics of parts of equally many pixels, one in each row of x, as those of all. One thread for each channel.
+template <class Args>
+__device__ void norm_joined(const Args& a) {
+  const int c = blockIdx.x * Args::THREADS + threadIdx.x, channels = a.items, rows = a.x.n;
+  if (c >= channels) return;
+  double mean = 0.0, variance = 0.0;
+  for (int r = 0; r < rows; ++r) mean += pixel(a.x, r)[c];
+  mean /= rows;
+  for (int r = 0; r < rows; ++r) {
+    const double off = pixel(a.x, r)[c] - mean;
+    variance += pixel(a.x, r)[2 * channels + c] + off * off;
+  }
+  variance /= rows;
+  float* to = pixel(a.to, 0);
+  to[c] = float(mean);
+  to[channels + c] = float(1.0 / sqrt(variance + a.eps));
+  to[2 * channels + c] = float(variance);
+}

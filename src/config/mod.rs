@@ -20,6 +20,7 @@ mod resolve;
 mod schema;
 mod standard;
 mod text;
+mod trainer;
 mod tree;
 mod values;
 mod yaml;
@@ -42,6 +43,7 @@ pub use schema::{
     TruncatedVgg, Wandb,
 };
 pub use text::Change;
+pub use trainer::{Devices, MaxTime};
 pub use values::{BatchLimit, EmaDevice, Gpus, Resume, SceneFiles, ValInterval};
 
 use crate::{Error, Result};

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::choice::*;
 use super::range::*;
+use super::trainer::{Devices, MaxTime};
 use super::values::*;
 use crate::metrics::Metric;
 
@@ -114,6 +115,10 @@ section! {
         device: DeviceChoice = DeviceChoice::Auto;
         /// CUDA devices by number; a plain number n means the first n.
         gpus: Gpus = Gpus::default();
+        /// (ours) Nodes that a launcher is to have started ranks on; `None` takes its word.
+        num_nodes: Option<usize> = None, each(in_range(1, 65_536));
+        /// (ours) Ranks that a launcher is to have started on each node.
+        devices: Devices = Devices::Auto;
         /// Accepted for compatibility; has no effect on one device.
         find_unused_parameters: bool = true;
         /// Epochs to train; −1 trains until something else ends the run.
@@ -134,6 +139,9 @@ section! {
         label_smoothing: bool = false;
         /// (ours) The generator's loss while it trains alone.
         pretrain_loss: PretrainLoss = PretrainLoss::Content;
+        /// (ours) On several ranks, batch statistics and the means of relativistic losses are those of all ranks' batches, not
+        /// of each rank's own.
+        sync_batchnorm: bool = false;
         /// (ours) Micro-batches summed into one step.
         accumulate_grad_batches: usize = 1, in_range(1, 65_536);
         /// Seed of every random number of a run.
@@ -152,6 +160,9 @@ section! {
         resume: Resume = Resume::Never;
         /// (ours) A checkpoint is written at least this often, in minutes.
         checkpoint_minutes: f64 = 15.0, positive_f64();
+        /// (ours) How long a process trains before it stops with its state saved (exit code 75): hours:minutes:seconds,
+        /// days-hours:minutes:seconds, or minutes.
+        max_time: Option<MaxTime> = None;
         /// (ours) Seconds that a rank waits for the others before it gives up.
         dist_timeout: f64 = 600.0, positive_f64();
         /// (ours) Validations without improvement after which training ends.

@@ -21,12 +21,23 @@ pub struct Kernel<'a> {
     /// The factor, at least 2, of an op that does what a pixel shuffle does to its operand. Where the device can, the
     /// kernel that computes the operand stores its values where the shuffle would put them.
     pub shuffle_factor: Option<usize>,
+    /// What a device that is one of several ranks makes of the output before anything reads it.
+    pub over_ranks: Option<OverRanks>,
+}
+
+/// An exchange between ranks, of a contiguous tensor of which each has its own values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OverRanks {
+    /// Every element becomes its mean over the ranks.
+    Mean,
+    /// Image `r`, of as many as there are ranks, becomes what rank `r` has there.
+    Rows,
 }
 
 impl<'a> Kernel<'a> {
     /// A kernel for every kind of device, without a library call.
     pub fn of<K: CpuKernel + CudaKernel>(op: &'a K) -> Kernel<'a> {
-        Kernel { cpu: op, cuda: op, library: None, hosts_epilogue: false, shuffle_factor: None }
+        Kernel { cpu: op, cuda: op, library: None, hosts_epilogue: false, shuffle_factor: None, over_ranks: None }
     }
 
     /// The same with a library call as an alternative.
@@ -40,6 +51,12 @@ impl<'a> Kernel<'a> {
     #[must_use]
     pub fn with_epilogue(self) -> Kernel<'a> {
         Kernel { hosts_epilogue: true, ..self }
+    }
+
+    /// The same for an op whose output the ranks of a run exchange.
+    #[must_use]
+    pub fn with_ranks(self, how: OverRanks) -> Kernel<'a> {
+        Kernel { over_ranks: Some(how), ..self }
     }
 }
 

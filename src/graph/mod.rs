@@ -14,7 +14,7 @@ mod tape;
 
 pub use kernel::{
     CpuCommit, CpuKernel, CpuPointwise, CudaCommit, CudaKernel, CudaPointwise, InPlace, Kernel, KernelCall,
-    LibraryKernel, Operands, Pointwise, TiledCall,
+    LibraryKernel, Operands, OverRanks, Pointwise, TiledCall,
 };
 pub use onnx::{OnnxAttribute, OnnxChain, OnnxInput, OnnxNode};
 pub(crate) use op::same_shape;

@@ -6,6 +6,7 @@ use crate::metrics::Metric;
 use crate::ops::add::Add;
 use crate::ops::bce::{BceLogits, MeanSigmoid};
 use crate::ops::mul::Scale;
+use crate::ops::rank_mean::RankMean;
 use crate::ops::sum_to::{mean, sum_product_to};
 use crate::types::Shape;
 use crate::{Error, Result};
@@ -17,26 +18,33 @@ pub enum Adversarial {
     Bce,
     /// Binary cross-entropy of each logit against the mean of the other side's (Jolicoeur-Martineau, "The
     /// relativistic discriminator", 2018). Gradients flow through the means.
-    RelativisticBce,
+    RelativisticBce {
+        /// Whether the means are over the batches of all ranks, not this one's alone.
+        over_ranks: bool,
+    },
     /// Difference of the means (Arjovsky et al., "Wasserstein GAN", 2017).
     Wasserstein,
 }
 
 impl Adversarial {
-    /// The objective that a config names.
-    pub fn of(losses: &Losses) -> Self {
+    /// The objective that a config names; its means are over all ranks if they are `synced`.
+    pub fn of(losses: &Losses, synced: bool) -> Self {
         match losses.adv_loss_type {
             AdvLoss::Wasserstein => Adversarial::Wasserstein,
-            AdvLoss::Bce if losses.relativistic_average_d => Adversarial::RelativisticBce,
+            AdvLoss::Bce if losses.relativistic_average_d => Adversarial::RelativisticBce { over_ranks: synced },
             AdvLoss::Bce => Adversarial::Bce,
         }
     }
 }
 
-/// `logits − mean(others)`.
-fn relative(tape: &mut Tape, logits: Value, others: Value) -> Result<Value> {
-    let reference = mean(tape, others)?;
-    tape.push(Add::DIFFERENCE, &[logits, reference])
+/// `real − mean(fake)` and `fake − mean(real)`.
+fn relative(tape: &mut Tape, [real, fake]: [Value; 2], over_ranks: bool) -> Result<[Value; 2]> {
+    let mut minus_mean = |logits: Value, others: Value| {
+        let own = mean(tape, others)?;
+        let reference = if over_ranks { tape.push(RankMean, &[own])? } else { own };
+        tape.push(Add::DIFFERENCE, &[logits, reference])
+    };
+    Ok([minus_mean(real, fake)?, minus_mean(fake, real)?])
 }
 
 fn bce(tape: &mut Tape, logits: Value, target: f32) -> Result<Value> {
@@ -55,8 +63,8 @@ pub fn discriminator_loss(tape: &mut Tape, kind: Adversarial, real: Value, fake:
             let terms = [bce(tape, real, target)?, bce(tape, fake, 0.0)?];
             tape.push(Add { alpha: 0.5, beta: 0.5 }, &terms)
         }
-        Adversarial::RelativisticBce => {
-            let (real, fake) = (relative(tape, real, fake)?, relative(tape, fake, real)?);
+        Adversarial::RelativisticBce { over_ranks } => {
+            let [real, fake] = relative(tape, [real, fake], over_ranks)?;
             let terms = [bce(tape, real, target)?, bce(tape, fake, 0.0)?];
             tape.push(Add::SUM, &terms)
         }
@@ -76,9 +84,9 @@ pub fn discriminator_loss(tape: &mut Tape, kind: Adversarial, real: Value, fake:
 pub fn generator_loss(tape: &mut Tape, kind: Adversarial, fake: Value, real: Option<Value>) -> Result<Value> {
     tape.scoped("generator_loss", |tape| match kind {
         Adversarial::Bce => bce(tape, fake, 1.0),
-        Adversarial::RelativisticBce => {
+        Adversarial::RelativisticBce { over_ranks } => {
             let real = real.ok_or_else(|| Error::Internal("the relativistic loss needs the logits of HR".into()))?;
-            let (real, fake) = (relative(tape, real, fake)?, relative(tape, fake, real)?);
+            let [real, fake] = relative(tape, [real, fake], over_ranks)?;
             let terms = [bce(tape, real, 0.0)?, bce(tape, fake, 1.0)?];
             tape.push(Add { alpha: 0.5, beta: 0.5 }, &terms)
         }
@@ -100,8 +108,8 @@ pub fn probabilities(tape: &mut Tape, kind: Adversarial, real: Value, fake: Valu
             (Metric::RealProbability, tape.push(MeanSigmoid, &[real])?),
             (Metric::FakeProbability, tape.push(MeanSigmoid, &[fake])?),
         ];
-        if kind == Adversarial::RelativisticBce {
-            let (real, fake) = (relative(tape, real, fake)?, relative(tape, fake, real)?);
+        if let Adversarial::RelativisticBce { over_ranks } = kind {
+            let [real, fake] = relative(tape, [real, fake], over_ranks)?;
             all.extend([
                 (Metric::RealRelativistic, tape.push(MeanSigmoid, &[real])?),
                 (Metric::FakeRelativistic, tape.push(MeanSigmoid, &[fake])?),

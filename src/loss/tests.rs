@@ -45,7 +45,7 @@ fn adversarial_losses_and_their_gradients_are_those_of_torch() {
             [0.7837970470246705, 1.00570326154712, -0.001691880959277324, 0.03651091006063768, -0.09161998830154966],
         ),
         (
-            Adversarial::RelativisticBce,
+            Adversarial::RelativisticBce { over_ranks: false },
             [1.3545827406777948, 1.1981442235104245, -0.050975360269501696, 0.0984277450300316, -0.08780493318567273],
         ),
         (Adversarial::Wasserstein, [-0.5482661612331867, 0.18811605498194695, -0.125, 0.125, -0.125]),
@@ -69,7 +69,9 @@ fn adversarial_losses_and_their_gradients_are_those_of_torch() {
 #[test]
 fn probabilities_are_plain_and_relative_means_of_sigmoids() {
     let want = [0.5748077865827914, 0.4605042478558973, 0.6075242576742739, 0.4001777826518226];
-    for (kind, count) in [(Adversarial::Bce, 2), (Adversarial::RelativisticBce, 4), (Adversarial::Wasserstein, 2)] {
+    for (kind, count) in
+        [(Adversarial::Bce, 2), (Adversarial::RelativisticBce { over_ranks: false }, 4), (Adversarial::Wasserstein, 2)]
+    {
         let mut tape = Tape::new();
         let (real, fake, given) = logits(&mut tape);
         let found = probabilities(&mut tape, kind, real, fake).unwrap();
@@ -85,7 +87,7 @@ fn probabilities_are_plain_and_relative_means_of_sigmoids() {
 fn the_relativistic_loss_needs_both_sides() {
     let mut tape = Tape::new();
     let (_, fake, _) = logits(&mut tape);
-    assert!(generator_loss(&mut tape, Adversarial::RelativisticBce, fake, None).is_err());
+    assert!(generator_loss(&mut tape, Adversarial::RelativisticBce { over_ranks: false }, fake, None).is_err());
     assert!(generator_loss(&mut tape, Adversarial::Bce, fake, None).is_ok());
 }
 

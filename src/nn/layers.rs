@@ -9,7 +9,7 @@ use crate::ops::add::Add;
 use crate::ops::conv2d::{Conv2d, Geometry};
 use crate::ops::leaky_relu::LeakyRelu;
 use crate::ops::linear::Linear;
-use crate::ops::norm;
+use crate::ops::norm::{self, By};
 use crate::ops::pad_channels::{PadChannels, Segments};
 use crate::ops::pixel_shuffle::PixelShuffle;
 use crate::ops::prelu::Prelu;
@@ -43,6 +43,7 @@ pub struct Net<'a> {
     pub vars: Vars<'a>,
     /// Batch statistics and power iterations (true) or stored ones.
     pub train: bool,
+    ranks: usize,
     align: usize,
     path: String,
 }
@@ -78,7 +79,13 @@ impl<'a> Net<'a> {
             Vars::Declare(layout) => layout.prefix.clone(),
             Vars::Bound { layout, .. } => layout.prefix.clone(),
         };
-        Net { tape, vars, train, align: 1, path }
+        Net { tape, vars, train, ranks: 1, align: 1, path }
+    }
+
+    /// The same network whose batch statistics are those of the batches of `ranks` ranks.
+    #[must_use]
+    pub fn synced_over(self, ranks: usize) -> Self {
+        Net { ranks, ..self }
     }
 
     /// The same network where tensors side by side start at multiples of `align` channels, if need be behind zeros.
@@ -287,8 +294,9 @@ impl<'a> Net<'a> {
             let (mean, var) = (vector(net, "running_mean", 0.0), vector(net, "running_var", 1.0));
             let (gamma, beta) = (net.param(gamma)?, net.param(beta)?);
             let running = (net.buffer(mean), net.buffer(var));
-            let (path, train) = (net.path.clone(), net.train);
-            let norm = |tape: &mut Tape| norm::batch_norm(tape, x, gamma, beta, running, train);
+            let by = if net.train { By::Batches(net.ranks) } else { By::Running };
+            let path = net.path.clone();
+            let norm = |tape: &mut Tape| norm::batch_norm(tape, x, gamma, beta, running, by);
             let (y, updated) = net.tape.scoped(&path, norm)?;
             if let Some((mean, var)) = updated {
                 net.set_buffer("running_mean", mean);

@@ -73,6 +73,7 @@ fn all_cases() -> Vec<Case> {
         pixel_losses::cases(),
         pixel_shuffle::cases(),
         prelu::cases(),
+        rank_mean::cases(),
         resize::cases(),
         round_weights::cases(),
         sigmoid::cases(),

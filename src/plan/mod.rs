@@ -243,6 +243,16 @@ impl Plan {
         distinct.map(|(_, loc)| (loc.shape.len() * size(loc)) as u64).sum()
     }
 
+    /// Bytes that ranks exchange in one run, each once: gradients, statistics of norms, states.
+    pub fn bytes_over_ranks(&self) -> u64 {
+        let buckets = self.segments.iter().filter_map(|segment| segment.bucket);
+        let exchanged = self.steps.iter().filter(|step| step.over_ranks().is_some());
+        let outputs = exchanged.filter_map(|step| Some(step.stores.last()?.1));
+        let commits = self.commits.iter().filter(|commit| commit.op.is_over_ranks());
+        let states = commits.flat_map(|commit| commit.states.iter().copied());
+        buckets.chain(outputs).chain(states).map(|loc| 4 * loc.shape.len() as u64).sum()
+    }
+
     /// What a step has to do.
     pub fn step_workload(&self, step: &Step) -> Workload {
         let [read, written] = [step.reads(), step.writes()].map(|locs| self.bytes(&locs));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Loc;
-use crate::graph::{Exec, Op};
+use crate::graph::{Exec, Op, OverRanks};
 use crate::types::{Precision, Shape};
 
 /// What a step computes before its pointwise stages.
@@ -82,6 +82,12 @@ impl Step {
     pub fn keeps_result_aside(&self) -> bool {
         let Some((_, output)) = self.stores.last() else { return false };
         self.shape_before(0) != output.shape || self.reads().iter().any(|read| read.overlaps(output))
+    }
+
+    /// What ranks make of the step's output.
+    pub fn over_ranks(&self) -> Option<OverRanks> {
+        let Base::Kernel(op, _) = &self.base else { return None };
+        if let Exec::Kernel(kernel) = op.exec() { kernel.over_ranks } else { None }
     }
 
     /// Every location that the step reads.

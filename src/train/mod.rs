@@ -1,8 +1,11 @@
 //! Training: from a config to a run folder.
 
 mod algorithms;
+pub mod batch;
+mod begin;
 mod host;
 mod imagery;
+pub mod launch;
 mod memory;
 mod open;
 pub mod perceptual;
@@ -26,9 +29,10 @@ mod trainer;
 pub mod validate;
 mod wandb;
 
+pub use begin::describe_begin;
 pub use open::{DeviceOptions, data_settings, open_device, open_device_with};
 pub use perceptual::torch_hub;
-pub use run::{RunOptions, describe_begin, run, run_on};
+pub use run::{RunOptions, run, run_on};
 pub use run_dir::RunDir;
 pub(crate) use summary::{check_patch, steps_per_epoch};
 pub use summary::{dry_run, dry_run_on};

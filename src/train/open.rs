@@ -96,14 +96,24 @@ pub fn open_device_with(cfg: &Config, options: &DeviceOptions) -> Result<Box<dyn
     Ok(Box::new(Cpu::new(threads)?.with_isa(instruction_set(cfg.training.isa)?)))
 }
 
-/// The CPU of one of several ranks. They share a node's cores: each takes its part of them.
+/// The cores that this process may use, as a number that is that of another process if it may use the same.
+fn core_set() -> u64 {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let (machine, status) = (read("/proc/sys/kernel/random/boot_id"), read("/proc/self/status"));
+    let cores = status.lines().find(|line| line.starts_with("Cpus_allowed:")).unwrap_or_default();
+    u64::from(crc32c::crc32c(format!("{machine}{cores}").as_bytes()))
+}
+
+/// The CPU of one of several ranks. Those that may use the same cores take equal parts of them.
 fn open_cpu_among(cfg: &Config, ranks: &Ranks) -> Result<Box<dyn Device>> {
     if cfg.training.device == DeviceChoice::Cuda {
         return Err(Error::usage(format!("Training.device is cuda, but {} ranks train on CPUs only", ranks.count()))
             .with_hint("use `--device cpu`, or start one process"));
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = cfg.training.num_threads.unwrap_or_else(|| (cores / ranks.count()).max(1));
+    // Ranks that are only counted do not know where the others are.
+    let sharing = ranks.alike(core_set()).unwrap_or(ranks.count());
+    let threads = cfg.training.num_threads.unwrap_or((cores / sharing).max(1));
     Ok(Box::new(Cpu::new(threads)?.with_isa(instruction_set(cfg.training.isa)?).among(ranks.clone())))
 }
 

@@ -1,16 +1,19 @@
 //! From a config to a finished run: opens data, device and folder, continues or starts, trains, reports.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
+use super::batch::Job;
+use super::begin::{Begin, begin_together, new_folder};
 use super::imagery::check_imagery;
 use super::memory::fit_memory;
 use super::open::{DeviceOptions, open_device_with};
 use super::perceptual::PerceptualWeights;
 use super::plans::train_shape;
-use super::ranks::{check_alike, samples_per_step};
+use super::ranks::{check_alike, ranks_notes};
 use super::run_dir::RunDir;
 use super::session::{Restored, Session};
-use super::signals::StopSignal;
+use super::signals::{StopSignal, TimeLimit, wants_requeue};
 use super::step::logged_metrics;
 use super::summary::{check_patch, steps_per_epoch};
 use super::table::compare_with_bicubic;
@@ -28,7 +31,7 @@ use crate::nn::Network;
 use crate::runtime::Device;
 use crate::{Error, Result};
 
-const NOTHING_TO_CONTINUE: &str = "there is no run to continue: a new one begins";
+pub(super) const NOTHING_TO_CONTINUE: &str = "there is no run to continue: a new one begins";
 
 /// What the command line adds to a config.
 #[derive(Clone, Debug, Default)]
@@ -43,14 +46,21 @@ pub struct RunOptions {
     pub sync_kernels: bool,
     /// The ranks that this process is one of.
     pub ranks: Ranks,
+    /// What has started them.
+    pub launcher: Option<&'static str>,
+    /// The batch job that the run is part of.
+    pub job: Option<Job>,
+    /// Queue the job again when its time is over.
+    pub requeue: bool,
     /// Where the weights of perceptual networks are, if the config does not say ([`torch_hub`](super::torch_hub)).
     pub torch_hub: Option<PathBuf>,
 }
 
-/// Where a run begins.
-enum Begin {
-    New,
-    Continue { checkpoint: PathBuf, folder: PathBuf },
+impl RunOptions {
+    /// What the job's runs are called.
+    pub(super) fn job_name(&self) -> Option<String> {
+        self.job.as_ref().and_then(Job::name)
+    }
 }
 
 /// Trains `cfg` to its end and prints where the run's files are. `program` is a binary of this project, which checks
@@ -93,7 +103,7 @@ fn train(
     messages: &Messages,
 ) -> Result<()> {
     // Before the first file is opened: no signal ends the preparations without a saved state.
-    let stop = StopSignal::install()?;
+    let stop = stop_signal(cfg, options)?;
     let perceptual = PerceptualWeights::open(cfg, options.torch_hub.as_deref())?;
     let ranks = &options.ranks;
     let begin = begin_together(cfg, options)?;
@@ -138,8 +148,11 @@ fn train(
         (None, true) => new_folder(cfg, options)?,
         (None, false) => RunDir::of_first_rank(ranks.first_text("")?.into()),
     };
+    if let Some(name) = options.job_name().filter(|_| ranks.is_first()) {
+        folder.note_job(&name)?;
+    }
     let (log, upload) = match ranks.is_first() {
-        true => open_logs(&session, &folder, &meta, messages)?,
+        true => open_logs(&session, (&folder, &meta), options, messages)?,
         false => (MetricsLog::discarding(), None),
     };
     algorithms::decide(&mut session, &plans.run, &folder)?;
@@ -163,7 +176,7 @@ fn train(
     let finished = ended.and_then(|ended| Ok((ended, trainer.finish()?)));
     upload.into_iter().for_each(|upload| upload.finish(finished.is_ok(), messages));
     let (ended, parts) = finished?;
-    end(ended, parts, (compares, &stop), messages)
+    end(ended, parts, (compares, &stop, options), messages)
 }
 
 /// Says how a run ended, and after training the table against bicubic upsampling if it `compares`.
@@ -173,7 +186,7 @@ fn train(
 fn end(
     ended: Ended,
     (mut session, dataset, folder): (Session, Dataset, RunDir),
-    (compares, stop): (bool, &StopSignal),
+    (compares, stop, options): (bool, &StopSignal, &RunOptions),
     messages: &Messages,
 ) -> Result<()> {
     let path = folder.path().display();
@@ -183,6 +196,9 @@ fn end(
             keep_facts(&folder, messages, |facts| facts.ended = format!("stopped by {name}"));
             write_page(&folder, messages);
             messages.info(&format!("{name}; continue with --resume {path}"));
+            if folder.is_written_here() && options.requeue && wants_requeue(name) {
+                requeue(options.job.as_ref(), messages);
+            }
             return Err(Error::Stopped { checkpoint: folder.join(LAST) });
         }
     };
@@ -202,6 +218,27 @@ fn end(
     write_page(&folder, messages);
     messages.info(&format!("files of the run: {path}"));
     Ok(())
+}
+
+/// Queues a job again. A run ends as it would without.
+fn requeue(job: Option<&Job>, messages: &Messages) {
+    match job.map(Job::requeue) {
+        Some(Ok(done)) => messages.info(&done),
+        Some(Err(e)) => messages.warn(&format!("the job is not queued again: {e}")),
+        None => messages.warn("no job is queued again: SLURM_JOB_ID is not set"),
+    }
+}
+
+/// What asks a run to stop: signals, `Training.max_time`, the end of its job.
+fn stop_signal(cfg: &Config, options: &RunOptions) -> Result<StopSignal> {
+    let mut stop = StopSignal::install()?;
+    if let Some(time) = cfg.training.max_time {
+        stop = stop.within(TimeLimit::Config, Duration::from_secs(time.seconds()));
+    }
+    if let Some(time) = options.job.as_ref().and_then(|job| job.time_to_train(SystemTime::now())) {
+        stop = stop.within(TimeLimit::Job, time);
+    }
+    Ok(stop)
 }
 
 /// Writes the picture of the held-out imagery. The run has ended well, with it or without.
@@ -250,8 +287,8 @@ fn write_page(folder: &RunDir, messages: &Messages) {
 /// Opens what a run writes beside checkpoints, and says what is run.
 fn open_logs(
     session: &Session,
-    folder: &RunDir,
-    meta: &Meta,
+    (folder, meta): (&RunDir, &Meta),
+    options: &RunOptions,
     messages: &Messages,
 ) -> Result<(MetricsLog, Option<Upload>)> {
     let cfg = session.config();
@@ -265,11 +302,8 @@ fn open_logs(
     messages.info(&format!("run folder {}", folder.path().display()));
     let (device, precision) = (session.device().describe(), session.precision());
     messages.info(&format!("device {device}, {precision}"));
-    let ranks = session.ranks();
-    if let Some(library) = ranks.library() {
-        let (count, batch) = (ranks.count(), samples_per_step(cfg, &ranks));
-        messages.info(&format!("{count} ranks of this device over {library} · {batch} samples a step"));
-    }
+    options.job.iter().for_each(|job| messages.info(&job.to_string()));
+    ranks_notes(session, options.launcher).iter().for_each(|note| messages.info(note));
     messages.info(&format!("generator {g} parameters · discriminator {d} parameters"));
     let metrics: Vec<&str> = logged_metrics(cfg).into_iter().map(Metric::name).collect();
     // What a failing disk may not have taken is written again. Of the first of these steps there may be a row with other
@@ -284,84 +318,6 @@ fn open_logs(
         log.row(*step, *epoch, &values)?;
     }
     Ok((log, upload.flatten()))
-}
-
-/// The folder of a new run, which the first rank makes and tells the others.
-fn new_folder(cfg: &Config, options: &RunOptions) -> Result<RunDir> {
-    let folder = match &options.run_dir {
-        Some(path) => RunDir::create_at(path)?,
-        None => RunDir::create(&cfg.logging.dir, &cfg.logging.wandb.project)?,
-    };
-    options.ranks.first_text(&folder.path().to_string_lossy())?;
-    Ok(folder)
-}
-
-/// What the first rank decides, for all.
-fn begin_together(cfg: &Config, options: &RunOptions) -> Result<Begin> {
-    let ranks = &options.ranks;
-    if ranks.is_first() {
-        let begin = begin(cfg, options)?;
-        let paths = match &begin {
-            Begin::New => [String::new(), String::new()],
-            Begin::Continue { checkpoint, folder } => {
-                [checkpoint, folder].map(|path| path.to_string_lossy().into_owned())
-            }
-        };
-        paths.iter().try_for_each(|path| ranks.first_text(path).map(|_| ()))?;
-        return Ok(begin);
-    }
-    let [checkpoint, folder] = [ranks.first_text("")?, ranks.first_text("")?].map(PathBuf::from);
-    Ok(if checkpoint.as_os_str().is_empty() { Begin::New } else { Begin::Continue { checkpoint, folder } })
-}
-
-/// Decides whether a run is continued, and from where.
-fn begin(cfg: &Config, options: &RunOptions) -> Result<Begin> {
-    let from_config = match (&cfg.training.resume, &cfg.model.continue_training) {
-        (Resume::Never, Some(path)) => Resume::From(path.clone()),
-        (resume, _) => resume.clone(),
-    };
-    let at_folder = |folder: PathBuf| Begin::Continue { checkpoint: folder.join(LAST), folder };
-    match options.resume.clone().unwrap_or(from_config) {
-        Resume::Never => Ok(Begin::New),
-        Resume::Auto => {
-            let known = match &options.run_dir {
-                Some(folder) => Some(folder.clone()).filter(|f| f.join(LAST).exists()),
-                None => RunDir::newest(&cfg.logging.dir, &cfg.logging.wandb.project),
-            };
-            Ok(known.map_or(Begin::New, at_folder))
-        }
-        Resume::From(path) if path.is_dir() => Ok(at_folder(path)),
-        Resume::From(checkpoint) => {
-            if !checkpoint.is_file() {
-                return Err(Error::checkpoint(&checkpoint, "there is no such file")
-                    .with_hint("--resume takes `auto`, a run folder, or a .safetensors file in one"));
-            }
-            let parent = checkpoint.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
-            let folder = options.run_dir.clone().unwrap_or_else(|| parent.clone());
-            let other = folder.canonicalize().ok() != parent.canonicalize().ok();
-            if other && folder.join(LAST).exists() {
-                return Err(Error::data(&folder, "this folder holds another run")
-                    .with_hint("choose a new folder with --run-dir, or continue that run"));
-            }
-            Ok(Begin::Continue { checkpoint, folder })
-        }
-    }
-}
-
-/// Where a run would begin, for `--dry-run`; nothing where a new one was not to be a continued one.
-///
-/// # Errors
-/// If what is to be continued is not there, cannot be read, or has another architecture.
-pub fn describe_begin(cfg: &Config, options: &RunOptions, messages: &Messages) -> Result<Option<String>> {
-    let asked = options.resume.as_ref().unwrap_or(&cfg.training.resume);
-    match begin(cfg, options)? {
-        Begin::New => Ok(matches!(asked, Resume::Auto).then(|| NOTHING_TO_CONTINUE.to_owned())),
-        Begin::Continue { checkpoint, .. } => {
-            let (_, meta) = TensorFile::open_checkpoint(&checkpoint)?;
-            report_changes(cfg, &meta, &checkpoint, messages)?;
-            Ok(Some(format!("a run would continue at step {} from {}", meta.step, checkpoint.display())))
-        }
-    }
 }
 
 /// Takes the state of a checkpoint, or the weights alone, or nothing.
@@ -407,7 +363,7 @@ pub(super) fn initial_weights(session: &mut Session) -> Result<Vec<String>> {
 }
 
 /// Architecture keys must match; other changed keys are listed and used.
-fn report_changes(cfg: &Config, meta: &Meta, checkpoint: &Path, messages: &Messages) -> Result<()> {
+pub(super) fn report_changes(cfg: &Config, meta: &Meta, checkpoint: &Path, messages: &Messages) -> Result<()> {
     let Ok((old, _)) = Config::from_yaml(&meta.config, Some(checkpoint), &[]) else {
         messages.warn("the checkpoint's own configuration cannot be read; only its tensors are compared");
         return Ok(());

@@ -12,6 +12,8 @@ use crate::{Error, Result};
 
 /// Name of the lock file in a run folder.
 const LOCK: &str = ".lock";
+/// Name of the file with the name of the batch job that has last worked in a run folder.
+const JOB: &str = ".job";
 
 /// A run folder, locked for this process until the value is dropped.
 #[derive(Debug)]
@@ -24,17 +26,23 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Makes `<logs_dir>/<project>/<timestamp>/`, with a number added if that exists.
-    pub fn create(logs_dir: &Path, project: &str) -> Result<Self> {
+    /// Makes `<logs_dir>/<project>/<job>/`, without a job `<timestamp>/`, with a number added if that exists. A folder in
+    /// which the job was ended before its first checkpoint is taken again.
+    pub fn create(logs_dir: &Path, project: &str, job: Option<&str>) -> Result<Self> {
         let parent = project_dir(logs_dir, project)?;
         fs::create_dir_all(&parent).map_err(|e| failed("make folder", &parent, &e))?;
-        let name = local_time().strftime("%Y-%m-%d_%H-%M-%S").to_string();
+        let timestamp = || local_time().strftime("%Y-%m-%d_%H-%M-%S").to_string();
+        let name = job.map_or_else(timestamp, str::to_owned);
         let mut path = parent.join(&name);
         let mut number = 1;
         loop {
             match fs::create_dir(&path) {
                 Ok(()) => return Self::lock(path),
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                    let is_begun = job.is_some_and(|job| is_of_job(&path, job)) && !path.join(LAST).exists();
+                    if let Some(this) = is_begun.then(|| Self::lock(path.clone())).and_then(Result::ok) {
+                        return Ok(this);
+                    }
                     number += 1;
                     path = parent.join(format!("{name}-{number}"));
                 }
@@ -73,13 +81,28 @@ impl RunDir {
     /// The newest run folder of the project that holds a `last.safetensors`: the one whose file was written
     /// last, of equals the last by name.
     pub fn newest(logs_dir: &Path, project: &str) -> Option<PathBuf> {
+        Self::newest_of(logs_dir, project, |_| true)
+    }
+
+    /// The newest of those that a batch job has worked in last.
+    pub fn newest_of_job(logs_dir: &Path, project: &str, job: &str) -> Option<PathBuf> {
+        Self::newest_of(logs_dir, project, |path| is_of_job(path, job))
+    }
+
+    fn newest_of(logs_dir: &Path, project: &str, is_meant: impl Fn(&Path) -> bool) -> Option<PathBuf> {
         let folders = fs::read_dir(project_dir(logs_dir, project).ok()?).ok()?;
         let dated = folders.filter_map(|entry| {
-            let path = entry.ok()?.path();
+            let path = entry.ok().map(|entry| entry.path()).filter(|path| is_meant(path))?;
             let written = fs::metadata(path.join(LAST)).ok()?.modified().unwrap_or(SystemTime::UNIX_EPOCH);
             Some((written, path))
         });
         dated.max().map(|(_, path)| path)
+    }
+
+    /// Notes that a batch job works in the folder from now on.
+    pub fn note_job(&self, job: &str) -> Result<()> {
+        let file = self.join(JOB);
+        fs::write(&file, job).map_err(|e| failed("write", &file, &e))
     }
 
     /// The folder.
@@ -124,6 +147,10 @@ fn failed(action: &'static str, path: &Path, e: &io::Error) -> Error {
     Error::io(action, path, io::Error::new(e.kind(), format!("{e}{}", advice(e.kind()))))
 }
 
+fn is_of_job(folder: &Path, job: &str) -> bool {
+    fs::read_to_string(folder.join(JOB)).is_ok_and(|noted| noted == job)
+}
+
 /// `<logs_dir>/<project>`; the project must be the name of one folder.
 fn project_dir(logs_dir: &Path, project: &str) -> Result<PathBuf> {
     let mut parts = Path::new(project).components();
@@ -142,7 +169,7 @@ mod tests {
     #[test]
     fn two_runs_of_one_second_get_two_folders() {
         let logs = tempfile::tempdir().unwrap();
-        let runs: Vec<_> = (0..4).map(|_| RunDir::create(logs.path(), "p").unwrap()).collect();
+        let runs: Vec<_> = (0..4).map(|_| RunDir::create(logs.path(), "p", None).unwrap()).collect();
         let mut paths: Vec<_> = runs.iter().map(RunDir::path).collect();
         paths.dedup();
         assert_eq!(paths.len(), 4);
@@ -177,7 +204,7 @@ mod tests {
     fn a_folder_that_cannot_be_made_is_refused_with_a_way_out() {
         // Not even the superuser can make a folder there.
         let at = RunDir::create_at(Path::new("/sys/srgan-run")).unwrap_err();
-        let below = RunDir::create(Path::new("/sys/srgan-logs"), "p").unwrap_err();
+        let below = RunDir::create(Path::new("/sys/srgan-logs"), "p", None).unwrap_err();
         for error in [at, below] {
             let text = error.to_string();
             assert!(text.contains("/sys/srgan-") && text.contains("with --run-dir"), "{text}");
@@ -200,10 +227,37 @@ mod tests {
     }
 
     #[test]
+    fn a_job_finds_the_folder_that_it_works_in() {
+        let logs = tempfile::tempdir().unwrap();
+        let project = logs.path().join("p");
+        let begin = |job: &str| {
+            let folder = RunDir::create(logs.path(), "p", Some(job)).unwrap();
+            folder.note_job(job).unwrap();
+            folder
+        };
+        let save = |folder: &RunDir| fs::write(folder.join(LAST), "x").unwrap();
+        let of_job = |job: &str| RunDir::newest_of_job(logs.path(), "p", job);
+        // Ended before its first checkpoint, queued again, while another process of the job has the folder, and after.
+        let first = begin("job_7_1");
+        assert_eq!((first.path(), of_job("job_7_1")), (&*project.join("job_7_1"), None));
+        assert_eq!(begin("job_7_1").path(), project.join("job_7_1-2"));
+        drop(first);
+        let again = begin("job_7_1");
+        assert_eq!(again.path(), project.join("job_7_1"));
+        save(&again);
+        save(&begin("job_7_2"));
+        assert_eq!(of_job("job_7_1"), Some(project.join("job_7_1")));
+        assert_eq!(begin("job_7_2").path(), project.join("job_7_2-2"));
+        // A later job goes on with the run: it is now that one's.
+        again.note_job("job_9").unwrap();
+        assert_eq!([of_job("job_7_1"), of_job("job_9")], [None, Some(project.join("job_7_1"))]);
+    }
+
+    #[test]
     fn a_project_is_the_name_of_one_folder() {
         let logs = tempfile::tempdir().unwrap();
         for project in ["", ".", "..", "a/b", "/tmp", "a\nb"] {
-            let error = RunDir::create(logs.path(), project).unwrap_err();
+            let error = RunDir::create(logs.path(), project, None).unwrap_err();
             assert!(error.to_string().contains("Logging.wandb.project"), "{error}");
         }
     }

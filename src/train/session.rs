@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::programs::{BatchShape, EvaluateOptions, Phase, Programs, Recorded, Segment};
 use super::scalars;
-use super::states::{self, COUNTERS, FlatState, Start};
+use super::states::{self, FlatState, Start};
 use crate::config::{self, Config};
 use crate::device::collective::Ranks;
 use crate::metrics::Metric;
@@ -355,6 +355,18 @@ impl Session {
         Ok(outcome)
     }
 
+    /// Waits for a run and takes the mean over the ranks of what it gave back on each. One of which nobody knows that mean
+    /// counts as not collected.
+    ///
+    /// # Errors
+    /// Fails if the device does, or the library between ranks.
+    pub fn collect_over_ranks(&mut self, run: Run) -> Result<Outcome> {
+        let (mut outcome, ranks) = (self.device.collect(run)?, self.ranks());
+        outcome.outputs.iter_mut().try_for_each(|values| ranks.mean(values))?;
+        self.open_runs -= 1;
+        Ok(outcome)
+    }
+
     /// Runs a plan with this step's scalars and waits for it.
     ///
     /// # Errors
@@ -368,26 +380,5 @@ impl Session {
     /// failed may have changed some of them.
     pub fn is_settled(&self) -> bool {
         self.open_runs == 0
-    }
-
-    /// Updates done: generator, discriminator, EMA.
-    ///
-    /// # Errors
-    /// Fails if the device fails.
-    pub fn counters(&self) -> Result<[u64; 3]> {
-        let read = |name: &str| Ok(self.device.state(name)?.first().map_or(0, |v| *v as u64));
-        let [generator, discriminator, average] = COUNTERS.map(read);
-        Ok([generator?, discriminator?, average?])
-    }
-
-    /// Sets the numbers of updates done.
-    ///
-    /// # Errors
-    /// Fails if the device fails.
-    pub fn set_counters(&mut self, counters: [u64; 3]) -> Result<()> {
-        for (name, value) in COUNTERS.into_iter().zip(counters) {
-            self.device.set_state(name, Shape::SCALAR, &[value as f32])?;
-        }
-        Ok(())
     }
 }

@@ -1,7 +1,8 @@
-//! Signals that ask a run to stop: it finishes its step, saves its state and exits with code 75.
+//! What asks a run to stop, signals and limits of time: it finishes its step, saves its state and exits with code 75.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use libc::SIGXCPU;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
@@ -22,6 +23,38 @@ const STOPPING: [(i32, &str); 6] = [
     (SIGXCPU, "SIGXCPU"),
 ];
 
+/// A limit of a run's time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeLimit {
+    /// `Training.max_time`.
+    Config,
+    /// The end of its job.
+    Job,
+}
+
+impl TimeLimit {
+    const ALL: [TimeLimit; 2] = [TimeLimit::Config, TimeLimit::Job];
+
+    /// A number that no signal has.
+    fn number(self) -> u64 {
+        1000 + self as u64
+    }
+
+    /// What has run out.
+    fn name(self) -> &'static str {
+        match self {
+            TimeLimit::Config => "Training.max_time",
+            TimeLimit::Job => "the job's time limit",
+        }
+    }
+}
+
+/// Whether what asked to stop, by its name, wants the run to go on later: the end of its time, and signals that batch
+/// systems send ahead of it. Ctrl-C and SIGTERM, which `scancel` sends, do not.
+pub fn wants_requeue(name: &str) -> bool {
+    ["SIGUSR1", "SIGUSR2", "SIGXCPU"].contains(&name) || TimeLimit::ALL.iter().any(|limit| limit.name() == name)
+}
+
 /// Whether the process was started with this signal ignored, as `nohup` does with SIGHUP.
 fn is_ignored(signal: i32) -> bool {
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
@@ -36,6 +69,7 @@ fn is_ignored(signal: i32) -> bool {
 pub struct StopSignal {
     /// Number of the last signal; 0 before the first.
     received: Arc<AtomicUsize>,
+    limits: Vec<(TimeLimit, Instant)>,
 }
 
 impl StopSignal {
@@ -60,20 +94,34 @@ impl StopSignal {
             Ok(())
         };
         install().map_err(|e| Error::Internal(format!("cannot install signal handlers: {e}")))?;
-        Ok(StopSignal { received })
+        Ok(StopSignal { received, limits: vec![] })
     }
 
-    /// The number of the signal that asked to stop; 0 if none did.
+    /// The same, which also asks to stop after `time` from now.
+    #[must_use]
+    pub fn within(mut self, limit: TimeLimit, time: Duration) -> Self {
+        self.limits.extend(Instant::now().checked_add(time).map(|end| (limit, end)));
+        self
+    }
+
+    /// The number of the signal or limit that asked to stop; 0 if none did.
     pub fn number(&self) -> u64 {
-        self.received.load(Ordering::Relaxed) as u64
+        match self.received.load(Ordering::Relaxed) as u64 {
+            0 => {
+                let now = Instant::now();
+                self.limits.iter().find(|(_, end)| *end <= now).map_or(0, |(limit, _)| limit.number())
+            }
+            signal => signal,
+        }
     }
 
-    /// The name of a signal that asks to stop.
+    /// The name of a signal or limit that asks to stop.
     pub fn name(number: u64) -> Option<&'static str> {
-        STOPPING.iter().find(|(signal, _)| *signal as u64 == number).map(|(_, name)| *name)
+        let signal = STOPPING.iter().find(|(signal, _)| *signal as u64 == number).map(|(_, name)| *name);
+        signal.or_else(|| TimeLimit::ALL.into_iter().find(|limit| limit.number() == number).map(TimeLimit::name))
     }
 
-    /// The name of the signal that asked to stop, if one did.
+    /// The name of the signal or limit that asked to stop, if one did.
     pub fn received(&self) -> Option<&'static str> {
         Self::name(self.number())
     }
@@ -113,6 +161,29 @@ mod tests {
             assert_eq!(code, Some(0), "{text}");
             assert!(text.contains(&format!("received: Some({name:?})")), "{text}");
         }
+    }
+
+    /// SLURM sends it before SIGTERM.
+    #[test]
+    fn a_signal_to_go_on_does_nothing() {
+        let (code, text) = run(&[libc::SIGCONT]);
+        assert_eq!(code, Some(0), "{text}");
+        assert!(text.contains("received: None"), "{text}");
+    }
+
+    #[test]
+    fn the_end_of_its_time_stops_a_run() {
+        let waits = || StopSignal { received: Arc::default(), limits: vec![] };
+        let long = waits().within(TimeLimit::Config, Duration::from_secs(1 << 40));
+        assert_eq!(long.received(), None);
+        let over = long.within(TimeLimit::Job, Duration::ZERO);
+        assert_eq!(over.received(), Some("the job's time limit"));
+        over.received.store(SIGUSR1 as usize, Ordering::Relaxed);
+        assert_eq!(over.received(), Some("SIGUSR1"));
+        let both = waits().within(TimeLimit::Job, Duration::MAX).within(TimeLimit::Config, Duration::ZERO);
+        assert_eq!(StopSignal::name(both.number()), Some("Training.max_time"));
+        assert!(wants_requeue("Training.max_time") && wants_requeue("SIGUSR1"));
+        assert!(!wants_requeue("SIGTERM") && !wants_requeue("Ctrl-C (SIGINT)"));
     }
 
     #[test]

@@ -118,7 +118,9 @@ impl StepReport {
 pub fn logged_metrics(cfg: &Config) -> Vec<Metric> {
     let is_logged = |metric: &Metric| match metric.when() {
         When::Always | When::Adversarial => true,
-        When::Relativistic => Adversarial::of(&cfg.training.losses) == Adversarial::RelativisticBce,
+        When::Relativistic => {
+            matches!(Adversarial::of(&cfg.training.losses, false), Adversarial::RelativisticBce { .. })
+        }
         When::Averaged => cfg.training.ema.enabled,
     };
     Metric::ALL.iter().copied().filter(is_logged).collect()
@@ -213,9 +215,7 @@ struct Started {
 impl Started {
     /// Waits for the program and adds its metrics. True if its checks passed.
     fn collect(self, session: &mut Session, measured: &mut Measured) -> Result<bool> {
-        let mut outcome = session.collect(self.run)?;
-        let ranks = session.ranks();
-        outcome.outputs.iter_mut().try_for_each(|values| ranks.mean(values))?;
+        let outcome = session.collect_over_ranks(self.run)?;
         for (metric, value) in session.metrics(self.plan).iter().zip(outcome.outputs.iter().flatten()) {
             *measured.entry(*metric).or_default() += self.share * f64::from(*value);
         }

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use super::memory::{Need, available};
 use super::perceptual::PerceptualWeights;
-use super::plans::{Plans, train_shape, validation_batches};
-use super::programs::Phase;
+use super::plans::{Plans, of_step, train_shape, validation_batches};
+use super::programs::{BatchShape, Phase};
+use super::ranks::samples_per_step;
 use super::run::initial_weights;
 use super::schedule;
 use super::session::{Key, Session};
@@ -111,7 +112,7 @@ pub fn dry_run_on(device: Box<dyn Device>, cfg: &Config, verbose: bool) -> Resul
     let weights = initial_weights(&mut session)?;
     let dataset = Dataset::open(&data_settings(cfg))?;
     check_patch(cfg, &dataset)?;
-    let steps = steps_per_epoch(cfg, &dataset, 1)?;
+    let steps = steps_per_epoch(cfg, &dataset, session.ranks().count())?;
     let of_run = Plans::of(cfg, &dataset);
     let keys: Vec<Key> = of_run.all().collect();
     let mut text = String::new();
@@ -144,12 +145,31 @@ pub fn dry_run_on(device: Box<dyn Device>, cfg: &Config, verbose: bool) -> Resul
     let _ = writeln!(text, "{programs}\n\n{memory}\n");
     let _ = writeln!(text, "device: {}", session.device().describe());
     let _ = write!(text, "data: {} training patches, {steps} steps per epoch", dataset.train_len());
+    let ranks = ranks_line(&mut session, cfg, shape)?;
+    ranks.iter().for_each(|line| text.push_str(&format!("\n{line}")));
     weights.iter().chain(dataset.notes()).for_each(|note| text.push_str(&format!("\n{note}")));
     dataset.warnings().iter().for_each(|warning| text.push_str(&format!("\nwarning: {warning}")));
     if verbose {
         let _ = write!(text, "\n\n{}", algorithms_of(&mut session, &of_run.run, need.total(), available)?);
     }
     Ok(text)
+}
+
+/// How many samples several ranks take in a step, and how many bytes they add up in it.
+fn ranks_line(session: &mut Session, cfg: &Config, shape: BatchShape) -> Result<Option<String>> {
+    let (ranks, parts) = (session.ranks(), cfg.training.accumulate_grad_batches);
+    let Some(by) = ranks.library() else { return Ok(None) };
+    let mut text = format!("ranks: {}, {by} · {} samples a step", ranks.count(), samples_per_step(cfg, &ranks));
+    for phase in schedule::phases(&cfg.training) {
+        let mut bytes = 0;
+        for (key, takes_images) in of_step(phase, shape, parts) {
+            let times = if takes_images { parts as u64 } else { 1 };
+            bytes += times * session.compile(key)?.bytes_over_ranks();
+        }
+        let (size, unit) = if bytes < 1 << 20 { (bytes << 10, "KiB") } else { (bytes, "MiB") };
+        let _ = write!(text, " · all-reduced in a step ({}): {} {unit}", phase.name(), mib(size as usize));
+    }
+    Ok(Some(text))
 }
 
 /// What the device chooses for a run that takes `needed` bytes.

@@ -324,19 +324,19 @@ impl Trainer {
         loop {
             let (signal, saves) = self.agreed()?;
             if let Some(name) = signal {
-                self.meta.validation = Some(validating.state(self.meta.step)?);
+                self.meta.validation = Some(validating.state(self.meta.step));
                 return Ok(Some(Ended::Signal(name)));
             }
             if !validating.step(&mut self.session)? {
                 break;
             }
             if saves {
-                self.meta.validation = Some(validating.state(self.meta.step)?);
+                self.meta.validation = Some(validating.state(self.meta.step));
                 self.save_last()?;
             }
         }
         self.meta.validation = None;
-        let validation = validating.finish()?;
+        let validation = validating.finish();
         let row: Vec<(&str, Scalar)> = validation.values.iter().map(|(m, v)| (m.name(), Scalar::F64(*v))).collect();
         let at = self.meta.step - 1;
         self.log.row(at, self.meta.epoch, &row)?;

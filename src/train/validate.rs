@@ -107,6 +107,7 @@ pub struct Validating {
     counted: usize,
     /// What loads this rank's batches of a size.
     loader: Option<(usize, Loader)>,
+    /// Of the batches of all ranks that were counted so far.
     means: Means,
     panels: Panels,
 }
@@ -139,22 +140,16 @@ impl Validating {
             return;
         }
         let sums = state.sums.iter().filter_map(|(name, mean)| Some((Metric::named(name)?, *mean)));
-        // The sums of all ranks; they are added again at the end.
-        if self.ranks.is_first() {
-            self.means = Means { sums: sums.collect(), images };
-        }
+        self.means = Means { sums: sums.collect(), images };
         self.counted = done;
     }
 
     /// What all ranks have counted so far, after `step` steps.
-    ///
-    /// # Errors
-    /// If the library between ranks fails.
-    pub fn state(&self, step: u64) -> Result<ValidationState> {
-        let Means { sums, images } = &self.means.over(&self.ranks)?;
+    pub fn state(&self, step: u64) -> ValidationState {
+        let Means { sums, images } = &self.means;
         let sums = sums.iter().map(|(metric, mean)| (metric.name().to_owned(), *mean)).collect();
         let done = self.next.max(self.counted).min(self.batches.len()) as u64;
-        Ok(ValidationState { step, batches: self.batches.len() as u64, done, images: *images as u64, sums })
+        ValidationState { step, batches: self.batches.len() as u64, done, images: *images as u64, sums }
     }
 
     /// Whether this rank counts a batch.
@@ -171,28 +166,34 @@ impl Validating {
         self.counts(index) || self.draws(index)
     }
 
-    /// Evaluates the next batch of each rank; false if there is none.
+    /// Evaluates the next batch of each rank, and adds up what they count: numbers are summed in the same order whether or
+    /// not a validation is continued. False if there is none.
     ///
     /// # Errors
-    /// If the data cannot be read, or the device fails.
+    /// If the data cannot be read, or the device or the library between ranks fails.
     pub fn step(&mut self, session: &mut Session) -> Result<bool> {
         let round = self.next..(self.next + self.ranks.count()).min(self.batches.len());
         // Of what was counted before, only pictures are drawn again.
+        let mut of_round = Means::default();
         for index in round.clone().filter(|index| self.takes(*index)).collect::<Vec<_>>() {
-            self.evaluate(session, index)?;
+            self.evaluate(session, index, &mut of_round)?;
+        }
+        if self.ranks.are_several() && !round.is_empty() {
+            self.means.merge(of_round.over(&self.ranks)?);
         }
         self.next += self.ranks.count();
         Ok(!round.is_empty())
     }
 
-    fn evaluate(&mut self, session: &mut Session, index: usize) -> Result<()> {
+    fn evaluate(&mut self, session: &mut Session, index: usize, of_round: &mut Means) -> Result<()> {
         let planned = self.batches[index];
         let batch = self.load(index)?;
         let cfg = session.config().clone();
         let options = plans::validation(self.averaged, self.phase, planned.images);
         let evaluated = evaluate(session, &batch, options)?;
         if self.counts(index) {
-            self.means.add(&cfg, &batch, &evaluated)?;
+            let means = if self.ranks.are_several() { of_round } else { &mut self.means };
+            means.add(&cfg, &batch, &evaluated)?;
         }
         if self.draws(index) {
             draw(&mut self.panels, &cfg, &batch, &evaluated)?;
@@ -221,11 +222,8 @@ impl Validating {
     }
 
     /// Means over all images, and the pictures.
-    ///
-    /// # Errors
-    /// If the library between ranks fails.
-    pub fn finish(self) -> Result<Validation> {
-        Ok(Validation { values: self.means.over(&self.ranks)?.finish(), panels: self.panels })
+    pub fn finish(self) -> Validation {
+        Validation { values: self.means.finish(), panels: self.panels }
     }
 }
 
@@ -259,9 +257,6 @@ impl Means {
 
     /// The sums of all ranks.
     fn over(&self, ranks: &Ranks) -> Result<Means> {
-        if !ranks.are_several() {
-            return Ok(self.clone());
-        }
         // A rank without a batch has measured nothing.
         let of = |metric: &Metric| self.sums.get(metric).copied().unwrap_or_default();
         let mut values: Vec<f64> = Metric::ALL.iter().map(of).flat_map(|mean| [mean.sum, mean.count as f64]).collect();
@@ -272,6 +267,15 @@ impl Means {
         let mean = |of_ranks: &[f64]| MeanState { sum: of_ranks[0], count: of_ranks[1] as u64 };
         let sums = sums.map(|(metric, of_ranks)| (*metric, mean(of_ranks))).collect();
         Ok(Means { sums, images: images[0] as usize })
+    }
+
+    fn merge(&mut self, other: Means) {
+        for (metric, MeanState { sum, count }) in other.sums {
+            let mean = self.sums.entry(metric).or_default();
+            mean.sum += sum;
+            mean.count += count;
+        }
+        self.images += other.images;
     }
 
     fn count(&mut self, metric: Metric, value: f64) {

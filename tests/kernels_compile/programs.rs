@@ -21,7 +21,8 @@ const HR: usize = 64;
 /// once.
 pub fn all_modules() -> Vec<ModuleSource> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut files: Vec<_> = fs::read_dir(root.join("configs")).unwrap().map(|e| e.unwrap().path()).collect();
+    let paths = fs::read_dir(root.join("configs")).unwrap().map(|e| e.unwrap().path());
+    let mut files: Vec<_> = paths.filter(|path| path.extension().is_some_and(|e| e == "yaml")).collect();
     files.sort();
     let mut seen = HashSet::new();
     let mut all = peak_modules();
@@ -29,6 +30,8 @@ pub fn all_modules() -> Vec<ModuleSource> {
     let mut configs: Vec<Config> = files.iter().map(|path| Config::load(path, &[]).unwrap().0).collect();
     let lpips = ["Training.Losses.perceptual_metric=lpips".to_owned()];
     configs.push(Config::load(&root.join("configs/perceptual.yaml"), &lpips).unwrap().0);
+    let synced = ["Training.sync_batchnorm=true".to_owned()];
+    configs.push(Config::load(&root.join("configs/srresnet.yaml"), &synced).unwrap().0);
     for precision in [Precision::F32, Precision::Tf32, Precision::Bf16] {
         for program in configs.iter().flat_map(|cfg| programs(cfg, precision)).chain([uncommon()]) {
             let options = PlanOptions { precision, ..PlanOptions::new(&CudaTarget) };
@@ -40,7 +43,8 @@ pub fn all_modules() -> Vec<ModuleSource> {
 }
 
 fn programs(config: &Config, precision: Precision) -> Vec<Program> {
-    let programs = Programs::new(config.clone()).unwrap().aligned_to(CudaTarget.channel_alignment(precision));
+    let programs = Programs::new(config.clone()).unwrap().among(2);
+    let programs = programs.aligned_to(CudaTarget.channel_alignment(precision));
     let pairs = BatchShape { batch: 2, hr: (HR, HR), hr_type: DType::F32, lr_type: Some(DType::F32) };
     let scenes = BatchShape { hr_type: DType::U16, lr_type: None, ..pairs };
     let every =

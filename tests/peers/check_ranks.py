@@ -3,14 +3,18 @@
 
     pip install mpich safetensors numpy
     cargo build --bin srgan-train
-    python tests/peers/check_ranks.py target/debug/srgan-train
+    python tests/peers/check_ranks.py target/debug/srgan-train [--kills 50]
 
 Ranks of a network without batch statistics equal one process with as many times the batch, up to rounding; a run is the
 same twice, and when it is stopped and continued; it continues on other numbers of ranks; a signal to one rank stops all
-with the state saved; a rank that is killed or fails ends all. Exits with 1 and what differs.
+with the state saved; a rank that is killed or fails ends all. With `sync_batchnorm` the same holds for networks with batch
+norm. Ranks killed at random moments, as often as --kills says (3), lose no checkpoint and no bit. Exits with 1 and what
+differs.
 """
 
+import argparse
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -35,7 +39,12 @@ Optimizers: {optim_g_lr: 1.0e-4, optim_d_lr: 1.0e-4, eps: 1.0e-4}
 Logging: {num_val_images: 1}
 """
 LONG = ["Training.max_steps=100000", "Training.checkpoint_minutes=0.002"]
+# Batch norm in both networks, and the means of a relativistic loss.
+BATCH_NORM = ["Generator.block_type=standard", "Discriminator.model_type=standard", "Discriminator.n_blocks=2",
+  "Discriminator.use_spectral_norm=false", "Training.Losses.relativistic_average_d=true"]
 STOPPED = 75
+# How long ranks wait for one that is gone, and what a process may take beside.
+TIMEOUT, PATIENCE = 20, 40
 
 
 class Runs:
@@ -102,6 +111,10 @@ def distance(a, b):
     return max((norm(a[k].astype("f8") - b[k]) / max(norm(b[k]), 1e-3), k) for k in names)
 
 
+def rows(runs, run):
+    return (runs.folder / run / "metrics.csv").read_bytes()
+
+
 def validations(runs, run):
     lines = [line.split(",") for line in (runs.folder / run / "metrics.csv").read_text().splitlines()]
     columns = [i for i, name in enumerate(lines[0]) if name.startswith("val_metrics/")]
@@ -113,6 +126,7 @@ def equal_to_one_process(runs):
     for name, one, two in [
         ("plain", ["Data.train_batch_size=4"], []),
         ("parts", ["Data.train_batch_size=4", "Training.accumulate_grad_batches=2"], ["Training.accumulate_grad_batches=2"]),
+        ("synced", ["Data.train_batch_size=4", *BATCH_NORM], [*BATCH_NORM, "Training.sync_batchnorm=true"]),
     ]:
         runs.train(1, f"{name}1", *one)
         text = runs.train(2, f"{name}2", *two)
@@ -130,8 +144,7 @@ def same_bits(runs):
     runs.train(2, "split", "Training.max_steps=6")
     runs.train(2, "split", "--resume", "split")
     assert same(runs.tensors("plain2"), runs.tensors("split")), "a continued run of two ranks differs"
-    rows = [(runs.folder / run / "metrics.csv").read_bytes() for run in ("plain2", "again", "split")]
-    assert rows[0] == rows[1] == rows[2], "metrics of equal runs differ"
+    assert rows(runs, "plain2") == rows(runs, "again") == rows(runs, "split"), "metrics of equal runs differ"
     print("two runs, and one that was continued: the same bits")
 
 
@@ -170,11 +183,53 @@ def stops_and_failures(runs):
     print("a signal to one rank, one that is killed or hangs, and ranks that differ: all end, nothing is lost")
 
 
+def random_kills(runs, kills):
+    """Runs that are continued as often as a random one of their ranks is killed, and end with the bits of one that never was."""
+    args = ["Training.max_steps=60", "Training.checkpoint_minutes=0.001", f"Training.dist_timeout={TIMEOUT}"]
+    start = time.monotonic()
+    runs.train(2, "alive", *args)
+    whole, dice = time.monotonic() - start, random.Random(11)
+    killed, attempts, at_rest = 0, 0, 0
+    while killed < kills:
+        run = f"mortal{attempts}"
+        attempts += 1
+        ended = False
+        while not ended:
+            process = runs.start(runs.command(2, run, "--resume", "auto", *args))
+            time.sleep(dice.uniform(0, 0.7 * whole))
+            ranks = runs.ranks_of(run) if killed < kills else []
+            if ranks:
+                try:
+                    os.kill(dice.choice(ranks), signal.SIGKILL)
+                    killed += 1
+                except ProcessLookupError:
+                    pass
+            try:
+                text, _ = process.communicate(timeout=TIMEOUT + PATIENCE if killed < kills else 300)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise AssertionError(f"{run} hangs after kill {killed}")
+            ended = process.returncode == 0
+            last = runs.folder / run / "last.safetensors"
+            if last.exists():
+                load_file(last)
+            elif not ended:
+                at_rest += 1
+        assert same(runs.tensors(run), runs.tensors("alive")), f"{run} differs from a run that nobody killed"
+        assert rows(runs, run) == rows(runs, "alive"), f"{run} has other metrics"
+    print(f"{killed} kills of a random rank in {attempts} runs, {at_rest} before the first checkpoint: the same bits")
+
+
 def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("program")
+    parser.add_argument("--kills", type=int, default=3)
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        runs = Runs(folder, sys.argv[1])
+        runs = Runs(folder, args.program)
         for check in (equal_to_one_process, same_bits, other_numbers_of_ranks, stops_and_failures):
             check(runs)
+        random_kills(runs, args.kills)
 
 
 if __name__ == "__main__":

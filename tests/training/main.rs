@@ -10,6 +10,7 @@ mod common;
 mod cuda;
 mod data_sets;
 mod gpu;
+mod jobs;
 mod late_driver;
 mod libraries;
 mod not_finite;

@@ -7,7 +7,9 @@ use clap::Args;
 use srgan::config::{Config, Resume};
 use srgan::device::collective::Ranks;
 use srgan::log::{Messages, say, say_error};
-use srgan::train::ranks::{abandon, join, launched};
+use srgan::train::batch::Job;
+use srgan::train::launch::{LaunchFlags, Launched, check_asked, launched};
+use srgan::train::ranks::{abandon, counted, join, timeout};
 use srgan::train::{DeviceOptions, RunOptions, describe_begin, dry_run, run, self_check, torch_hub};
 use srgan::{Error, Result};
 
@@ -46,6 +48,18 @@ pub struct TrainArgs {
     #[arg(long)]
     sync_kernels: bool,
 
+    /// When the time of a SLURM job is over and the state is saved, put it into the queue again
+    #[arg(long)]
+    requeue: bool,
+
+    /// Number of this process among those of the run, from 0; launchers say it in the environment
+    #[arg(long, value_name = "N")]
+    rank: Option<usize>,
+
+    /// Number of processes of the run
+    #[arg(long, value_name = "N")]
+    world_size: Option<usize>,
+
     /// Print layers, parameters, multiply-adds, memory and steps per epoch, and stop
     #[arg(long)]
     dry_run: bool,
@@ -69,7 +83,10 @@ fn env(name: &str) -> Option<OsString> {
 /// Trains, or shows what would be trained. One of several ranks reports an error itself and ends the process.
 pub fn run_train(args: TrainArgs) -> Result<()> {
     let mut ranks = Ranks::default();
-    let result = start(args, &mut ranks);
+    let flags = LaunchFlags { rank: args.rank, world_size: args.world_size };
+    let launched = launched(flags, &env)?;
+    let is_alone = args.dry_run;
+    let result = start(args, launched, &mut ranks);
     let Err(e) = &result else { return Ok(()) };
     let code = e.exit_code();
     if ranks.are_several() {
@@ -85,7 +102,8 @@ pub fn run_train(args: TrainArgs) -> Result<()> {
         drop(ranks);
         std::process::exit(code.into());
     }
-    if let Ok(Some(launched)) = launched(&env) {
+    // Nobody waits for a rank that only shows what would be done.
+    if let Some(launched) = launched.filter(|_| !is_alone) {
         say_error(format!("error: {}: {e}", launched.name()));
         abandon(launched, code, &env);
         std::process::exit(code.into());
@@ -93,27 +111,44 @@ pub fn run_train(args: TrainArgs) -> Result<()> {
     result
 }
 
-fn start(args: TrainArgs, ranks: &mut Ranks) -> Result<()> {
+fn start(args: TrainArgs, launched: Option<Launched>, ranks: &mut Ranks) -> Result<()> {
     let mut overrides = args.overrides;
     overrides.extend(args.device.map(|d| format!("Training.device={d}")));
     overrides.extend(args.isa.map(|i| format!("Training.isa={i}")));
     let (cfg, warnings) = Config::load(&args.config, &overrides)?;
     let program = self_check::this_program();
     let resume = args.resume.map(|r| if r == "auto" { Resume::Auto } else { Resume::From(r.into()) });
-    let TrainArgs { run_dir, accept_new_data, sync_kernels, .. } = args;
+    let TrainArgs { run_dir, accept_new_data, sync_kernels, requeue, .. } = args;
     let torch_hub = torch_hub(&env);
-    let options = RunOptions { resume, run_dir, accept_new_data, sync_kernels, torch_hub, ranks: Ranks::default() };
+    check_asked(&cfg, launched.as_ref())?;
+    let job = Job::of(&env);
+    if requeue && job.is_none() {
+        return Err(Error::usage("--requeue: this is no SLURM job (SLURM_JOB_ID is not set)").with_hint("leave it out"));
+    }
+    let launcher = launched.map(|launched| launched.launcher);
+    let options = RunOptions {
+        resume,
+        run_dir,
+        accept_new_data,
+        sync_kernels,
+        torch_hub,
+        ranks: Ranks::default(),
+        launcher,
+        job,
+        requeue,
+    };
     if args.dry_run {
-        if launched(&env)?.is_some_and(|launched| launched.index > 0) {
+        if launched.is_some_and(|launched| launched.index > 0) {
             return Ok(());
         }
         warnings.iter().for_each(|w| say_error(format_args!("warning: {w}")));
         let messages = Messages::stderr();
         let begin = describe_begin(&cfg, &options, &messages)?;
-        let device = DeviceOptions { messages: Some(messages), program, ..DeviceOptions::default() };
+        let messages = Some(messages);
+        let device = DeviceOptions { messages, program, ranks: counted(launched), ..DeviceOptions::default() };
         let text = dry_run(&cfg, args.verbose, &device, options.torch_hub.as_deref())?;
         return say(begin.into_iter().chain([text]).collect::<Vec<_>>().join("\n"));
     }
-    *ranks = join(&cfg, &env)?;
+    *ranks = join(timeout(&cfg), launched, &env)?;
     run(&cfg, &warnings, &RunOptions { ranks: ranks.clone(), ..options }, program)
 }

@@ -1,6 +1,7 @@
 //! Several processes that train as one, each with a device of its own: sums over all of them by MPI ([`mpi`]), or, for
 //! tests, between threads (`threads`). No collective is written here: the library's are used.
 
+pub mod counted;
 pub mod mpi;
 #[cfg(feature = "host-driver")]
 pub mod threads;
@@ -85,6 +86,19 @@ impl Ranks {
         Ok(())
     }
 
+    /// Replaces row `r`, of as many equal rows as there are ranks, by what rank `r` has in it.
+    ///
+    /// # Errors
+    /// As [`Collective::sum`].
+    pub fn rows(&self, values: &mut [f32]) -> Result<()> {
+        let Some(collective) = &self.0 else { return Ok(()) };
+        let len = (values.len() / collective.count()).max(1);
+        let others = values.chunks_mut(len).enumerate().filter(|(rank, _)| *rank != collective.index());
+        // Sums with zeros are exact.
+        others.for_each(|(_, row)| row.fill(0.0));
+        collective.sum(values)
+    }
+
     /// Replaces each value by its sum over the ranks.
     ///
     /// # Errors
@@ -145,6 +159,17 @@ impl Ranks {
         Ok(others.chunks_exact(values.len().max(1)).enumerate().find_map(differs))
     }
 
+    /// How many ranks have this key, this one among them.
+    ///
+    /// # Errors
+    /// As [`Collective::sum`].
+    pub fn alike(&self, key: u64) -> Result<usize> {
+        let mut keys = vec![0; self.count()];
+        keys[self.index()] = key;
+        self.max(&mut keys)?;
+        Ok(keys.iter().filter(|other| **other == key).count())
+    }
+
     /// Ends every rank with this exit code, if there are others.
     pub fn abort(&self, code: u8) {
         self.0.iter().for_each(|c| c.abort(code));
@@ -179,11 +204,14 @@ mod tests {
             ranks.mean(&mut values).unwrap();
             let mut sums = [0.5, ranks.index() as f64];
             ranks.sum_f64(&mut sums).unwrap();
+            let mut rows = [10.0 + ranks.index() as f32; 6];
+            ranks.rows(&mut rows).unwrap();
             let text = ranks.first_text(&format!("größe {}", ranks.index())).unwrap();
-            (values, sums, text)
+            (values, sums, rows, text)
         });
-        for (values, sums, text) in results {
+        for (values, sums, rows, text) in results {
             assert_eq!((values, sums), ([1.0, 3.0], [1.5, 3.0]));
+            assert_eq!(rows, [10.0, 10.0, 11.0, 11.0, 12.0, 12.0]);
             assert_eq!(text, "größe 0");
         }
     }
@@ -197,10 +225,17 @@ mod tests {
     }
 
     #[test]
+    fn ranks_of_one_key_are_counted() {
+        assert_eq!(together(3, |ranks| ranks.alike(5 + ranks.index() as u64 / 2).unwrap()), [2, 2, 1]);
+        assert_eq!(Ranks::default().alike(7).unwrap(), 1);
+    }
+
+    #[test]
     fn a_process_alone_changes_nothing() {
         let ranks = Ranks::default();
         let mut values = [0.1, f32::NAN];
         ranks.mean(&mut values).unwrap();
+        ranks.rows(&mut values).unwrap();
         assert!(values[0] == 0.1 && values[1].is_nan());
         assert_eq!(ranks.first_text("a").unwrap(), "a");
         assert_eq!(ranks.difference(&[1]).unwrap(), None);

@@ -32,6 +32,7 @@ const PIECE: usize = 1 << 30;
 /// What a launcher needs to pass on what a rank has written: what it holds when a rank aborts, it drops.
 const FORWARD: Duration = Duration::from_secs(1);
 
+type GetVersion = unsafe extern "C" fn(*mut c_char, *mut c_int) -> c_int;
 type AllReduce = unsafe extern "C" fn(*const c_void, *mut c_void, c_int, Handle, Handle, Handle) -> c_int;
 
 /// MPI, initialised by this process. Calls come from one thread at a time.
@@ -65,8 +66,7 @@ impl Mpi {
                 [symbol(&library, "MPI_Comm_rank")?, symbol(&library, "MPI_Comm_size")?];
             let set_handler: unsafe extern "C" fn(Handle, Handle) -> c_int =
                 symbol(&library, "MPI_Comm_set_errhandler")?;
-            let get_version: unsafe extern "C" fn(*mut c_char, *mut c_int) -> c_int =
-                symbol(&library, "MPI_Get_library_version")?;
+            let get_version: GetVersion = symbol(&library, "MPI_Get_library_version")?;
             let mut provided = 0;
             let waiting = watch.over("the start of all ranks");
             let code = init(std::ptr::null_mut(), std::ptr::null_mut(), THREAD_FUNNELED, &raw mut provided);
@@ -78,7 +78,6 @@ impl Mpi {
             let [mut index, mut count] = [0, 0];
             number[0](handle(COMM_WORLD), &raw mut index);
             number[1](handle(COMM_WORLD), &raw mut count);
-            let version = text(MAX_VERSION, |at, len| get_version(at, len));
             let (index, count) = (index.max(0) as usize, count.max(1) as usize);
             Ok(Mpi {
                 all_reduce: symbol(&library, "MPI_Allreduce")?,
@@ -87,11 +86,27 @@ impl Mpi {
                 finalize: symbol(&library, "MPI_Finalize")?,
                 index,
                 count,
-                version: version.lines().next().unwrap_or("MPI").trim().to_owned(),
+                version: version_of(get_version),
                 watch,
                 _library: library,
             })
         }
+    }
+
+    /// Version and place of the library that [`Mpi::start`] would open.
+    ///
+    /// # Errors
+    /// If there is no such library.
+    pub fn find(env: &dyn Fn(&str) -> Option<OsString>) -> Result<(String, PathBuf)> {
+        let library = open(env)?;
+        // SAFETY: the type is that of the standard's binary interface, which allows this call before the start.
+        let version = unsafe {
+            let get: GetVersion = symbol(&library, "MPI_Get_library_version")?;
+            version_of(get)
+        };
+        let loaded = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        let path = loaded.lines().filter_map(|line| line.split_once('/')).find(|(_, path)| path.ends_with(LIBRARY));
+        Ok((version, path.map_or_else(|| PathBuf::from(LIBRARY), |(_, path)| PathBuf::from(format!("/{path}")))))
     }
 
     /// An all-reduce in place.
@@ -232,6 +247,16 @@ unsafe fn text(room: usize, write: impl FnOnce(*mut c_char, *mut c_int) -> c_int
     write(buffer.as_mut_ptr().cast(), &raw mut len);
     let text = CStr::from_bytes_until_nul(&buffer).unwrap_or_default();
     text.to_string_lossy().trim().to_owned()
+}
+
+/// The first line of what a library says of itself.
+///
+/// # Safety
+/// `get` is the library's function.
+unsafe fn version_of(get: GetVersion) -> String {
+    // SAFETY: the caller's promise; the standard names the room.
+    let version = unsafe { text(MAX_VERSION, |at, len| get(at, len)) };
+    version.lines().next().unwrap_or("MPI").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// # Safety

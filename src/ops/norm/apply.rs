@@ -1,6 +1,6 @@
 //! The normalised output, and the invstd of stored variances.
 
-use super::{CHUNK, EPS, GradSums, InputGrad, check_parts, chunks, part, row};
+use super::{CHUNK, EPS, GradSums, InputGrad, check_parts, chunks, over_group, part, row};
 use crate::device::cpu::{Ctx, Isa, Tile, View};
 use crate::device::cuda::{Args, CudaCall, KernelLaunch, Part, PointwiseCode};
 use crate::graph::{
@@ -14,7 +14,10 @@ use crate::{Error, Result, simd_fn};
 /// `(x − mean)·invstd·gamma + beta`: operands x, its statistics and, with affine parameters, gamma and beta
 /// (one vector, or one per group). The gradient for x counts the dependence of the statistics on x.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Apply;
+pub struct Apply {
+    /// Whether ranks share the statistics.
+    pub synced: bool,
+}
 
 impl Op for Apply {
     fn name(&self) -> &'static str {
@@ -27,12 +30,13 @@ impl Op for Apply {
     }
     fn vjp(&self, tape: &mut Tape, at: &Application, d_output: Value) -> Result<Vec<Option<Value>>> {
         let [x, stats] = [at.inputs[0], at.inputs[1]];
-        let sums = tape.push(GradSums, &[d_output, x, stats])?;
+        let synced = self.synced;
+        let sums = tape.push(GradSums { synced }, &[d_output, x, stats])?;
         let mut d_inputs = vec![None; at.inputs.len()];
         if at.needs[0] {
-            let mut operands = vec![d_output, x, stats, sums];
+            let mut operands = vec![d_output, x, stats, over_group(tape, synced, sums)?];
             operands.extend(at.inputs.get(2));
-            d_inputs[0] = Some(tape.push(InputGrad, &operands)?);
+            d_inputs[0] = Some(tape.push(InputGrad { synced }, &operands)?);
         }
         // gamma by Σ d_output·x̂, beta by Σ d_output.
         let channels = tape.shape(x).c();

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::reduce::{Blocks, LANES};
-use super::{Apply, CHUNK, SecondGrad, check_parts, chunks, group_pixels, part, row, under};
+use super::{Apply, CHUNK, SecondGrad, check_parts, chunks, group_pixels, over_group, part, row, under};
 use crate::device::cpu::{Ctx, Isa, Tile, View};
 use crate::device::cuda::{Args, CudaCall, KernelLaunch, Part, PointwiseCode};
 use crate::graph::{
@@ -17,9 +17,12 @@ use crate::ops::sum_to::{SumTo, sum_to};
 use crate::types::Shape;
 use crate::{Result, simd_fn};
 
-/// Σ d_output and Σ d_output·x̂ over each group, (G,1,1,2C): operands d_output, x and its statistics.
+/// Σ d_output and Σ d_output·x̂ over this rank's pixels of each group, (G,1,1,2C): operands d_output, x and its statistics.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct GradSums;
+pub struct GradSums {
+    /// Whether ranks share the statistics.
+    pub synced: bool,
+}
 
 impl Op for GradSums {
     fn name(&self) -> &'static str {
@@ -35,8 +38,16 @@ impl Op for GradSums {
         let channels = tape.shape(x).c();
         let (by_sum, by_product) = (part(tape, d_output, channels, 0)?, part(tape, d_output, channels, 1)?);
         Ok(vec![
-            if at.needs[0] { Some(tape.push(Apply, &[x, stats, by_product, by_sum])?) } else { None },
-            if at.needs[1] { Some(tape.push(InputGrad, &[d, x, stats, at.output, by_product])?) } else { None },
+            if at.needs[0] {
+                Some(tape.push(Apply { synced: self.synced }, &[x, stats, by_product, by_sum])?)
+            } else {
+                None
+            },
+            match (at.needs[1], self.synced) {
+                (false, _) => None,
+                (true, false) => Some(tape.push(InputGrad { synced: false }, &[d, x, stats, at.output, by_product])?),
+                (true, true) => Some(synced_sums_grad(tape, [d, x, stats], by_product)?),
+            },
             None,
         ])
     }
@@ -60,6 +71,14 @@ impl Op for GradSums {
     fn rounding(&self) -> Rounding {
         Rounding::Operands
     }
+}
+
+/// The gradient for x of ⟨`by_product`, Σ d·x̂⟩, of which each rank has a `by_product` of its own.
+fn synced_sums_grad(tape: &mut Tape, [d, x, stats]: [Value; 3], by_product: Value) -> Result<Value> {
+    let weighted = tape.push(Mul, &[d, by_product])?;
+    let sums = tape.push(GradSums { synced: true }, &[weighted, x, stats])?;
+    let sums = over_group(tape, true, sums)?;
+    tape.push(InputGrad { synced: true }, &[weighted, x, stats, sums])
 }
 
 impl CpuKernel for GradSums {
@@ -135,10 +154,13 @@ fn sum_channels(d: &View, x: &View, mean: &[f32], first: usize, count: usize, at
 }
 
 /// `gamma·invstd·(d_output − m(d_output) − x̂·m(d_output·x̂))` with m = mean over the group: operands d_output, x,
-/// its statistics, their [`GradSums`] and, with affine parameters, gamma. The derivative rule counts the
+/// its statistics, their [`GradSums`] over the group and, with affine parameters, gamma. The derivative rule counts the
 /// dependence through statistics and sums.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct InputGrad;
+pub struct InputGrad {
+    /// Whether ranks share the statistics.
+    pub synced: bool,
+}
 
 impl Op for InputGrad {
     fn name(&self) -> &'static str {
@@ -154,13 +176,15 @@ impl Op for InputGrad {
     fn vjp(&self, tape: &mut Tape, at: &Application, d_output: Value) -> Result<Vec<Option<Value>>> {
         let [d, x, stats, sums] = [at.inputs[0], at.inputs[1], at.inputs[2], at.inputs[3]];
         let gamma = at.inputs.get(4);
-        let u_sums = tape.push(GradSums, &[d_output, x, stats])?;
+        let synced = self.synced;
+        let own_sums = tape.push(GradSums { synced }, &[d_output, x, stats])?;
+        let u_sums = over_group(tape, synced, own_sums)?;
         let mut d_inputs = vec![None; at.inputs.len()];
         if at.needs[0] {
             // The matrix of the linear map d_output -> d_x is symmetric.
             let mut operands = vec![d_output, x, stats, u_sums];
             operands.extend(gamma);
-            d_inputs[0] = Some(tape.push(InputGrad, &operands)?);
+            d_inputs[0] = Some(tape.push(InputGrad { synced }, &operands)?);
         }
         let affine = at.needs.get(4) == Some(&true);
         if at.needs[1] || affine {
@@ -168,12 +192,13 @@ impl Op for InputGrad {
             let target = Shape([tape.shape(stats).n(), 1, 1, c]);
             let product = tape.push(SumTo { target }, &[d_output, d])?;
             if at.needs[1] {
+                let product = over_group(tape, synced, product)?;
                 let mut operands = vec![d_output, d, x, stats, u_sums, sums, product];
                 operands.extend(gamma);
                 d_inputs[1] = Some(tape.push(SecondGrad, &operands)?);
             }
             if let (true, Some(gamma)) = (affine, gamma) {
-                d_inputs[4] = Some(gamma_grad(tape, [x, stats, sums, u_sums, product], *gamma)?);
+                d_inputs[4] = Some(gamma_grad(tape, [x, stats, sums, own_sums, product], *gamma)?);
             }
         }
         Ok(d_inputs)
@@ -196,7 +221,8 @@ impl Op for InputGrad {
     }
 }
 
-/// `Σ u·d_x / gamma` from sums: invstd·(Σu·d − (Σu·Σd + Σu·x̂·Σd·x̂)/count), over the groups that share gamma.
+/// `Σ u·d_x / gamma` from sums: invstd·(Σu·d − (Σu·Σd + Σu·x̂·Σd·x̂)/count), over the groups that share gamma; sums with
+/// u are over this rank's pixels.
 fn gamma_grad(tape: &mut Tape, [x, stats, sums, u_sums, product]: [Value; 5], gamma: Value) -> Result<Value> {
     let channels = tape.shape(x).c();
     let count = group_pixels(tape.shape(x), tape.shape(stats).n());

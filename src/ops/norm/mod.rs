@@ -15,9 +15,15 @@
 //! | [`GradSums`] | Σ d_output, Σ d_output·x̂: d_beta and d_gamma | d_output and x once |
 //! | [`InputGrad`] | d_x | pointwise, fused |
 //! | [`SecondGrad`] | the gradient of `InputGrad` for x (R1 penalty) | pointwise, fused |
+//!
+//! **Several ranks** may share statistics: those of the whole batch, of which each has an equal part ([`Joined`]). Ops on
+//! shared statistics are `synced`: where they need sums over the whole group, they take the mean over ranks of each rank's
+//! sums, which belongs to the pixels of one. gamma and beta are the same on all ranks; their gradients are over a rank's own
+//! pixels, as those of every parameter.
 
 mod apply;
 mod grad;
+mod joined;
 mod reduce;
 mod second;
 mod statistics;
@@ -28,6 +34,7 @@ use std::ops::Range;
 
 use super::add::Add;
 use super::mul::Mul;
+use super::rank_mean::RankMean;
 use super::slice::SliceChannels;
 use crate::Result;
 use crate::device::cpu::{Place, View};
@@ -36,6 +43,7 @@ use crate::types::Shape;
 
 pub use apply::{Apply, InvStd};
 pub use grad::{GradSums, InputGrad};
+pub use joined::Joined;
 pub use second::SecondGrad;
 pub use statistics::{Over, Statistics};
 #[cfg(test)]
@@ -46,6 +54,15 @@ pub const EPS: f64 = 1e-5;
 
 /// Share of the batch in the running statistics.
 const MOMENTUM: f64 = 0.1;
+
+/// What a batch normalisation takes statistics of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// What was measured before: evaluation.
+    Running,
+    /// The batches of this many ranks, of which one is at hand: training.
+    Batches(usize),
+}
 
 /// Batch normalisation of x (N,H,W,C). `gamma`, `beta` and the `running` (mean, variance) are vectors
 /// (1,1,1,C).
@@ -61,19 +78,19 @@ pub fn batch_norm(
     gamma: Value,
     beta: Value,
     running: (Value, Value),
-    train: bool,
+    by: By,
 ) -> Result<(Value, Option<(Value, Value)>)> {
-    if !train {
+    let By::Batches(ranks) = by else {
         let inv = tape.push(InvStd, &[running.1])?;
         let scale = tape.push(Mul, &[gamma, inv])?;
         // The mean first: with it inside a shift, large means would cancel.
         let centred = tape.push(Add::DIFFERENCE, &[x, running.0])?;
         let scaled = tape.push(Mul, &[centred, scale])?;
         return Ok((tape.push(Add::SUM, &[scaled, beta])?, None));
-    }
-    let stats = tape.push(Statistics { over: Over::Batch }, &[x])?;
-    let y = tape.push(Apply, &[x, stats, gamma, beta])?;
-    let count = tape.shape(x).pixels() as f64;
+    };
+    let stats = joined::joined(tape, x, ranks)?;
+    let y = tape.push(Apply { synced: ranks > 1 }, &[x, stats, gamma, beta])?;
+    let count = (tape.shape(x).pixels() * ranks) as f64;
     let channels = tape.shape(x).c();
     let mean = part(tape, stats, channels, 0)?;
     let var = part(tape, stats, channels, 2)?;
@@ -89,7 +106,7 @@ pub fn batch_norm(
 /// Fails if images have only one pixel.
 pub fn instance_norm(tape: &mut Tape, x: Value) -> Result<Value> {
     let stats = tape.push(Statistics { over: Over::Image }, &[x])?;
-    tape.push(Apply, &[x, stats])
+    tape.push(Apply { synced: false }, &[x, stats])
 }
 
 /// Part `index` of statistics (0 mean, 1 invstd, 2 variance) or of sums (0 Σ d_output, 1 Σ d_output·x̂), over
@@ -98,7 +115,13 @@ fn part(tape: &mut Tape, tensor: Value, channels: usize, index: usize) -> Result
     tape.push(SliceChannels { offset: index * channels, channels }, &[tensor])
 }
 
-/// Pixels that share statistics: those of x (N,H,W,C) divided by the number of groups.
+/// Sums over a group from `sums` over this rank's pixels of it. What belongs to `synced` statistics is the mean over ranks,
+/// to be divided by a rank's number of pixels.
+fn over_group(tape: &mut Tape, synced: bool, sums: Value) -> Result<Value> {
+    if synced { tape.push(RankMean, &[sums]) } else { Ok(sums) }
+}
+
+/// Pixels of this rank that share statistics: those of x (N,H,W,C) divided by the number of groups.
 pub(super) fn group_pixels(x: Shape, groups: usize) -> usize {
     x.pixels() / groups
 }

@@ -1,5 +1,7 @@
 //! Derivatives of the ops as they are used together, against finite differences of the plain formula.
 
+mod ranks;
+
 use std::collections::HashMap;
 
 use super::*;
@@ -20,6 +22,7 @@ pub fn cases() -> Vec<Case> {
         Tensor64::new(shape, data.into_iter().map(f64::abs).collect())
     };
     cases.push(Case::new(InvStd, &[[1, 1, 1, 70]]).with_data(positive));
+    cases.push(Case::new(Joined, &[[3, 1, 1, 210]]).with_data(positive));
     cases.into_iter().map(Case::without_gradient).collect()
 }
 
@@ -31,11 +34,11 @@ pub fn cases_of(x: [usize; 4]) -> Vec<Case> {
         let g = if over == Over::Batch { 1 } else { x[0] };
         let (stats, sums, vector) = ([g, 1, 1, 3 * c], [g, 1, 1, 2 * c], [1, 1, 1, c]);
         cases.push(Case::new(Statistics { over }, &[x]));
-        cases.push(Case::new(Apply, &[x, stats]));
-        cases.push(Case::new(Apply, &[x, stats, vector, vector]));
-        cases.push(Case::new(GradSums, &[x, x, stats]));
-        cases.push(Case::new(InputGrad, &[x, x, stats, sums]));
-        cases.push(Case::new(InputGrad, &[x, x, stats, sums, vector]));
+        cases.push(Case::new(Apply { synced: false }, &[x, stats]));
+        cases.push(Case::new(Apply { synced: false }, &[x, stats, vector, vector]));
+        cases.push(Case::new(GradSums { synced: false }, &[x, x, stats]));
+        cases.push(Case::new(InputGrad { synced: false }, &[x, x, stats, sums]));
+        cases.push(Case::new(InputGrad { synced: false }, &[x, x, stats, sums, vector]));
         cases.push(Case::new(SecondGrad, &[x, x, x, stats, sums, sums, [g, 1, 1, c]]));
         cases.push(Case::new(SecondGrad, &[x, x, x, stats, sums, sums, [g, 1, 1, c], vector]));
     }
@@ -70,7 +73,7 @@ impl Setting {
                 let vector = Shape::vector(3);
                 let [gamma, beta, mean, var] = ["gamma", "beta", "mean", "var"].map(|n| input(&mut tape, n, vector));
                 inputs.extend([gamma, beta]);
-                batch_norm(&mut tape, x, gamma, beta, (mean, var), true).unwrap().0
+                batch_norm(&mut tape, x, gamma, beta, (mean, var), By::Batches(1)).unwrap().0
             }
             Over::Image => instance_norm(&mut tape, x).unwrap(),
         };
@@ -201,12 +204,12 @@ fn batch_norm_is_that_of_pytorch() {
     let x: Vec<f32> = (0..16).map(|i| (i as f32).sin()).collect();
     let vectors: [(&str, Vec<f32>); 4] =
         [("gamma", vec![1.5, -0.5]), ("beta", vec![0.25, 2.0]), ("mean", vec![0.5, -0.25]), ("var", vec![2.0, 0.5])];
-    let run = |train: bool| {
+    let run = |by: By| {
         let mut tape = Tape::new();
         let v = tape.input("x", Shape([2, 2, 2, 2]), DType::F32);
         let [gamma, beta, mean, var] =
             ["gamma", "beta", "mean", "var"].map(|n| tape.input(n, Shape::vector(2), DType::F32));
-        let (y, moved) = batch_norm(&mut tape, v, gamma, beta, (mean, var), train).unwrap();
+        let (y, moved) = batch_norm(&mut tape, v, gamma, beta, (mean, var), by).unwrap();
         let outputs: Vec<Value> = std::iter::once(y).chain(moved.into_iter().flat_map(|(m, v)| [m, v])).collect();
         let given: Vec<(&str, Vec<f32>)> = vectors.iter().cloned().chain([("x", x.clone())]).collect();
         run_on_cpu(tape, &given, &outputs)
@@ -215,11 +218,11 @@ fn batch_norm_is_that_of_pytorch() {
         let got: Vec<f64> = got.iter().map(|v| f64::from(*v)).collect();
         assert_close(&got, want, 1e-6, "PyTorch");
     };
-    let trained = run(true);
+    let trained = run(By::Batches(1));
     close(&trained[0][..6], &TRAINED);
     close(&trained[1], &MEAN);
     close(&trained[2], &VAR);
-    let stored = run(false);
+    let stored = run(By::Running);
     assert_eq!(stored.len(), 1);
     close(&stored[0][..6], &STORED);
 }
@@ -256,12 +259,12 @@ fn one_value_per_channel_is_refused() {
     let mut tape = Tape::new();
     let x = tape.input("x", Shape([1, 1, 1, 4]), DType::F32);
     let v = tape.input("v", Shape::vector(4), DType::F32);
-    let message = batch_norm(&mut tape, x, v, v, (v, v), true).unwrap_err().to_string();
+    let message = batch_norm(&mut tape, x, v, v, (v, v), By::Batches(1)).unwrap_err().to_string();
     assert!(message.contains("larger batch"), "{message}");
-    assert!(batch_norm(&mut tape, x, v, v, (v, v), false).is_ok());
+    assert!(batch_norm(&mut tape, x, v, v, (v, v), By::Running).is_ok());
     let message = instance_norm(&mut tape, x).unwrap_err().to_string();
     assert!(message.contains("larger images"), "{message}");
     let wrong = sum_to(&mut tape, v, Shape::SCALAR).unwrap();
     let y = tape.input("y", Shape([2, 2, 2, 4]), DType::F32);
-    assert!(batch_norm(&mut tape, y, wrong, v, (v, v), true).is_err());
+    assert!(batch_norm(&mut tape, y, wrong, v, (v, v), By::Batches(1)).is_err());
 }

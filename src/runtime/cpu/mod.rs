@@ -16,6 +16,7 @@ use super::{Device, Outcome, PartTime, PlanId, Run};
 use crate::device::Peaks;
 use crate::device::collective::Ranks;
 use crate::device::cpu::{Buffer, Ctx, Isa, Pool, RawView, View, ViewMut, memory, peak};
+use crate::graph::OverRanks;
 use crate::plan::{Plan, Step, Target};
 use crate::types::Shape;
 use crate::{Error, Result};
@@ -51,8 +52,9 @@ struct Loaded {
 }
 
 impl Loaded {
-    /// Runs the steps and, if all checked values are finite, the commits; the outputs. Among `ranks`, buckets are averaged
-    /// as soon as they are complete, so that all come to the same verdict.
+    /// Runs the steps and, if all checked values are finite, the commits; the outputs. Among `ranks`, what steps leave for
+    /// the others is exchanged behind them, and buckets are averaged as soon as they are complete, so that all come to the
+    /// same verdict.
     ///
     /// # Errors
     /// Fails if the library between ranks does.
@@ -64,11 +66,15 @@ impl Loaded {
             for (_, bucket) in self.buckets.iter().filter(|(first, _)| ranks.are_several() && *first == i) {
                 // SAFETY: the caller's promise; a bucket is read by this step and later ones alone.
                 let bucket = unsafe { ViewMut::from_raw(*bucket) };
-                average(ranks, &bucket)?;
+                exchange(ranks, OverRanks::Mean, &bucket)?;
             }
             let start = profile.then(Instant::now);
             // SAFETY: the caller's promise.
             unsafe { step.run(ctx) };
+            if let Some((how, output)) = step.over_ranks().filter(|_| ranks.are_several()) {
+                // SAFETY: the caller's promise; the output is what this step has written.
+                exchange(ranks, how, &unsafe { ViewMut::from_raw(output) })?;
+            }
             if let Some(start) = start {
                 *time += start.elapsed();
             }
@@ -82,7 +88,7 @@ impl Loaded {
                 let (inputs, states) = unsafe { (View::all_from_raw(inputs), ViewMut::all_from_raw(states)) };
                 c.op.run(ctx, inputs, states);
                 if c.op.is_over_ranks() {
-                    states.iter().try_for_each(|state| average(ranks, state))?;
+                    states.iter().try_for_each(|state| exchange(ranks, OverRanks::Mean, state))?;
                 }
             }
         }
@@ -300,10 +306,14 @@ impl Device for Cpu {
     }
 }
 
-/// Replaces what a view holds by its mean over the ranks.
-fn average(ranks: &Ranks, view: &ViewMut) -> Result<()> {
-    // SAFETY: the view is this call's alone, and what is averaged lies without gaps.
-    ranks.mean(unsafe { view.part(0..view.shape().len()) })
+/// Replaces what a view holds by what the ranks make of it.
+fn exchange(ranks: &Ranks, how: OverRanks, view: &ViewMut) -> Result<()> {
+    // SAFETY: the view is this call's alone, and what is exchanged lies without gaps.
+    let values = unsafe { view.part(0..view.shape().len()) };
+    match how {
+        OverRanks::Mean => ranks.mean(values),
+        OverRanks::Rows => ranks.rows(values),
+    }
 }
 
 fn all_finite(view: &View) -> bool {

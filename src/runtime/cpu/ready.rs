@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::device::cpu::{Buffer, Ctx, Isa, Place, RawView, Tile, TileSink, View, ViewMut, copy_pixels};
-use crate::graph::{Exec, KernelCall, Op, Operands, TiledCall};
+use crate::graph::{Exec, KernelCall, Op, Operands, OverRanks, TiledCall};
 use crate::plan::{Base, Loc, Plan, PlannedCommit, Root, Step};
 use crate::types::Shape;
 use crate::{Error, Result};
@@ -29,6 +29,8 @@ pub(super) struct Ready {
     scratch: RawView,
     /// The tile of a pointwise step may be the output itself.
     in_output: bool,
+    /// What ranks make of the output.
+    over_ranks: Option<OverRanks>,
 }
 
 enum Start {
@@ -138,11 +140,21 @@ impl Addresses<'_> {
         };
         let (offset, len) = step.scratch;
         let scratch = self.inside(self.arena, offset, Shape::vector(len), len)?;
-        Ok(Ready { start, inputs, stages, operands, stores, outputs, scratch, in_output })
+        let over_ranks = step.over_ranks();
+        let is_dense = step.stages.is_empty() && step.stores.last().is_some_and(|(_, to)| to.contiguous());
+        if over_ranks.is_some() && !is_dense {
+            return Err(Error::Internal(format!("plan {}: {} has no memory of its own", self.plan.name, step.path)));
+        }
+        Ok(Ready { start, inputs, stages, operands, stores, outputs, scratch, in_output, over_ranks })
     }
 }
 
 impl Ready {
+    /// Where the output lies that ranks exchange, without gaps, and how.
+    pub fn over_ranks(&self) -> Option<(OverRanks, RawView)> {
+        self.over_ranks.zip(self.outputs.last().copied())
+    }
+
     /// Runs the step.
     ///
     /// # Safety
@@ -151,7 +163,7 @@ impl Ready {
     /// carrier does, or another operand of its extent that is read element by element, and that of a kernel which works
     /// in place where operand 0 does.
     pub unsafe fn run(&mut self, ctx: &Ctx) {
-        let Ready { start, inputs, stages, operands, stores, outputs, scratch, in_output } = self;
+        let Ready { start, inputs, stages, operands, stores, outputs, scratch, in_output, .. } = self;
         // SAFETY: all of them lie inside their buffers; for the rest, the caller's promise.
         let (inputs, operands, outputs, mut scratch) = unsafe {
             let (inputs, operands) = (View::all_from_raw(inputs), View::all_from_raw(operands));

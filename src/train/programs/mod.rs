@@ -96,6 +96,16 @@ impl Programs {
 
     /// Which adversarial objective the config names.
     pub fn objective(&self) -> Adversarial {
-        Adversarial::of(&self.cfg.training.losses)
+        Adversarial::of(&self.cfg.training.losses, self.synced_ranks() > 1)
+    }
+
+    /// Whether a network has statistics that it measures on batches.
+    pub(crate) fn has_batch_norm(&self) -> bool {
+        self.layouts.iter().any(|layout| layout.buffers.iter().any(update::is_measured))
+    }
+
+    /// The ranks whose batches a norm and a relativistic loss see as one.
+    pub(crate) fn synced_ranks(&self) -> usize {
+        if self.cfg.training.sync_batchnorm { self.ranks } else { 1 }
     }
 }

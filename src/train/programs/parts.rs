@@ -87,12 +87,16 @@ impl Programs {
         Ok(Inputs { lr, hr, noise: self.noise(tape, shape.batch) })
     }
 
+    fn net<'a>(&self, tape: &'a mut Tape, bound: &'a mut Bound, train: bool) -> Net<'a> {
+        Net::new(tape, bound.vars(), train).aligned_to(self.align).synced_over(self.synced_ranks())
+    }
+
     pub(super) fn run_generator(&self, tape: &mut Tape, inputs: &Inputs, g: &mut Bound, train: bool) -> Result<Value> {
-        nn::generator(&mut Net::new(tape, g.vars(), train).aligned_to(self.align), &self.cfg, inputs.lr, inputs.noise)
+        nn::generator(&mut self.net(tape, g, train), &self.cfg, inputs.lr, inputs.noise)
     }
 
     pub(super) fn run_discriminator(&self, tape: &mut Tape, image: Value, d: &mut Bound, train: bool) -> Result<Value> {
-        nn::discriminator(&mut Net::new(tape, d.vars(), train).aligned_to(self.align), &self.cfg, image)
+        nn::discriminator(&mut self.net(tape, d, train), &self.cfg, image)
     }
 
     /// The content loss of SR, whose components are measured.
@@ -147,7 +151,7 @@ impl Programs {
     pub(super) fn generator_loss(&self, step: &mut StepTape, images: StepImages) -> Result<Value> {
         let fake = step.judge(images.sr)?;
         let real = match self.objective() {
-            Adversarial::RelativisticBce => Some(step.judge(images.hr)?),
+            Adversarial::RelativisticBce { .. } => Some(step.judge(images.hr)?),
             Adversarial::Bce | Adversarial::Wasserstein => None,
         };
         let terms = self.content(step, images)?;

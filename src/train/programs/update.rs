@@ -12,7 +12,7 @@ use crate::ops::adam::{Adam, AdamCommit, AdamWeights};
 use crate::ops::ema::{EmaBuffers, EmaCommit, EmaDecay};
 use crate::ops::grad_norm::{ClipScale, GradNorm};
 use crate::ops::mul::Mul;
-use crate::ops::rank_mean::RankMean;
+use crate::ops::rank_mean::RankMeanCommit;
 use crate::plan::Commit;
 use crate::train::scalars;
 use crate::train::states::{EMA, EMA_UPDATES, Moments, moments};
@@ -20,6 +20,10 @@ use crate::types::Shape;
 
 /// The buffers that are measured on batches, by the ends of their names.
 const RUNNING: [&str; 2] = [".running_mean", ".running_var"];
+
+pub(super) fn is_measured(buffer: &Tensor) -> bool {
+    RUNNING.iter().any(|name| buffer.name.ends_with(name))
+}
 
 /// A network's gradients, their norm, and the factor that clips them.
 #[derive(Clone, Copy)]
@@ -94,14 +98,13 @@ impl Programs {
         Ok(())
     }
 
-    /// Running statistics are the mean of what the ranks have measured. Other buffers follow from the weights and are the
-    /// same on all.
+    /// Running statistics are the mean of what the ranks have measured, each on its own batch. Other buffers follow from the
+    /// weights and are the same on all.
     pub(super) fn commit_rank_mean(&self, step: &mut StepTape, network: Network) {
-        let is_measured = |b: &&Tensor| RUNNING.iter().any(|name| b.name.ends_with(name));
         let states: Vec<_> =
-            self.layout(network).buffers.iter().filter(is_measured).map(|b| (b.name.clone(), b.shape)).collect();
-        if self.ranks > 1 && !states.is_empty() {
-            step.commits.push(Commit { op: Arc::new(RankMean), inputs: vec![], states });
+            self.layout(network).buffers.iter().filter(|b| is_measured(b)).map(|b| (b.name.clone(), b.shape)).collect();
+        if self.ranks > self.synced_ranks() && !states.is_empty() {
+            step.commits.push(Commit { op: Arc::new(RankMeanCommit), inputs: vec![], states });
         }
     }
 

@@ -5,11 +5,32 @@ use std::path::Path;
 use super::{SavedTensor, Session};
 use crate::checkpoint::{TensorFile, compare_architecture};
 use crate::nn::{Network, Tensor};
-use crate::train::states::{EMA, FlatState, flat_states, moments};
+use crate::train::states::{COUNTERS, EMA, FlatState, flat_states, moments};
 use crate::types::Shape;
 use crate::{Error, Result};
 
 impl Session {
+    /// Updates done: generator, discriminator, EMA.
+    ///
+    /// # Errors
+    /// Fails if the device fails.
+    pub fn counters(&self) -> Result<[u64; 3]> {
+        let read = |name: &str| Ok(self.device.state(name)?.first().map_or(0, |v| *v as u64));
+        let [generator, discriminator, average] = COUNTERS.map(read);
+        Ok([generator?, discriminator?, average?])
+    }
+
+    /// Sets the numbers of updates done.
+    ///
+    /// # Errors
+    /// Fails if the device fails.
+    pub fn set_counters(&mut self, counters: [u64; 3]) -> Result<()> {
+        for (name, value) in COUNTERS.into_iter().zip(counters) {
+            self.device.set_state(name, Shape::SCALAR, &[value as f32])?;
+        }
+        Ok(())
+    }
+
     /// Every tensor of a checkpoint, in file order.
     ///
     /// # Errors

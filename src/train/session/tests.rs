@@ -1,12 +1,15 @@
-//! A session whose programs pad channels trains the same networks.
+//! Sessions whose programs pad channels, that take weights of other programs, and whose ranks are lost.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::bench::{Phase, random_program, upload_random};
 use crate::checkpoint::TensorFile;
+use crate::device::collective::Collective;
 use crate::runtime::Cpu;
-use crate::train::step::StepNumbers;
+use crate::train::step::{RawBatch, StepNumbers, run_step};
+use crate::types::DType;
 
 const ODD_GROWTH: &str = "Model: {in_bands: 3}\nData: {train_batch_size: 2}\n\
     Generator: {model_type: esrgan, n_channels: 16, growth_channels: 5, n_blocks: 1, scaling_factor: 2}\n\
@@ -94,5 +97,64 @@ fn a_checkpoint_of_opensr_srgan_gives_all_weights_of_its_networks() {
         let want =
             if old.name.contains("residual_blocks.1") { old.data.clone() } else { file.read(&old.name).unwrap() };
         assert_eq!(new.data, want, "{}", old.name);
+    }
+}
+
+/// One of two ranks, of which the other is gone after this many sums.
+struct Leaving(AtomicUsize);
+
+impl Collective for Leaving {
+    fn index(&self) -> usize {
+        0
+    }
+
+    fn count(&self) -> usize {
+        2
+    }
+
+    fn describe(&self) -> String {
+        "a rank that leaves".into()
+    }
+
+    fn sum(&self, _values: &mut [f32]) -> Result<()> {
+        let left = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |sums| sums.checked_sub(1));
+        left.map(|_| ()).map_err(|_| Error::device("the other rank is gone"))
+    }
+
+    fn sum_f64(&self, _values: &mut [f64]) -> Result<()> {
+        Ok(())
+    }
+
+    fn max(&self, _values: &mut [u64]) -> Result<()> {
+        Ok(())
+    }
+
+    fn abort(&self, _code: u8) {}
+}
+
+/// A state may be saved only if the ranks have got through the whole step, its report too: else the step's row of metrics
+/// and its part of the schedules' means would be lost.
+#[test]
+fn a_step_is_settled_when_all_ranks_have_its_report() {
+    let (cfg, _) = Config::from_yaml(OPENSR, None, &[]).unwrap();
+    let shape = BatchShape { batch: 2, hr: (16, 16), hr_type: DType::F32, lr_type: None };
+    let hr: Vec<f32> = (0..2 * 16 * 16 * 3).map(|i| 0.5 + 0.4 * (i as f32).sin()).collect();
+    let batch = || RawBatch { hr: bytemuck::cast_slice(&hr), lr: None, codes: &[0, 0], noise: None };
+    let numbers = StepNumbers {
+        phase: crate::train::programs::Phase::Pretrain,
+        ..StepNumbers::at(&cfg, 0, &Default::default(), &Default::default())
+    };
+    let step_with = |sums: usize| {
+        let ranks = Ranks::joined(Arc::new(Leaving(AtomicUsize::new(sums))));
+        let mut session = Session::new(cfg.clone(), Box::new(Cpu::new(1).unwrap().among(ranks))).unwrap();
+        let done = run_step(&mut session, shape, &[batch()], (0, numbers)).is_ok();
+        (done, session.is_settled())
+    };
+    // The generator's gradients, the statistics of two norms and more, the report.
+    let needed = (0..100).find(|sums| step_with(*sums).0).unwrap();
+    assert!(needed >= 4, "{needed}");
+    for sums in 0..=needed {
+        let whole = sums == needed;
+        assert_eq!(step_with(sums), (whole, whole), "after {sums} sums of {needed}");
     }
 }

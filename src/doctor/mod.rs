@@ -1,5 +1,7 @@
 //! What this machine offers: processor, GPUs, libraries, cache of compiled kernels; and what to install.
 
+mod ranks;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -16,8 +18,11 @@ use crate::device::cuda::gpu::gpus;
 use crate::device::cuda::libraries::search::{Env, SearchPath};
 use crate::device::cuda::libraries::{Library, Version};
 use crate::table::Table;
+use crate::train::launch::Launched;
 use crate::train::self_check;
 use crate::train::self_check::{Trust, Verdict, check_gpu};
+
+pub use ranks::take_part;
 
 /// How long the driver may take to say which GPUs there are: seconds for many of them.
 const ANSWER: Duration = Duration::from_secs(60);
@@ -42,9 +47,15 @@ pub struct StoreFolder<'a> {
     pub days: u64,
 }
 
-/// Looks at the machine, and at the patch stores of a config. `program` is a binary of this project, which checks GPUs;
+/// Looks at the machine, at the ranks that `launched` is one of, and at the patch stores of a config. `program` is a binary of this project, which checks GPUs;
 /// without one they are not checked. `notice` is told what takes long.
-pub fn examine(env: Env, program: Option<&Path>, stores: StoreFolder, notice: fn(&str)) -> Report {
+pub fn examine(
+    env: Env,
+    launched: Option<Launched>,
+    program: Option<&Path>,
+    stores: StoreFolder,
+    notice: fn(&str),
+) -> Report {
     let mut report = Report::default();
     report.processor();
     let search = SearchPath::new(env);
@@ -55,6 +66,7 @@ pub fn examine(env: Env, program: Option<&Path>, stores: StoreFolder, notice: fn
     } else {
         report.row("GPU", "none", "there is no NVIDIA GPU here; training runs on the CPU");
     }
+    report.ranks(launched, env);
     report.unused(stores);
     report
 }
