@@ -57,7 +57,7 @@ pub fn merge(parts: &[PathBuf], out: &Path, options: MergeOptions, messages: &Me
     write::write(&finished, out, threads, &|share| {
         progress.writing(share);
         match stop.received() {
-            Some(_) => Err(Error::Stopped { checkpoint: parts[0].clone() }),
+            Some(by) => Err(Error::Stopped { by, checkpoint: parts[0].clone() }),
             None => Ok(()),
         }
     })?;

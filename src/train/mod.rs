@@ -27,7 +27,7 @@ pub mod validate;
 
 pub use open::{DeviceOptions, data_settings, open_device, open_device_with};
 pub use perceptual::torch_hub;
-pub use run::{RunOptions, run, run_on};
+pub use run::{Caller, FinishedRun, OnStep, RunOptions, run, run_on};
 pub use run_dir::RunDir;
 pub(crate) use summary::{check_patch, steps_per_epoch};
 pub use summary::{dry_run, dry_run_on};

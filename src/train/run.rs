@@ -1,6 +1,7 @@
 //! From a config to a finished run: opens data, device and folder, continues or starts, trains, reports.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::imagery::check_imagery;
 use super::memory::fit_memory;
@@ -10,8 +11,8 @@ use super::plans::train_shape;
 use super::ranks::{check_alike, samples_per_step};
 use super::run_dir::RunDir;
 use super::session::{Restored, Session};
-use super::signals::StopSignal;
-use super::step::logged_metrics;
+use super::signals::{StopSignal, WantsStop};
+use super::step::{StepReport, logged_metrics};
 use super::summary::{check_patch, steps_per_epoch};
 use super::table::compare_with_bicubic;
 use super::trainer::{Ended, RunParts, Trainer};
@@ -27,8 +28,8 @@ use crate::nn::Network;
 use crate::runtime::Device;
 use crate::{Error, Result};
 
-/// What the command line adds to a config.
-#[derive(Clone, Debug, Default)]
+/// What the command line, or the calling program, adds to a config.
+#[derive(Clone, Default)]
 pub struct RunOptions {
     /// Continue a run; overrides `Training.resume`.
     pub resume: Option<Resume>,
@@ -42,6 +43,33 @@ pub struct RunOptions {
     pub ranks: Ranks,
     /// Where the weights of perceptual networks are, if the config does not say ([`torch_hub`](super::torch_hub)).
     pub torch_hub: Option<PathBuf>,
+    /// The program that trains by a call of this library; `None` for this project's own programs.
+    pub caller: Option<Caller>,
+}
+
+/// Called after each step with its number, from 0, and what it did; `false` stops the run with its state saved. The step
+/// after it may be under way already and is then the last.
+pub type OnStep = Arc<dyn Fn(u64, &StepReport) -> bool + Send + Sync>;
+
+/// A program that trains by a call of this library, from whose thread it is called back. Its signal handlers stay as they
+/// are.
+#[derive(Clone)]
+pub struct Caller {
+    /// Told of each step.
+    pub on_step: OnStep,
+    /// Asked whether the run is to stop.
+    pub wants_stop: WantsStop,
+    /// Where messages go.
+    pub messages: Messages,
+}
+
+/// A run that has come to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FinishedRun {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// Steps, those before it was continued included.
+    pub steps: u64,
 }
 
 /// Where a run begins.
@@ -55,10 +83,14 @@ enum Begin {
 ///
 /// # Errors
 /// Wrong config, data or checkpoint (exit code 2), divergence (3), a signal after the state was saved (75), I/O.
-pub fn run(cfg: &Config, warnings: &[String], options: &RunOptions, program: Option<PathBuf>) -> Result<()> {
+pub fn run(cfg: &Config, warnings: &[String], options: &RunOptions, program: Option<PathBuf>) -> Result<FinishedRun> {
     let ranks = &options.ranks;
-    // The first rank speaks for all.
-    let messages = if ranks.is_first() { Messages::stderr() } else { Messages::plain(std::io::sink()) };
+    let messages = match &options.caller {
+        Some(caller) => caller.messages.clone(),
+        // The first rank speaks for all.
+        None if ranks.is_first() => Messages::stderr(),
+        None => Messages::plain(std::io::sink()),
+    };
     warnings.iter().for_each(|w| messages.warn(w));
     let sync_kernels = options.sync_kernels;
     let device = DeviceOptions { sync_kernels, messages: Some(messages.clone()), program, ranks: ranks.clone() };
@@ -74,7 +106,7 @@ pub fn run_on(
     cfg: &Config,
     options: &RunOptions,
     messages: &Messages,
-) -> Result<()> {
+) -> Result<FinishedRun> {
     let run_dir = options.run_dir.clone().or_else(|| cfg.logging.output_dir.clone());
     let result = train(open, cfg, &RunOptions { run_dir, ..options.clone() }, messages);
     if let Err(e) = &result {
@@ -88,9 +120,12 @@ fn train(
     cfg: &Config,
     options: &RunOptions,
     messages: &Messages,
-) -> Result<()> {
+) -> Result<FinishedRun> {
     // Before the first file is opened: no signal ends the preparations without a saved state.
-    let stop = StopSignal::install()?;
+    let stop = match &options.caller {
+        Some(caller) => StopSignal::of_caller(caller.wants_stop.clone()),
+        None => StopSignal::install()?,
+    };
     let perceptual = PerceptualWeights::open(cfg, options.torch_hub.as_deref())?;
     let ranks = &options.ranks;
     let begin = begin_together(cfg, options)?;
@@ -112,7 +147,7 @@ fn train(
         weights.load(&mut session)?;
     }
     let mut meta = load(&mut session, &begin, messages)?;
-    let proceed = || stop.received().map_or(Ok(()), |signal| Err(Error::StoppedEarly { signal }));
+    let proceed = || stop.received().map_or(Ok(()), |by| Err(Error::StoppedEarly { by }));
     // The first rank unpacks what is not in the patch store yet.
     if !ranks.is_first() {
         ranks.wait()?;
@@ -154,10 +189,15 @@ fn train(
 
     let shape = train_shape(cfg, &dataset);
     let (compares, validation) = (plans.compares && ranks.is_first(), plans.validation);
-    let parts = RunParts { folder, log, messages: messages.clone(), stop: stop.clone(), validation };
+    let on_step = options.caller.as_ref().map(|caller| caller.on_step.clone());
+    let parts = RunParts { folder, log, messages: messages.clone(), stop: stop.clone(), on_step, validation };
     let mut trainer = Trainer::new(session, dataset, parts, meta);
     let ended = trainer.train(shape, steps_per_epoch)?;
-    end(ended, trainer.finish()?, (compares, &stop), messages)
+    let steps = trainer.steps();
+    let (session, dataset, folder) = trainer.finish()?;
+    let finished = FinishedRun { folder: folder.path().to_owned(), steps };
+    end(ended, (session, dataset, folder), (compares, &stop), messages)?;
+    Ok(finished)
 }
 
 /// Says how a run ended, and after training the table against bicubic upsampling if it `compares`.
@@ -177,7 +217,7 @@ fn end(
             keep_facts(&folder, messages, |facts| facts.ended = format!("stopped by {name}"));
             write_page(&folder, messages);
             messages.info(&format!("{name}; continue with --resume {path}"));
-            return Err(Error::Stopped { checkpoint: folder.join(LAST) });
+            return Err(Error::Stopped { by: name, checkpoint: folder.join(LAST) });
         }
     };
     messages.info(&why);

@@ -1,4 +1,5 @@
-//! Signals that ask a run to stop: it finishes its step, saves its state and exits with code 75.
+//! Signals that ask a run to stop: it finishes its step, saves its state and exits with code 75. A program that calls this
+//! library keeps its own handlers and asks by itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,6 +23,13 @@ const STOPPING: [(i32, &str); 6] = [
     (SIGXCPU, "SIGXCPU"),
 ];
 
+/// Stands for the calling program among the numbers of signals, and its name.
+const CALLER: (usize, &str) = (1 << 16, "the calling program");
+
+/// Whether the calling program wants the run to stop. Asked after each step and batch, and while data are prepared; from
+/// the thread that called.
+pub type WantsStop = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// Whether the process was started with this signal ignored, as `nohup` does with SIGHUP.
 fn is_ignored(signal: i32) -> bool {
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
@@ -32,10 +40,12 @@ fn is_ignored(signal: i32) -> bool {
 }
 
 /// Remembers that the run was asked to stop.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct StopSignal {
     /// Number of the last signal; 0 before the first.
     received: Arc<AtomicUsize>,
+    /// The calling program, where there is one.
+    caller: Option<WantsStop>,
 }
 
 impl StopSignal {
@@ -60,17 +70,33 @@ impl StopSignal {
             Ok(())
         };
         install().map_err(|e| Error::Internal(format!("cannot install signal handlers: {e}")))?;
-        Ok(StopSignal { received })
+        Ok(StopSignal { received, caller: None })
+    }
+
+    /// Asks `wants_stop` instead; the process's signal handlers stay as they are.
+    pub fn of_caller(wants_stop: WantsStop) -> Self {
+        StopSignal { received: Arc::default(), caller: Some(wants_stop) }
+    }
+
+    /// Stops the run in the calling program's name.
+    pub fn stop(&self) {
+        self.received.store(CALLER.0, Ordering::Relaxed);
     }
 
     /// The number of the signal that asked to stop; 0 if none did.
     pub fn number(&self) -> u64 {
-        self.received.load(Ordering::Relaxed) as u64
+        let received = self.received.load(Ordering::Relaxed);
+        if received == 0 && self.caller.as_ref().is_some_and(|wants_stop| wants_stop()) {
+            self.stop();
+            return CALLER.0 as u64;
+        }
+        received as u64
     }
 
     /// The name of a signal that asks to stop.
     pub fn name(number: u64) -> Option<&'static str> {
-        STOPPING.iter().find(|(signal, _)| *signal as u64 == number).map(|(_, name)| *name)
+        let signals = STOPPING.iter().map(|(signal, name)| (*signal as usize, *name));
+        signals.chain([CALLER]).find(|(signal, _)| *signal as u64 == number).map(|(_, name)| name)
     }
 
     /// The name of the signal that asked to stop, if one did.
@@ -113,6 +139,18 @@ mod tests {
             assert_eq!(code, Some(0), "{text}");
             assert!(text.contains(&format!("received: Some({name:?})")), "{text}");
         }
+    }
+
+    #[test]
+    fn a_calling_program_is_asked_until_it_wants_to_stop() {
+        let wants = Arc::new(AtomicBool::new(false));
+        let asked = Arc::clone(&wants);
+        let stop = StopSignal::of_caller(Arc::new(move || asked.load(Ordering::Relaxed)));
+        assert_eq!(stop.received(), None);
+        wants.store(true, Ordering::Relaxed);
+        assert_eq!(stop.received(), Some("the calling program"));
+        wants.store(false, Ordering::Relaxed);
+        assert_eq!(stop.clone().received(), Some("the calling program"), "a request is not taken back");
     }
 
     #[test]

@@ -4,12 +4,12 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
-use srgan::config::{Config, Resume};
-use srgan::device::collective::Ranks;
-use srgan::log::{Messages, say, say_error};
-use srgan::train::ranks::{abandon, join, launched};
-use srgan::train::{DeviceOptions, RunOptions, dry_run, run, self_check, torch_hub};
-use srgan::{Error, Result};
+use crate::config::{Config, Resume};
+use crate::device::collective::Ranks;
+use crate::log::{Messages, say, say_error};
+use crate::train::ranks::{abandon, join, launched};
+use crate::train::{DeviceOptions, RunOptions, dry_run, run, torch_hub};
+use crate::{Error, Result};
 
 /// What `srgan-train` and `srgan train` take.
 #[derive(Args)]
@@ -67,9 +67,9 @@ fn env(name: &str) -> Option<OsString> {
 }
 
 /// Trains, or shows what would be trained. One of several ranks reports an error itself and ends the process.
-pub fn run_train(args: TrainArgs) -> Result<()> {
+pub fn run_train(args: TrainArgs, program: Option<PathBuf>) -> Result<()> {
     let mut ranks = Ranks::default();
-    let result = start(args, &mut ranks);
+    let result = start(args, program, &mut ranks);
     let Err(e) = &result else { return Ok(()) };
     let code = e.exit_code();
     if ranks.are_several() {
@@ -93,12 +93,11 @@ pub fn run_train(args: TrainArgs) -> Result<()> {
     result
 }
 
-fn start(args: TrainArgs, ranks: &mut Ranks) -> Result<()> {
+fn start(args: TrainArgs, program: Option<PathBuf>, ranks: &mut Ranks) -> Result<()> {
     let mut overrides = args.overrides;
     overrides.extend(args.device.map(|d| format!("Training.device={d}")));
     overrides.extend(args.isa.map(|i| format!("Training.isa={i}")));
     let (cfg, warnings) = Config::load(&args.config, &overrides)?;
-    let program = self_check::this_program();
     let torch_hub = torch_hub(&env);
     if args.dry_run {
         if launched(&env)?.is_some_and(|launched| launched.index > 0) {
@@ -112,6 +111,6 @@ fn start(args: TrainArgs, ranks: &mut Ranks) -> Result<()> {
     let resume = args.resume.map(|r| if r == "auto" { Resume::Auto } else { Resume::From(r.into()) });
     let TrainArgs { run_dir, accept_new_data, sync_kernels, .. } = args;
     let ranks = ranks.clone();
-    let options = RunOptions { resume, run_dir, accept_new_data, sync_kernels, torch_hub, ranks };
-    run(&cfg, &warnings, &options, program)
+    let options = RunOptions { resume, run_dir, accept_new_data, sync_kernels, torch_hub, ranks, caller: None };
+    run(&cfg, &warnings, &options, program).map(|_| ())
 }

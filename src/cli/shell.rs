@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Command, ValueEnum};
 use clap_complete::{Shell, generate};
-use srgan::log::say;
-use srgan::{Error, Result};
+use crate::log::say;
+use crate::{Error, Result};
 
 #[derive(Args)]
 #[command(after_help = "Examples:

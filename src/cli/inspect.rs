@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use srgan::Result;
-use srgan::inspect::inspect;
+use crate::Result;
+use crate::inspect::inspect;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
