@@ -41,7 +41,8 @@ fn block(net: &mut Net, x: Value) -> Result<Value> {
 
 /// A generator of such blocks.
 fn generator(net: &mut Net, lr: Value) -> Result<Value> {
-    let cfg = Generator { n_channels: 32, n_blocks: 3, scaling_factor: 4, large_kernel_size: 3, ..Generator::default() };
+    let cfg =
+        Generator { n_channels: 32, n_blocks: 3, scaling_factor: 4, large_kernel_size: 3, ..Generator::default() };
     trunk(net, lr, &cfg, block)
 }
 

@@ -30,7 +30,8 @@ const SCALE: usize = 4;
 
 /// The network: what is declared once and then bound for every program. Any function of a `Net` will do.
 fn network(net: &mut Net, lr: Value) -> Result<Value> {
-    let cfg = Generator { n_channels: 16, n_blocks: 2, scaling_factor: SCALE, large_kernel_size: 3, ..Generator::default() };
+    let cfg =
+        Generator { n_channels: 16, n_blocks: 2, scaling_factor: SCALE, large_kernel_size: 3, ..Generator::default() };
     trunk(net, lr, &cfg, |net, x| blocks::res(net, x, 3))
 }
 

@@ -6,13 +6,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 use std::sync::{Arc, OnceLock};
 
+use engine::Result;
 use engine::embed::{self, ConfigSource};
 use engine::log::Messages;
 use engine::metrics;
 use engine::train::Caller;
 use engine::train::programs::Phase;
 use engine::train::step::StepReport;
-use engine::Result;
 
 use crate::arguments::{optional, optional_path, path, reference, slice_mut, texts, utf8};
 use crate::errors::{Status, c_text, guarded};

@@ -52,8 +52,7 @@ impl MapOptions {
             return Err(PyValueError::new_err("overwrite and resume exclude each other"));
         }
         let blends = [("cosine", Blend::Cosine), ("linear", Blend::Linear), ("none", Blend::None)];
-        let matchings =
-            [("none", Matching::None), ("histogram", Matching::Histogram), ("moments", Matching::Moments)];
+        let matchings = [("none", Matching::None), ("histogram", Matching::Histogram), ("moments", Matching::Moments)];
         let compressions =
             [("deflate", Compression::Deflate), ("zstd", Compression::Zstd), ("none", Compression::None)];
         Ok(PredictOptions {

@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
 use crate::bench::{BenchOptions, Phase, Source, bench, bench_loader};
 use crate::config::Config;
 use crate::data::Dataset;
 use crate::log::{Messages, say_error};
 use crate::train::{DeviceOptions, data_settings, open_device_with};
 use crate::{Error, Result};
+use clap::{Args, ValueEnum};
 
 use super::print;
 

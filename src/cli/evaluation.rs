@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
 use crate::data::Split;
 use crate::evaluate::{EvaluateOptions, evaluate};
 use crate::log::{Messages, say, write_comparison};
 use crate::train::{DeviceOptions, torch_hub};
 use crate::{Error, Result};
+use clap::{Args, ValueEnum};
 
 use super::place::PlaceArgs;
 

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
 use crate::Result;
 use crate::inspect::inspect;
+use clap::Args;
 
 #[derive(Args)]
 #[command(after_help = "Examples:

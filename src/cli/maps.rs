@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
+use crate::Result;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
-use crate::Result;
 
 use super::place::PlaceArgs;
 use crate::log::Messages;

@@ -3,13 +3,13 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::Args;
 use crate::config::{Config, Resume};
 use crate::device::collective::Ranks;
 use crate::log::{Messages, say, say_error};
 use crate::train::ranks::{abandon, join, launched};
 use crate::train::{DeviceOptions, RunOptions, dry_run, run, torch_hub};
 use crate::{Error, Result};
+use clap::Args;
 
 /// What `srgan-train` and `srgan train` take.
 #[derive(Args)]

@@ -156,10 +156,12 @@ impl Generator {
                 return Err(stopped());
             }
             let mut input = Vec::with_capacity(batch * from.image());
-            lr.chunks_exact(from.image()).for_each(|image| input.extend(from.interleaved(image, |v| ways.to_network(v))));
+            lr.chunks_exact(from.image())
+                .for_each(|image| input.extend(from.interleaved(image, |v| ways.to_network(v))));
             input.resize(batch * from.image(), 0.0);
             let mut wants = false;
-            let output = self.worker.call(&mut || wants |= wants_stop(), move |running| running.forward(size, &input))?;
+            let output =
+                self.worker.call(&mut || wants |= wants_stop(), move |running| running.forward(size, &input))?;
             if wants {
                 return Err(stopped());
             }
@@ -243,9 +245,7 @@ impl Conversion {
         let data = &facts.cfg.data;
         match pixels {
             Pixels::Normalised => Conversion { normalization: Normalization::Identity, scale: 1.0, offset: 0.0 },
-            Pixels::Raw => {
-                Conversion { normalization: facts.normalization, scale: data.scale, offset: data.offset }
-            }
+            Pixels::Raw => Conversion { normalization: facts.normalization, scale: data.scale, offset: data.offset },
         }
     }
 

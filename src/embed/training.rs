@@ -63,10 +63,16 @@ pub fn load_config(source: ConfigSource, overrides: &[String]) -> Result<(Config
 /// # Errors
 /// Wrong config, data or checkpoint; divergence; I/O; the device; [`Error::StoppedEarly`] if the caller stops it before
 /// there is anything to save; [`Error::Usage`] in one of several processes that a launcher has started.
-pub fn train(source: ConfigSource, overrides: &[String], options: &TrainOptions, caller: Caller) -> Result<EmbeddedRun> {
+pub fn train(
+    source: ConfigSource,
+    overrides: &[String],
+    options: &TrainOptions,
+    caller: Caller,
+) -> Result<EmbeddedRun> {
     let (cfg, warnings) = load_config(source, overrides)?;
     if let Some(launched) = launched(&env)? {
-        let message = format!("{} has started {} processes, and a call trains in one", launched.launcher, launched.count);
+        let message =
+            format!("{} has started {} processes, and a call trains in one", launched.launcher, launched.count);
         return Err(Error::usage(message).with_hint("start the program srgan-train on several nodes"));
     }
     let resume = options.resume.as_deref().map(|r| if r == "auto" { Resume::Auto } else { Resume::From(r.into()) });

@@ -56,8 +56,10 @@ impl<T: 'static> Worker<T> {
         work: impl FnOnce(&mut T) -> Result<R> + Send + 'static,
     ) -> Result<R> {
         if self.process != std::process::id() {
-            return Err(Error::usage("this generator was opened before the process forked, and its thread is not here")
-                .with_hint("open it in the new process, or start processes by `spawn`"));
+            return Err(Error::usage(
+                "this generator was opened before the process forked, and its thread is not here",
+            )
+            .with_hint("open it in the new process, or start processes by `spawn`"));
         }
         let (done, result) = mpsc::channel();
         let job = move |value: &mut T| drop(done.send(caught(|| work(value))));
