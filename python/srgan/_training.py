@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from . import _srgan
 from ._config import ConfigLike, Overrides, override_texts, source
 from ._program import program, replaced_stderr
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True)
+class Step:
     """What a step did."""
 
     index: int
@@ -25,7 +26,8 @@ class Step(NamedTuple):
     """What it measured, by the names of `metrics.csv`: `generator/content_loss`, …"""
 
 
-class Run(NamedTuple):
+@dataclass(frozen=True)
+class Run:
     """A run that has come to its end, or was stopped with its state saved."""
 
     folder: Path

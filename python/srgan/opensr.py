@@ -89,14 +89,13 @@ def load_inference_model(
     if names is None:
         raise ValueError(f"there is no preset {preset!r}; there are {', '.join(_PRESETS)}")
     folder = Path(cache_dir if cache_dir is not None else _hub())
-    found = [next(iter(sorted(folder.rglob(name))), None) for name in names]
-    missing = [name for name, path in zip(names, found) if path is None]
-    if missing:
+    found = [path for name in names for path in sorted(folder.rglob(name))[:1]]
+    if len(found) < len(names):
         raise FileNotFoundError(
-            f"{' and '.join(missing)} not found below {folder}: fetch them with "
-            "`huggingface-cli download simon-donike/SR-GAN`, nothing is downloaded here"
+            f"not found below {folder}: {' and '.join(names)}. Fetch them with "
+            "`huggingface-cli download simon-donike/SR-GAN`; nothing is downloaded here"
         )
-    return load_from_config(found[0], found[1], map_location=map_location)
+    return load_from_config(*found, map_location=map_location)
 
 
 def _hub() -> Path:

@@ -1,6 +1,8 @@
 //! Training: from a config to a run folder.
 
 mod algorithms;
+mod begin;
+mod caller;
 mod host;
 mod imagery;
 mod memory;
@@ -25,9 +27,10 @@ mod table;
 mod trainer;
 pub mod validate;
 
+pub use caller::{Caller, OnStep};
 pub use open::{DeviceOptions, data_settings, open_device, open_device_with};
 pub use perceptual::torch_hub;
-pub use run::{Caller, FinishedRun, OnStep, RunOptions, run, run_on};
+pub use run::{FinishedRun, RunOptions, run, run_on};
 pub use run_dir::RunDir;
 pub(crate) use summary::{check_patch, steps_per_epoch};
 pub use summary::{dry_run, dry_run_on};

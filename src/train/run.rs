@@ -1,8 +1,9 @@
 //! From a config to a finished run: opens data, device and folder, continues or starts, trains, reports.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
+use super::begin::{Begin, begin_together};
+use super::caller::Caller;
 use super::imagery::check_imagery;
 use super::memory::fit_memory;
 use super::open::{DeviceOptions, open_device_with};
@@ -11,8 +12,8 @@ use super::plans::train_shape;
 use super::ranks::{check_alike, samples_per_step};
 use super::run_dir::RunDir;
 use super::session::{Restored, Session};
-use super::signals::{StopSignal, WantsStop};
-use super::step::{StepReport, logged_metrics};
+use super::signals::StopSignal;
+use super::step::logged_metrics;
 use super::summary::{check_patch, steps_per_epoch};
 use super::table::compare_with_bicubic;
 use super::trainer::{Ended, RunParts, Trainer};
@@ -47,22 +48,6 @@ pub struct RunOptions {
     pub caller: Option<Caller>,
 }
 
-/// Called after each step with its number, from 0, and what it did; `false` stops the run with its state saved. The step
-/// after it may be under way already and is then the last.
-pub type OnStep = Arc<dyn Fn(u64, &StepReport) -> bool + Send + Sync>;
-
-/// A program that trains by a call of this library, from whose thread it is called back. Its signal handlers stay as they
-/// are.
-#[derive(Clone)]
-pub struct Caller {
-    /// Told of each step.
-    pub on_step: OnStep,
-    /// Asked whether the run is to stop.
-    pub wants_stop: WantsStop,
-    /// Where messages go.
-    pub messages: Messages,
-}
-
 /// A run that has come to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FinishedRun {
@@ -70,12 +55,6 @@ pub struct FinishedRun {
     pub folder: PathBuf,
     /// Steps, those before it was continued included.
     pub steps: u64,
-}
-
-/// Where a run begins.
-enum Begin {
-    New,
-    Continue { checkpoint: PathBuf, folder: PathBuf },
 }
 
 /// Trains `cfg` to its end and prints where the run's files are. `program` is a binary of this project, which checks
@@ -321,58 +300,6 @@ fn new_folder(cfg: &Config, options: &RunOptions) -> Result<RunDir> {
     };
     options.ranks.first_text(&folder.path().to_string_lossy())?;
     Ok(folder)
-}
-
-/// What the first rank decides, for all.
-fn begin_together(cfg: &Config, options: &RunOptions) -> Result<Begin> {
-    let ranks = &options.ranks;
-    if ranks.is_first() {
-        let begin = begin(cfg, options)?;
-        let paths = match &begin {
-            Begin::New => [String::new(), String::new()],
-            Begin::Continue { checkpoint, folder } => {
-                [checkpoint, folder].map(|path| path.to_string_lossy().into_owned())
-            }
-        };
-        paths.iter().try_for_each(|path| ranks.first_text(path).map(|_| ()))?;
-        return Ok(begin);
-    }
-    let [checkpoint, folder] = [ranks.first_text("")?, ranks.first_text("")?].map(PathBuf::from);
-    Ok(if checkpoint.as_os_str().is_empty() { Begin::New } else { Begin::Continue { checkpoint, folder } })
-}
-
-/// Decides whether a run is continued, and from where.
-fn begin(cfg: &Config, options: &RunOptions) -> Result<Begin> {
-    let from_config = match (&cfg.training.resume, &cfg.model.continue_training) {
-        (Resume::Never, Some(path)) => Resume::From(path.clone()),
-        (resume, _) => resume.clone(),
-    };
-    let at_folder = |folder: PathBuf| Begin::Continue { checkpoint: folder.join(LAST), folder };
-    match options.resume.clone().unwrap_or(from_config) {
-        Resume::Never => Ok(Begin::New),
-        Resume::Auto => {
-            let known = match &options.run_dir {
-                Some(folder) => Some(folder.clone()).filter(|f| f.join(LAST).exists()),
-                None => RunDir::newest(&cfg.logging.dir, &cfg.logging.wandb.project),
-            };
-            Ok(known.map_or(Begin::New, at_folder))
-        }
-        Resume::From(path) if path.is_dir() => Ok(at_folder(path)),
-        Resume::From(checkpoint) => {
-            if !checkpoint.is_file() {
-                return Err(Error::checkpoint(&checkpoint, "there is no such file")
-                    .with_hint("--resume takes `auto`, a run folder, or a .safetensors file in one"));
-            }
-            let parent = checkpoint.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
-            let folder = options.run_dir.clone().unwrap_or_else(|| parent.clone());
-            let other = folder.canonicalize().ok() != parent.canonicalize().ok();
-            if other && folder.join(LAST).exists() {
-                return Err(Error::data(&folder, "this folder holds another run")
-                    .with_hint("choose a new folder with --run-dir, or continue that run"));
-            }
-            Ok(Begin::Continue { checkpoint, folder })
-        }
-    }
 }
 
 /// Takes the state of a checkpoint, or the weights alone, or nothing.

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::algorithms;
+use super::caller::OnStep;
 use super::imagery::imagery;
 use super::plans::ValBatch;
 use super::programs::{BatchShape, Phase};
 use super::ranks::{self, samples_per_step};
-use super::run::OnStep;
 use super::run_dir::RunDir;
 use super::saving;
 use super::schedule;
