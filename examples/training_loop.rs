@@ -13,9 +13,10 @@ use srgan::graph::{Tape, Value};
 use srgan::nn::{Bound, Layout, Net, Vars, blocks, trunk};
 use srgan::ops::adam::{Adam, AdamCommit};
 use srgan::ops::add::Add;
+use srgan::ops::mul::Scale;
 use srgan::ops::prepare::{Normalization, Prepare};
 use srgan::ops::resize::Resize;
-use srgan::ops::sum_to::{mean, sum_product_to};
+use srgan::ops::sum_to::sum_product_to;
 use srgan::plan::{Commit, Plan, PlanOptions, Program};
 use srgan::runtime::{Cpu, Device};
 use srgan::train::data_settings;
@@ -56,8 +57,8 @@ fn record(layout: &Layout) -> Result<Program> {
     let mut bound = Bound::new(&mut tape, layout, "", "");
     let sr = network(&mut Net::new(&mut tape, bound.vars(), true), lr)?;
     let error = tape.push(Add::DIFFERENCE, &[sr, hr])?;
-    let squares = sum_product_to(&mut tape, error, error, Shape([BATCH, 1, 1, 1]))?;
-    let loss = mean(&mut tape, squares)?;
+    let squares = sum_product_to(&mut tape, error, error, Shape::SCALAR)?;
+    let loss = tape.push(Scale::by(1.0 / (BATCH * SIDE * SIDE * BANDS) as f32), &[squares])?;
     let grad = bound.flat_gradient(&mut tape, loss)?;
 
     let rate = tape.input("rate", Shape::SCALAR, DType::F32);
@@ -95,10 +96,10 @@ fn main() -> Result<()> {
         let outcome = device.run(plan)?;
         losses.push(outcome.outputs[0][0]);
         if step % 10 == 0 || step + 1 == STEPS {
-            println!("step {step:2}: loss {:.4}", losses[step]);
+            println!("step {step:2}: loss {:.5}", losses[step]);
         }
     }
-    let third = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;
-    let (first, last) = (third(&losses[..STEPS / 3]), third(&losses[2 * STEPS / 3..]));
+    let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;
+    let (first, last) = (mean(&losses[..STEPS / 3]), mean(&losses[2 * STEPS / 3..]));
     if last < 0.5 * first { Ok(()) } else { Err(Error::Internal(format!("the loss fell from {first} to {last} only"))) }
 }

@@ -167,7 +167,7 @@ impl Generator {
             }
             for (image, planes) in output.chunks_exact(to.image()).zip(sr.chunks_exact_mut(to.image())) {
                 self.check_output(image)?;
-                to.write_planes(image, planes, |v| ways.from_network(v));
+                to.write_planes(image, planes, |v| ways.to_caller(v));
             }
         }
         Ok(())
@@ -253,7 +253,7 @@ impl Conversion {
         self.normalization.normalize((f64::from(value) * self.scale + self.offset) as f32)
     }
 
-    fn from_network(&self, value: f32) -> f32 {
+    fn to_caller(&self, value: f32) -> f32 {
         ((f64::from(self.normalization.denormalize(value)) - self.offset) / self.scale) as f32
     }
 }

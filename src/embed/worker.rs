@@ -113,7 +113,13 @@ mod tests {
         let (worker, made) = Worker::start(|| Ok((1, "made"))).unwrap();
         assert_eq!(made, "made");
         std::thread::scope(|scope| {
-            let add = || worker.call(&mut || (), |value: &mut i32| Ok(*value += 1)).unwrap();
+            let add = || {
+                let add = |value: &mut i32| {
+                    *value += 1;
+                    Ok(())
+                };
+                worker.call(&mut || (), add).unwrap();
+            };
             (0..4).map(|_| scope.spawn(add)).collect::<Vec<_>>().into_iter().for_each(|t| t.join().unwrap());
         });
         let error = worker.call::<()>(&mut || (), |_| panic!("on purpose")).unwrap_err();
