@@ -77,17 +77,19 @@ pub enum Error {
         /// What is wrong.
         message: String,
     },
-    /// A signal ended the run after its state was saved.
-    #[error("stopped by a signal; the state is saved in {}", .checkpoint.display())]
+    /// A signal, or the program that trains by a call of this library, ended the run after its state was saved.
+    #[error("stopped by {by}; the state is saved in {}", .checkpoint.display())]
     Stopped {
+        /// Name of the signal, or of who asked.
+        by: &'static str,
         /// The file with the state.
         checkpoint: PathBuf,
     },
-    /// A signal ended the run before its first step.
-    #[error("stopped by {signal} before the first step: nothing is lost, the same command starts again")]
+    /// The same before the run's first step.
+    #[error("stopped by {by} before the first step: nothing is lost, the same command starts again")]
     StoppedEarly {
-        /// Name of the signal.
-        signal: &'static str,
+        /// Name of the signal, or of who asked.
+        by: &'static str,
     },
     /// The system has no such block of memory.
     #[error("the system has no {} MiB of memory left", .bytes >> 20)]

@@ -4,6 +4,7 @@
 //! Modules use only what stands below them (`tests/ladder.rs` holds them to it):
 //!
 //! ```text
+//! cli, embed         the doors: command lines, and what other programs and languages call
 //! bench, doctor, evaluate, export, init, inspect, predict
 //! trained            a generator in a file: configuration and weights
 //! train              a run: schedule, step, loop, validation, report
@@ -24,10 +25,12 @@
 pub mod autodiff;
 pub mod bench;
 pub mod checkpoint;
+pub mod cli;
 pub mod config;
 pub mod data;
 pub mod device;
 pub mod doctor;
+pub mod embed;
 pub mod error;
 pub mod evaluate;
 pub mod export;

@@ -23,6 +23,8 @@ const LADDER: &[&[&str]] = &[
     &["train"],
     &["trained"],
     &["bench", "doctor", "evaluate", "export", "init", "inspect", "predict"],
+    // The doors: command lines, and what other programs and languages call.
+    &["cli", "embed"],
 ];
 
 /// Within `device`, processors do not know each other.

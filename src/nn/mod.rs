@@ -4,7 +4,8 @@
 //! program with the table's values bound. Parameters of one network live in one flat state; the names are
 //! those of opensr-srgan's state dict.
 
-mod blocks;
+pub mod blocks;
+mod bound;
 mod discriminator;
 mod esrgan;
 mod flexible;
@@ -16,7 +17,9 @@ mod perceptual;
 mod srresnet;
 mod stochastic;
 
+pub use bound::Bound;
 pub use discriminator::{discriminator, discriminator_layout};
+pub use flexible::trunk;
 pub use generator::{generator, generator_layout, is_stochastic};
 pub use layers::{ConvSpec, Net, Vars};
 pub use layout::{FileLayout, Init, Layout, Tensor};

@@ -145,7 +145,7 @@ pub struct Slot {
 }
 
 /// A compiled program.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Plan {
     /// The program's name.
     pub name: &'static str,

@@ -59,7 +59,7 @@ pub fn merge(parts: &[PathBuf], out: &Path, options: MergeOptions, messages: &Me
     let written = write::write(&finished, out, threads, &|share| {
         progress.writing(share);
         match stop.received() {
-            Some(_) => Err(Error::Stopped { checkpoint: parts[0].clone() }),
+            Some(by) => Err(Error::Stopped { by, checkpoint: parts[0].clone() }),
             None => Ok(()),
         }
     });

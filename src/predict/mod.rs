@@ -31,6 +31,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub use merge::{MergeOptions, merge};
+pub(crate) use run::Loaded;
 pub use run::{predict, predict_on};
 
 /// How windows that share more than the network needs are joined.

@@ -3,22 +3,22 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::Result;
 use crate::checkpoint::Meta;
 use crate::config::Config;
 use crate::log::Messages;
 use crate::nn::{self, Network};
 use crate::ops::prepare::Normalization;
-use crate::plan::{Plan, PlanOptions};
+use crate::plan::{Plan, PlanOptions, Program};
 use crate::runtime::{Choice, Choices, Device, PlanId, Run};
 use crate::train::programs::Programs;
 use crate::train::session::precision_of;
 use crate::trained::{Checkpoint, map_noise};
 use crate::types::{DType, Precision, Shape};
+use crate::{Error, Result};
 
 /// Extent and type of the batches of windows that a plan is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct WindowShape {
+pub(crate) struct WindowShape {
     /// Windows.
     pub batch: usize,
     /// Rows of each.
@@ -30,7 +30,7 @@ pub(super) struct WindowShape {
 }
 
 /// A generator on a device.
-pub(super) struct Model {
+pub(crate) struct Model {
     programs: Programs,
     device: Box<dyn Device>,
     precision: Precision,
@@ -107,8 +107,38 @@ impl Model {
 
     fn compile(&self, shape: WindowShape) -> Result<Plan> {
         let (program, _) = self.programs.predict(shape.batch, (shape.height, shape.width), shape.dtype)?;
+        self.compile_program(&program)
+    }
+
+    fn compile_program(&self, program: &Program) -> Result<Plan> {
         let options = PlanOptions { precision: self.precision, ..PlanOptions::new(self.device.target()) };
-        Plan::compile(&program, options)
+        Plan::compile(program, options)
+    }
+
+    /// A plan for batches of images that are normalised already, (N,H,W,C) in f32; its memory in bytes is at most `limit`.
+    /// It is the caller's, who gives it back by [`Model::unload`].
+    ///
+    /// # Errors
+    /// [`Error::DeviceMemory`] if it takes more; those of [`Model::prepare`].
+    pub fn load_normalised(&mut self, batch: usize, size: (usize, usize), limit: usize) -> Result<PlanId> {
+        let plan = self.compile_program(&self.programs.forward(batch, size)?)?;
+        let needed = 4 * plan.arena_len + plan.held_bytes();
+        if needed > limit {
+            let [needed, limit] = [needed, limit].map(|bytes| bytes >> 20);
+            let (height, width) = size;
+            let message = format!(
+                "{batch} images of {height} × {width} pixels at a time take {needed} MiB, and {limit} MiB are available"
+            );
+            return Err(Error::DeviceMemory { message });
+        }
+        let plan = self.device.load(plan)?;
+        self.upload_noise(plan, batch)?;
+        Ok(plan)
+    }
+
+    /// Gives up a plan.
+    pub fn unload(&mut self, plan: PlanId) {
+        self.device.unload(plan);
     }
 
     /// A plan that is ready to run. Every window is given the same latent noise, where the generator reads any.
@@ -121,13 +151,19 @@ impl Model {
         }
         let plan = self.device.load(self.compile(shape)?)?;
         self.device.upload(plan, "codes", &vec![0; shape.batch])?;
-        let cfg = self.config().clone();
-        if nn::is_stochastic(&cfg) {
-            let noise = map_noise(&cfg, shape.batch);
-            self.device.upload(plan, "noise", bytemuck::cast_slice(&noise))?;
-        }
+        self.upload_noise(plan, shape.batch)?;
         self.plans.push((shape, plan));
         Ok(plan)
+    }
+
+    /// The latent noise of each image of a batch, where the generator reads any.
+    fn upload_noise(&mut self, plan: PlanId, batch: usize) -> Result<()> {
+        let cfg = self.config().clone();
+        if nn::is_stochastic(&cfg) {
+            let noise = map_noise(&cfg, batch);
+            self.device.upload(plan, "noise", bytemuck::cast_slice(&noise))?;
+        }
+        Ok(())
     }
 
     /// Starts a run on raw windows, one after the other in `raw`.

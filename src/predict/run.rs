@@ -16,6 +16,7 @@ use super::tiling::{self, Tiling};
 use super::values::Values;
 use super::work::Work;
 use super::{Part, PredictOptions, contract, geo, preview, write};
+use crate::checkpoint::Meta;
 use crate::config::{Config, Layout};
 use crate::data::PixelType;
 use crate::device::cpu::memory::peak_resident;
@@ -52,45 +53,94 @@ pub fn predict_on(
 ) -> Result<()> {
     // Before the first file is opened: what comes from here on ends with a saved state.
     let stop = StopSignal::install()?;
+    let outputs = checked_outputs(inputs, out, options)?;
+    let mut loaded = Loaded::open(options, &messages, open)?;
+    let mut mapper = Mapper { options, loaded: &mut loaded, stop, messages };
+    inputs.iter().zip(&outputs).try_for_each(|(input, output)| mapper.map(input, output))
+}
+
+/// The files that maps of `inputs` become.
+fn checked_outputs(inputs: &[PathBuf], out: &Path, options: &PredictOptions) -> Result<Vec<PathBuf>> {
     let outputs = outputs::outputs(inputs, out)?;
     inputs.iter().zip(&outputs).try_for_each(|(input, output)| outputs::check(input, output, options))?;
-    let mut checkpoint = Checkpoint::open(&options.checkpoint, options.config.as_deref(), &options.overrides)?;
-    let averaged = checkpoint.has_average && !options.live;
-    let id = FileId::of(checkpoint.path())?;
-    let device = open(&checkpoint.cfg)?;
-    let model = Model::load(&mut checkpoint, device, averaged, &messages)?;
-    let (path, weights) = (checkpoint.path().display(), checkpoint.describe(averaged));
-    messages.info(&format!("{path}: {weights} · {}", model.device().describe()));
-    checkpoint.notes.iter().for_each(|note| messages.info(note));
-    let threads = checkpoint.cfg.training.num_threads;
-    let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    let mut mapper = Mapper { options, model, checkpoint: id, averaged, stop, messages, threads };
-    inputs.iter().zip(&outputs).try_for_each(|(input, output)| mapper.map(input, output))
+    Ok(outputs)
+}
+
+/// The generator of a checkpoint on a device, for any number of maps.
+pub(crate) struct Loaded {
+    /// The generator.
+    pub model: Model,
+    /// What the checkpoint says beside its tensors.
+    pub meta: Meta,
+    /// Its weights in words.
+    pub weights: String,
+    id: FileId,
+    averaged: bool,
+    threads: usize,
+}
+
+impl Loaded {
+    /// Opens what `options` name: the checkpoint, its configuration and overrides, and which of its weights; on the
+    /// device that `open` makes of the configuration.
+    ///
+    /// # Errors
+    /// Wrong checkpoint or configuration; the device.
+    pub fn open(
+        options: &PredictOptions,
+        messages: &Messages,
+        open: impl FnOnce(&Config) -> Result<Box<dyn Device>>,
+    ) -> Result<Loaded> {
+        let mut checkpoint = Checkpoint::open(&options.checkpoint, options.config.as_deref(), &options.overrides)?;
+        let averaged = checkpoint.has_average && !options.live;
+        let id = FileId::of(checkpoint.path())?;
+        let device = open(&checkpoint.cfg)?;
+        let model = Model::load(&mut checkpoint, device, averaged, messages)?;
+        let (path, weights) = (checkpoint.path().display(), checkpoint.describe(averaged));
+        messages.info(&format!("{path}: {weights} · {}", model.device().describe()));
+        checkpoint.notes.iter().for_each(|note| messages.info(note));
+        let threads = checkpoint.cfg.training.num_threads;
+        let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let meta = checkpoint.meta().clone();
+        Ok(Loaded { model, meta, weights, id, averaged, threads })
+    }
+
+    /// Maps a scene as [`predict`] does. What `options` say about the checkpoint was said when it was opened.
+    ///
+    /// # Errors
+    /// Those of [`predict`].
+    pub fn map(
+        &mut self,
+        (input, out): (&Path, &Path),
+        options: &PredictOptions,
+        stop: StopSignal,
+        messages: Messages,
+    ) -> Result<PathBuf> {
+        let output = checked_outputs(&[input.to_owned()], out, options)?.swap_remove(0);
+        Mapper { options, loaded: self, stop, messages }.map(input, &output)?;
+        Ok(final_name(&output, options.part))
+    }
 }
 
 /// What all maps of a call share.
 struct Mapper<'a> {
     options: &'a PredictOptions,
-    model: Model,
-    checkpoint: FileId,
-    averaged: bool,
+    loaded: &'a mut Loaded,
     stop: StopSignal,
     messages: Messages,
-    threads: usize,
 }
 
 impl Mapper<'_> {
     /// Makes one map, or a part of it.
     fn map(&mut self, input: &Path, output: &Path) -> Result<()> {
         let started = Instant::now();
-        let cfg = self.model.config().clone();
+        let cfg = self.loaded.model.config().clone();
         let mut scene = Scene::open(input, &cfg, self.options.bands.as_deref())?;
         scene.notes().iter().for_each(|note| self.messages.info(note));
-        let method = self.model.normalization()?;
+        let method = self.loaded.model.normalization()?;
         for warning in contract::check(&mut scene, method, self.options.force || !cfg.data.check_range)? {
             self.messages.warn(&warning);
         }
-        let tiling = tiling::choose(&self.model, self.options, scene.size(), scene.raw_type().into())?;
+        let tiling = tiling::choose(&self.loaded.model, self.options, scene.size(), scene.raw_type().into())?;
         tiling.note.iter().for_each(|note| self.messages.info(&format!("{}: {note}", input.display())));
         let job = self.job(&mut scene, &tiling, output)?;
         let part = self.options.part;
@@ -125,7 +175,7 @@ impl Mapper<'_> {
 
     /// Everything that decides the map.
     fn job(&self, scene: &mut Scene, tiling: &Tiling, output: &Path) -> Result<Job> {
-        let cfg = self.model.config();
+        let cfg = self.loaded.model.config();
         let nodata = scene.nodata(cfg).filter(|v| holds(scene.dtype(), *v));
         let avoided = nodata.filter(|v| !scene.has_mask() && !v.is_nan());
         let scale = cfg.generator.scaling_factor;
@@ -139,9 +189,9 @@ impl Mapper<'_> {
         Ok(Job {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").into(),
-            checkpoint: self.checkpoint.clone(),
-            averaged: self.averaged,
-            precision: self.model.precision().to_string(),
+            checkpoint: self.loaded.id.clone(),
+            averaged: self.loaded.averaged,
+            precision: self.loaded.model.precision().to_string(),
             scene: FileId::of_scene(scene.path())?,
             bands: scene.bands().to_vec(),
             scale,
@@ -209,7 +259,7 @@ impl Mapper<'_> {
         let made = if left.is_empty() {
             Ok(())
         } else {
-            let mut stitcher = Stitcher::new(&mut self.model, tiling.shape, scene.inverse(), tiling.around)?;
+            let mut stitcher = Stitcher::new(&mut self.loaded.model, tiling.shape, scene.inverse(), tiling.around)?;
             left.iter().try_for_each(|unit| {
                 stitcher.make(scene, work, *unit, &mut |windows| {
                     progress.add(windows);
@@ -227,11 +277,11 @@ impl Mapper<'_> {
         let finished = Finished::new(vec![work])?;
         // Before the map: one that is there has its picture.
         if self.options.preview {
-            let rgb = &self.model.config().data.rgb_bands;
+            let rgb = &self.loaded.model.config().data.rgb_bands;
             self.explain(preview::write(&finished, scene, rgb, &outputs::picture(path)))?;
         }
         let progress = MapProgress::new(&self.messages, 0, 0.0);
-        let written = write::write(&finished, path, self.threads, &|share| {
+        let written = write::write(&finished, path, self.loaded.threads, &|share| {
             progress.writing(share);
             stopped(&self.stop, &from)
         });
@@ -259,7 +309,7 @@ impl Mapper<'_> {
 /// An error if a signal has come; the state is in `path`.
 fn stopped(stop: &StopSignal, path: &Path) -> Result<()> {
     match stop.received() {
-        Some(_) => Err(Error::Stopped { checkpoint: path.to_owned() }),
+        Some(by) => Err(Error::Stopped { by, checkpoint: path.to_owned() }),
         None => Ok(()),
     }
 }

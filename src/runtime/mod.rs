@@ -70,6 +70,9 @@ pub trait Device {
     /// Fails if the plan names a state that does not exist or has another size, or memory cannot be had.
     fn load(&mut self, plan: Plan) -> Result<PlanId>;
 
+    /// Gives up what a plan holds, where the device can: its id names nothing from now on.
+    fn unload(&mut self, _plan: PlanId) {}
+
     /// Fills input slot `name` with raw little-endian elements; a slot that the plan does not have is ignored.
     ///
     /// # Errors

@@ -12,8 +12,15 @@ use crate::{Error, Result};
 
 /// Where a run begins.
 pub(super) enum Begin {
+    /// With the first step.
     New,
-    Continue { checkpoint: PathBuf, folder: PathBuf },
+    /// With the state of a checkpoint.
+    Continue {
+        /// The file.
+        checkpoint: PathBuf,
+        /// The run's folder from now on.
+        folder: PathBuf,
+    },
 }
 
 /// The folder of a new run, which the first rank makes and tells the others.
@@ -26,7 +33,10 @@ pub(super) fn new_folder(cfg: &Config, options: &RunOptions) -> Result<RunDir> {
     Ok(folder)
 }
 
-/// What the first rank decides, for all.
+/// Where a run begins: what the first rank decides, for all.
+///
+/// # Errors
+/// There is no such checkpoint, or the folder holds another run.
 pub(super) fn begin_together(cfg: &Config, options: &RunOptions) -> Result<Begin> {
     let ranks = &options.ranks;
     if ranks.is_first() {

@@ -3,6 +3,7 @@
 mod algorithms;
 pub mod batch;
 mod begin;
+mod caller;
 mod host;
 mod imagery;
 pub mod launch;
@@ -30,9 +31,10 @@ pub mod validate;
 mod wandb;
 
 pub use begin::describe_begin;
+pub use caller::{Caller, OnStep};
 pub use open::{DeviceOptions, data_settings, open_device, open_device_with};
 pub use perceptual::torch_hub;
-pub use run::{RunOptions, run, run_on};
+pub use run::{FinishedRun, RunOptions, run, run_on};
 pub use run_dir::RunDir;
 pub(crate) use summary::{check_patch, steps_per_epoch};
 pub use summary::{dry_run, dry_run_on};

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::batch::Job;
 use super::begin::{Begin, begin_together, new_folder};
+use super::caller::Caller;
 use super::imagery::check_imagery;
 use super::memory::fit_memory;
 use super::open::{DeviceOptions, open_device_with};
@@ -33,8 +34,8 @@ use crate::{Error, Result};
 
 pub(super) const NOTHING_TO_CONTINUE: &str = "there is no run to continue: a new one begins";
 
-/// What the command line adds to a config.
-#[derive(Clone, Debug, Default)]
+/// What the command line, or the calling program, adds to a config.
+#[derive(Clone, Default)]
 pub struct RunOptions {
     /// Continue a run; overrides `Training.resume`.
     pub resume: Option<Resume>,
@@ -54,6 +55,8 @@ pub struct RunOptions {
     pub requeue: bool,
     /// Where the weights of perceptual networks are, if the config does not say ([`torch_hub`](super::torch_hub)).
     pub torch_hub: Option<PathBuf>,
+    /// The program that trains by a call of this library; `None` for this project's own programs.
+    pub caller: Option<Caller>,
 }
 
 impl RunOptions {
@@ -63,15 +66,28 @@ impl RunOptions {
     }
 }
 
+/// A run that has come to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FinishedRun {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// Steps, those before it was continued included.
+    pub steps: u64,
+}
+
 /// Trains `cfg` to its end and prints where the run's files are. `program` is a binary of this project, which checks
 /// GPUs.
 ///
 /// # Errors
 /// Wrong config, data or checkpoint (exit code 2), divergence (3), a signal after the state was saved (75), I/O.
-pub fn run(cfg: &Config, warnings: &[String], options: &RunOptions, program: Option<PathBuf>) -> Result<()> {
+pub fn run(cfg: &Config, warnings: &[String], options: &RunOptions, program: Option<PathBuf>) -> Result<FinishedRun> {
     let ranks = &options.ranks;
-    // The first rank speaks for all.
-    let messages = if ranks.is_first() { Messages::stderr() } else { Messages::plain(std::io::sink()) };
+    let messages = match &options.caller {
+        Some(caller) => caller.messages.clone(),
+        // The first rank speaks for all.
+        None if ranks.is_first() => Messages::stderr(),
+        None => Messages::plain(std::io::sink()),
+    };
     warnings.iter().for_each(|w| messages.warn(w));
     let sync_kernels = options.sync_kernels;
     let device = DeviceOptions { sync_kernels, messages: Some(messages.clone()), program, ranks: ranks.clone() };
@@ -87,7 +103,7 @@ pub fn run_on(
     cfg: &Config,
     options: &RunOptions,
     messages: &Messages,
-) -> Result<()> {
+) -> Result<FinishedRun> {
     let run_dir = options.run_dir.clone().or_else(|| cfg.logging.output_dir.clone());
     let result = train(open, cfg, &RunOptions { run_dir, ..options.clone() }, messages);
     if let Err(e) = &result {
@@ -101,7 +117,7 @@ fn train(
     cfg: &Config,
     options: &RunOptions,
     messages: &Messages,
-) -> Result<()> {
+) -> Result<FinishedRun> {
     // Before the first file is opened: no signal ends the preparations without a saved state.
     let stop = stop_signal(cfg, options)?;
     let perceptual = PerceptualWeights::open(cfg, options.torch_hub.as_deref())?;
@@ -125,7 +141,7 @@ fn train(
         weights.load(&mut session)?;
     }
     let mut meta = load(&mut session, &begin, messages)?;
-    let proceed = || stop.received().map_or(Ok(()), |signal| Err(Error::StoppedEarly { signal }));
+    let proceed = || stop.received().map_or(Ok(()), |by| Err(Error::StoppedEarly { by }));
     // The first rank unpacks what is not in the patch store yet.
     if !ranks.is_first() {
         ranks.wait()?;
@@ -170,13 +186,19 @@ fn train(
 
     let shape = train_shape(cfg, &dataset);
     let (compares, validation) = (plans.compares && ranks.is_first(), plans.validation);
-    let parts = RunParts { folder, log, messages: messages.clone(), stop: stop.clone(), validation };
+    let on_step = options.caller.as_ref().map(|caller| caller.on_step.clone());
+    let parts = RunParts { folder, log, messages: messages.clone(), stop: stop.clone(), on_step, validation };
     let mut trainer = Trainer::new(session, dataset, parts, meta);
     let ended = trainer.train(shape, steps_per_epoch);
-    let finished = ended.and_then(|ended| Ok((ended, trainer.finish()?)));
+    let finished = ended.and_then(|ended| {
+        let steps = trainer.steps();
+        Ok((ended, steps, trainer.finish()?))
+    });
     upload.into_iter().for_each(|upload| upload.finish(finished.is_ok(), messages));
-    let (ended, parts) = finished?;
-    end(ended, parts, (compares, &stop, options), messages)
+    let (ended, steps, parts) = finished?;
+    let folder = parts.2.path().to_owned();
+    end(ended, parts, (compares, &stop, options), messages)?;
+    Ok(FinishedRun { folder, steps })
 }
 
 /// Says how a run ended, and after training the table against bicubic upsampling if it `compares`.
@@ -199,7 +221,7 @@ fn end(
             if folder.is_written_here() && options.requeue && wants_requeue(name) {
                 requeue(options.job.as_ref(), messages);
             }
-            return Err(Error::Stopped { checkpoint: folder.join(LAST) });
+            return Err(Error::Stopped { by: name, checkpoint: folder.join(LAST) });
         }
     };
     messages.info(&why);
@@ -231,7 +253,10 @@ fn requeue(job: Option<&Job>, messages: &Messages) {
 
 /// What asks a run to stop: signals, `Training.max_time`, the end of its job.
 fn stop_signal(cfg: &Config, options: &RunOptions) -> Result<StopSignal> {
-    let mut stop = StopSignal::install()?;
+    let mut stop = match &options.caller {
+        Some(caller) => StopSignal::of_caller(caller.wants_stop.clone()),
+        None => StopSignal::install()?,
+    };
     if let Some(time) = cfg.training.max_time {
         stop = stop.within(TimeLimit::Config, Duration::from_secs(time.seconds()));
     }

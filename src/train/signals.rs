@@ -1,4 +1,5 @@
-//! What asks a run to stop, signals and limits of time: it finishes its step, saves its state and exits with code 75.
+//! What asks a run to stop, signals and limits of time: it finishes its step, saves its state and exits with code 75. A
+//! program that calls this library keeps its own handlers and asks by itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -55,6 +56,13 @@ pub fn wants_requeue(name: &str) -> bool {
     ["SIGUSR1", "SIGUSR2", "SIGXCPU"].contains(&name) || TimeLimit::ALL.iter().any(|limit| limit.name() == name)
 }
 
+/// Stands for the calling program among the numbers of signals, and its name.
+const CALLER: (usize, &str) = (1 << 16, "the calling program");
+
+/// Whether the calling program wants the run to stop. Asked after each step and batch, and while data are prepared; from
+/// the thread that called.
+pub type WantsStop = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// Whether the process was started with this signal ignored, as `nohup` does with SIGHUP.
 fn is_ignored(signal: i32) -> bool {
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
@@ -65,11 +73,13 @@ fn is_ignored(signal: i32) -> bool {
 }
 
 /// Remembers that the run was asked to stop.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct StopSignal {
     /// Number of the last signal; 0 before the first.
     received: Arc<AtomicUsize>,
     limits: Vec<(TimeLimit, Instant)>,
+    /// The calling program, where there is one.
+    caller: Option<WantsStop>,
 }
 
 impl StopSignal {
@@ -94,7 +104,17 @@ impl StopSignal {
             Ok(())
         };
         install().map_err(|e| Error::Internal(format!("cannot install signal handlers: {e}")))?;
-        Ok(StopSignal { received, limits: vec![] })
+        Ok(StopSignal { received, limits: vec![], caller: None })
+    }
+
+    /// Asks `wants_stop` instead; the process's signal handlers stay as they are.
+    pub fn of_caller(wants_stop: WantsStop) -> Self {
+        StopSignal { received: Arc::default(), limits: vec![], caller: Some(wants_stop) }
+    }
+
+    /// Stops the run in the calling program's name.
+    pub fn stop(&self) {
+        self.received.store(CALLER.0, Ordering::Relaxed);
     }
 
     /// The same, which also asks to stop after `time` from now.
@@ -106,19 +126,24 @@ impl StopSignal {
 
     /// The number of the signal or limit that asked to stop; 0 if none did.
     pub fn number(&self) -> u64 {
-        match self.received.load(Ordering::Relaxed) as u64 {
-            0 => {
-                let now = Instant::now();
-                self.limits.iter().find(|(_, end)| *end <= now).map_or(0, |(limit, _)| limit.number())
-            }
-            signal => signal,
+        let received = self.received.load(Ordering::Relaxed) as u64;
+        if received != 0 {
+            return received;
         }
+        if self.caller.as_ref().is_some_and(|wants_stop| wants_stop()) {
+            self.stop();
+            return CALLER.0 as u64;
+        }
+        let now = Instant::now();
+        self.limits.iter().find(|(_, end)| *end <= now).map_or(0, |(limit, _)| limit.number())
     }
 
     /// The name of a signal or limit that asks to stop.
     pub fn name(number: u64) -> Option<&'static str> {
-        let signal = STOPPING.iter().find(|(signal, _)| *signal as u64 == number).map(|(_, name)| *name);
-        signal.or_else(|| TimeLimit::ALL.into_iter().find(|limit| limit.number() == number).map(TimeLimit::name))
+        let signals = STOPPING.iter().map(|(signal, name)| (*signal as u64, *name));
+        let limits = TimeLimit::ALL.into_iter().map(|limit| (limit.number(), limit.name()));
+        let mut all = signals.chain([(CALLER.0 as u64, CALLER.1)]).chain(limits);
+        all.find(|(known, _)| *known == number).map(|(_, name)| name)
     }
 
     /// The name of the signal or limit that asked to stop, if one did.
@@ -173,7 +198,7 @@ mod tests {
 
     #[test]
     fn the_end_of_its_time_stops_a_run() {
-        let waits = || StopSignal { received: Arc::default(), limits: vec![] };
+        let waits = || StopSignal { received: Arc::default(), limits: vec![], caller: None };
         let long = waits().within(TimeLimit::Config, Duration::from_secs(1 << 40));
         assert_eq!(long.received(), None);
         let over = long.within(TimeLimit::Job, Duration::ZERO);
@@ -184,6 +209,18 @@ mod tests {
         assert_eq!(StopSignal::name(both.number()), Some("Training.max_time"));
         assert!(wants_requeue("Training.max_time") && wants_requeue("SIGUSR1"));
         assert!(!wants_requeue("SIGTERM") && !wants_requeue("Ctrl-C (SIGINT)"));
+    }
+
+    #[test]
+    fn a_calling_program_is_asked_until_it_wants_to_stop() {
+        let wants = Arc::new(AtomicBool::new(false));
+        let asked = Arc::clone(&wants);
+        let stop = StopSignal::of_caller(Arc::new(move || asked.load(Ordering::Relaxed)));
+        assert_eq!(stop.received(), None);
+        wants.store(true, Ordering::Relaxed);
+        assert_eq!(stop.received(), Some("the calling program"));
+        wants.store(false, Ordering::Relaxed);
+        assert_eq!(stop.clone().received(), Some("the calling program"), "a request is not taken back");
     }
 
     #[test]

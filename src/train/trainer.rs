@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::algorithms;
+use super::caller::OnStep;
 use super::imagery::imagery;
 use super::plans::ValBatch;
 use super::programs::{BatchShape, Phase};
@@ -49,6 +50,8 @@ pub struct RunParts {
     pub messages: Messages,
     /// Signals.
     pub stop: StopSignal,
+    /// The calling program, told of each step.
+    pub on_step: Option<OnStep>,
     /// The batches of each validation.
     pub validation: Arc<[ValBatch]>,
 }
@@ -63,6 +66,7 @@ pub struct Trainer {
     log: MetricsLog,
     messages: Messages,
     stop: StopSignal,
+    on_step: Option<OnStep>,
     validation: Arc<[ValBatch]>,
     progress: Progress,
     /// Position and schedules after the steps that were started.
@@ -78,7 +82,7 @@ pub struct Trainer {
 impl Trainer {
     /// A run that goes on at `meta`.
     pub fn new(session: Session, dataset: Dataset, parts: RunParts, mut meta: Meta) -> Self {
-        let RunParts { folder, log, messages, stop, validation } = parts;
+        let RunParts { folder, log, messages, stop, on_step, validation } = parts;
         let cfg = session.config().clone();
         (meta.format, meta.has_checksums) = (FORMAT, true);
         env!("CARGO_PKG_VERSION").clone_into(&mut meta.version);
@@ -109,6 +113,7 @@ impl Trainer {
             log,
             messages,
             stop,
+            on_step,
             validation,
             progress,
             meta,
@@ -193,6 +198,11 @@ impl Trainer {
             self.meta.batch_in_epoch = 0;
             self.meta.data_position = 0;
         }
+    }
+
+    /// Steps that were done.
+    pub fn steps(&self) -> u64 {
+        self.meta.step
     }
 
     /// Gives back what outlives the run.

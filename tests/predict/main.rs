@@ -2,6 +2,7 @@
 //! and what is refused.
 
 mod common;
+mod embedded;
 mod evaluate;
 mod export;
 mod files;

@@ -43,7 +43,7 @@ fn train(scratch: &Scratch, run: &str, changes: &[&str], device: Box<dyn Device>
     let resume = folder.exists().then_some(Resume::Auto);
     let options = RunOptions { resume, run_dir: Some(folder), ..RunOptions::default() };
     let out = Shared::default();
-    let result = run_on(|| Ok(device), &cfg, &options, &Messages::plain(out.clone()));
+    let result = run_on(|| Ok(device), &cfg, &options, &Messages::plain(out.clone())).map(|_| ());
     (result, out.text())
 }
 

@@ -9,6 +9,7 @@ mod command_line;
 mod common;
 mod cuda;
 mod data_sets;
+mod embedded;
 mod gpu;
 mod jobs;
 mod late_driver;

@@ -306,7 +306,7 @@ fn a_building_that_is_interrupted_leaves_nothing_behind() {
         let asked = std::cell::Cell::new(0);
         let proceed = || {
             asked.set(asked.get() + 1);
-            if asked.get() > allowed { Err(crate::Error::StoppedEarly { signal: "SIGTERM" }) } else { Ok(()) }
+            if asked.get() > allowed { Err(crate::Error::StoppedEarly { by: "SIGTERM" }) } else { Ok(()) }
         };
         Dataset::open_while(&settings, &proceed).map(|_| asked.get())
     };

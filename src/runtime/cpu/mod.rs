@@ -37,6 +37,7 @@ pub struct Cpu {
     profile: bool,
 }
 
+#[derive(Default)]
 struct Loaded {
     plan: Plan,
     slots: Vec<Buffer>,
@@ -195,6 +196,11 @@ impl Device for Cpu {
             self.resolve(id).inspect_err(|_| self.plans.truncate(last))?;
         }
         Ok(PlanId(last))
+    }
+
+    fn unload(&mut self, plan: PlanId) {
+        // A plan without steps stays in its place: ids are positions.
+        self.plans[plan.0] = Loaded::default();
     }
 
     fn upload(&mut self, plan: PlanId, name: &str, bytes: &[u8]) -> Result<()> {

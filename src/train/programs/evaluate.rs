@@ -1,12 +1,12 @@
 //! Programs without an update: validation, and each network's forward pass alone.
 
-use super::parts::{Bound, Inputs};
+use super::parts::Inputs;
 use super::{BatchShape, Programs, Recorded};
 use crate::Result;
 use crate::graph::{Tape, Value};
 use crate::loss::{self, Images};
 use crate::metrics::Metric;
-use crate::nn::Network;
+use crate::nn::{Bound, Network};
 use crate::ops::add::Add;
 use crate::ops::concat::ConcatChannels;
 use crate::ops::image_metrics::ImageMetrics;

@@ -12,7 +12,6 @@ mod update;
 use std::sync::Arc;
 
 pub use evaluate::{BAND_METRICS, BAND_SUMS, BICUBIC, EvaluateOptions};
-use parts::Bound;
 pub use step::{Phase, Segment};
 
 use crate::Result;

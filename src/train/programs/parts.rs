@@ -1,14 +1,12 @@
 //! What training programs are made of: prepared inputs, bound networks, the losses of each network.
 
-use std::collections::HashMap;
-
 use super::step_tape::{StepImages, StepTape};
 use super::{BatchShape, Programs};
 use crate::config::{Degradation, PretrainLoss};
 use crate::graph::{Tape, Value};
 use crate::loss::{self, Adversarial, ContentTerms, Images};
 use crate::metrics::Metric;
-use crate::nn::{self, Layout, Net, Vars};
+use crate::nn::{self, Bound, Net};
 use crate::ops::add::Add;
 use crate::ops::mul::Mul;
 use crate::ops::prepare::{Normalization, Prepare};
@@ -23,34 +21,6 @@ pub(super) struct Inputs {
     pub lr: Value,
     pub hr: Value,
     pub noise: Option<Value>,
-}
-
-/// A network on a tape: its parameters, and the current values of its buffers.
-pub(super) struct Bound<'l> {
-    pub layout: &'l Layout,
-    pub flat: Value,
-    pub params: HashMap<String, Value>,
-    pub buffers: HashMap<String, Value>,
-}
-
-impl<'l> Bound<'l> {
-    /// Binds `layout` to its states, whose names may have a prefix: `ema.` or `staged.`.
-    pub fn new(tape: &mut Tape, layout: &'l Layout, params_prefix: &str, buffers_prefix: &str) -> Self {
-        let flat = tape.state(&format!("{params_prefix}{}", layout.params_state()), Shape::vector(layout.len));
-        let state = |b: &nn::Tensor| (b.name.clone(), tape.state(&format!("{buffers_prefix}{}", b.name), b.shape));
-        let buffers = layout.buffers.iter().map(state).collect();
-        Bound { layout, flat, params: HashMap::new(), buffers }
-    }
-
-    /// What a network is written with.
-    pub fn vars(&mut self) -> Vars<'_> {
-        Vars::Bound { layout: self.layout, flat: self.flat, buffers: &mut self.buffers, params: &mut self.params }
-    }
-
-    /// The same network with other parameters; the buffers go on where they are.
-    pub fn with_params(&self, flat: Value) -> Self {
-        Bound { layout: self.layout, flat, params: HashMap::new(), buffers: self.buffers.clone() }
-    }
 }
 
 impl Programs {

@@ -1,8 +1,8 @@
 //! The perceptual term on a tape: which bands it sees, and the network with its fixed weights.
 
-use super::{Bound, Programs};
+use super::Programs;
 use crate::graph::{Tape, Value};
-use crate::nn::{Net, PERCEPTUAL_BANDS};
+use crate::nn::{Bound, Net, PERCEPTUAL_BANDS};
 use crate::train::perceptual::{BANDS_SLOT, Bands};
 use crate::types::{DType, Shape};
 use crate::{Result, nn};

@@ -9,12 +9,11 @@
 
 use std::sync::Arc;
 
-use super::parts::Bound;
 use super::update::Clipped;
 use super::{BatchShape, Phase, Programs, Recorded, Segment};
 use crate::graph::{Tape, Value};
 use crate::metrics::Metric;
-use crate::nn::{Network, Tensor};
+use crate::nn::{Bound, Network, Tensor};
 use crate::ops::assign::{AddTo, Assign, Clear};
 use crate::ops::concat::{ConcatChannels, ConcatFlat};
 use crate::ops::mul::Scale;
@@ -130,7 +129,11 @@ impl<'p> StepTape<'p> {
         let share = 1.0 / micro_batches as f32;
         let loss = if self.apart.is_some() { self.tape.push(Scale::by(share), &[loss])? } else { loss };
         let layout = self.programs.layout(network);
-        let (mut offsets, mut parts) = self.gradients(network, loss)?;
+        self.trained(network);
+        let Some(Trained { bound, .. }) = &self.networks[network as usize] else {
+            return Err(Error::Internal(format!("a step without a {}", network.name())));
+        };
+        let (mut offsets, mut parts) = bound.gradients(&mut self.tape, loss)?;
         let path = format!("{}.gradient", layout.prefix);
         let shape = states::bucket_shape(layout);
         let bucket = self.tape.scoped(&path, |tape| {
@@ -144,18 +147,6 @@ impl<'p> StepTape<'p> {
         }
         self.trained(network).bucket = Some(bucket);
         Ok(())
-    }
-
-    /// Gradients of `loss` for a network's parameters, and their places in its flat layout.
-    fn gradients(&mut self, network: Network, loss: Value) -> Result<(Vec<usize>, Vec<Value>)> {
-        let one = self.tape.scalar(1.0);
-        let layout = self.programs.layout(network);
-        let bound = &self.trained(network).bound;
-        let params: Vec<_> =
-            layout.params.iter().filter_map(|p| Some((p.offset, *bound.params.get(&p.name)?))).collect();
-        let wrt: Vec<Value> = params.iter().map(|(_, v)| *v).collect();
-        let grads = self.tape.gradients(&[(loss, one)], &wrt)?;
-        Ok(params.iter().zip(grads).filter_map(|((offset, _), grad)| Some((*offset, grad?))).unzip())
     }
 
     /// Begins a segment. Before an update the network's bucket is complete; in a program of its own, the update reads the

@@ -11,7 +11,7 @@ mod problem;
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::Command;
 use std::time::Duration;
 use std::{fs, io};
 
@@ -218,17 +218,17 @@ pub fn this_program() -> Option<PathBuf> {
     if running.exists() { Some(running) } else { std::env::current_exe().ok() }
 }
 
-/// Checks a GPU, if this process was started for that: a binary's first act. Prints the verdict.
-pub fn answer(arguments: impl Iterator<Item = OsString>, env: Env) -> Option<ExitCode> {
+/// Checks a GPU, if this process was started for that: a binary's first act. Prints the verdict; the exit code.
+pub fn answer(arguments: impl Iterator<Item = OsString>, env: Env) -> Option<u8> {
     let arguments: Vec<String> = arguments.skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
     let [argument, ordinal, stage] = &arguments[..] else { return None };
     if argument != ARGUMENT {
         return None;
     }
     let stage = Stage::ALL.into_iter().find(|known| known.name() == stage);
-    let (Some(stage), Ok(ordinal)) = (stage, ordinal.parse()) else { return Some(ExitCode::FAILURE) };
+    let (Some(stage), Ok(ordinal)) = (stage, ordinal.parse()) else { return Some(1) };
     if !limit_process(env) {
-        return Some(ExitCode::FAILURE);
+        return Some(1);
     }
     let options = GpuOptions { ordinal, ..GpuOptions::new(env) };
     let (checked_on, verdict) = match FoundGpu::new(options.clone()) {
@@ -236,7 +236,7 @@ pub fn answer(arguments: impl Iterator<Item = OsString>, env: Env) -> Option<Exi
         Err(e) => (String::new(), Verdict::Unable(e.to_string())),
     };
     say(&Saying::Ended { checked_on, verdict });
-    Some(ExitCode::SUCCESS)
+    Some(0)
 }
 
 fn say(saying: &Saying) {

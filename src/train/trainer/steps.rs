@@ -83,6 +83,9 @@ impl Trainer {
             self.skipped(step, &samples)?;
         }
         self.show(&report, StepInfo { step, patches, elapsed, waited, ..StepInfo::default() });
+        if self.on_step.as_ref().is_some_and(|on_step| !on_step(step, &report)) {
+            self.stop.stop();
+        }
         // The step is done, whatever became of its row.
         logged
     }

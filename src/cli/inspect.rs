@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
+use crate::Result;
+use crate::inspect::inspect;
 use clap::Args;
-use srgan::Result;
-use srgan::inspect::inspect;
 
 #[derive(Args)]
 #[command(after_help = "Examples:

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
+use crate::config::{Config, describe, json_schema, markdown};
+use crate::init::{config_for, demo};
+use crate::log::{say, say_error};
+use crate::{Error, Result};
 use clap::Args;
-use srgan::config::{Config, describe, json_schema, markdown};
-use srgan::init::{config_for, demo};
-use srgan::log::{say, say_error};
-use srgan::{Error, Result};
 
 const EXAMPLES: &str = "Examples:
   srgan config cfg.yaml Training.seed=1         # the complete file, as a run would use it

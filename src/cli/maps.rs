@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
+use crate::Result;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
-use srgan::Result;
 
-use crate::place::PlaceArgs;
-use srgan::log::Messages;
-use srgan::predict::{Blend, Compression, Matching, MergeOptions, Part, PredictOptions, merge, predict};
-use srgan::train::{DeviceOptions, self_check};
+use super::place::PlaceArgs;
+use crate::log::Messages;
+use crate::predict::{Blend, Compression, Matching, MergeOptions, Part, PredictOptions, merge, predict};
+use crate::train::DeviceOptions;
 
 const EXAMPLES: &str = "Examples:
   srgan predict -m logs/my_run scene.tif -o map.tif
@@ -132,7 +132,7 @@ enum CompressionName {
 }
 
 /// Runs `srgan predict`.
-pub fn run_predict(args: PredictArgs) -> Result<()> {
+pub fn run_predict(args: PredictArgs, program: Option<PathBuf>) -> Result<()> {
     let options = PredictOptions {
         checkpoint: args.model,
         config: args.config,
@@ -163,11 +163,7 @@ pub fn run_predict(args: PredictArgs) -> Result<()> {
         force: args.force,
         live: args.live,
     };
-    let device = DeviceOptions {
-        messages: Some(Messages::stderr()),
-        program: self_check::this_program(),
-        ..DeviceOptions::default()
-    };
+    let device = DeviceOptions { messages: Some(Messages::stderr()), program, ..DeviceOptions::default() };
     predict(&args.inputs, &args.out, &options, &device)
 }
 

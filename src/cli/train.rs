@@ -3,15 +3,15 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::config::{Config, Resume};
+use crate::device::collective::Ranks;
+use crate::log::{Messages, say, say_error};
+use crate::train::batch::Job;
+use crate::train::launch::{LaunchFlags, Launched, check_asked, launched};
+use crate::train::ranks::{abandon, counted, join, timeout};
+use crate::train::{DeviceOptions, RunOptions, describe_begin, dry_run, run, torch_hub};
+use crate::{Error, Result};
 use clap::Args;
-use srgan::config::{Config, Resume};
-use srgan::device::collective::Ranks;
-use srgan::log::{Messages, say, say_error};
-use srgan::train::batch::Job;
-use srgan::train::launch::{LaunchFlags, Launched, check_asked, launched};
-use srgan::train::ranks::{abandon, counted, join, timeout};
-use srgan::train::{DeviceOptions, RunOptions, describe_begin, dry_run, run, self_check, torch_hub};
-use srgan::{Error, Result};
 
 /// What `srgan-train` and `srgan train` take.
 #[derive(Args)]
@@ -81,12 +81,12 @@ fn env(name: &str) -> Option<OsString> {
 }
 
 /// Trains, or shows what would be trained. One of several ranks reports an error itself and ends the process.
-pub fn run_train(args: TrainArgs) -> Result<()> {
+pub fn run_train(args: TrainArgs, program: Option<PathBuf>) -> Result<()> {
     let mut ranks = Ranks::default();
     let flags = LaunchFlags { rank: args.rank, world_size: args.world_size };
     let launched = launched(flags, &env)?;
     let is_alone = args.dry_run;
-    let result = start(args, launched, &mut ranks);
+    let result = start(args, (launched, program), &mut ranks);
     let Err(e) = &result else { return Ok(()) };
     let code = e.exit_code();
     if ranks.are_several() {
@@ -111,12 +111,11 @@ pub fn run_train(args: TrainArgs) -> Result<()> {
     result
 }
 
-fn start(args: TrainArgs, launched: Option<Launched>, ranks: &mut Ranks) -> Result<()> {
+fn start(args: TrainArgs, (launched, program): (Option<Launched>, Option<PathBuf>), ranks: &mut Ranks) -> Result<()> {
     let mut overrides = args.overrides;
     overrides.extend(args.device.map(|d| format!("Training.device={d}")));
     overrides.extend(args.isa.map(|i| format!("Training.isa={i}")));
     let (cfg, warnings) = Config::load(&args.config, &overrides)?;
-    let program = self_check::this_program();
     let resume = args.resume.map(|r| if r == "auto" { Resume::Auto } else { Resume::From(r.into()) });
     let TrainArgs { run_dir, accept_new_data, sync_kernels, requeue, .. } = args;
     let torch_hub = torch_hub(&env);
@@ -136,6 +135,7 @@ fn start(args: TrainArgs, launched: Option<Launched>, ranks: &mut Ranks) -> Resu
         launcher,
         job,
         requeue,
+        caller: None,
     };
     if args.dry_run {
         if launched.is_some_and(|launched| launched.index > 0) {
@@ -150,5 +150,5 @@ fn start(args: TrainArgs, launched: Option<Launched>, ranks: &mut Ranks) -> Resu
         return say(begin.into_iter().chain([text]).collect::<Vec<_>>().join("\n"));
     }
     *ranks = join(timeout(&cfg), launched, &env)?;
-    run(&cfg, &warnings, &RunOptions { ranks: ranks.clone(), ..options }, program)
+    run(&cfg, &warnings, &RunOptions { ranks: ranks.clone(), ..options }, program).map(|_| ())
 }

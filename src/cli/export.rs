@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
+use crate::Result;
+use crate::export::{Choice, ExportOptions, Format, export};
+use crate::log::Messages;
 use clap::{Args, ValueEnum};
-use srgan::Result;
-use srgan::export::{Choice, ExportOptions, Format, export};
-use srgan::log::Messages;
 
 const EXAMPLES: &str = "Examples:
   srgan export logs/my_run -o generator.onnx               # averaged weights, normalised pixels in and out

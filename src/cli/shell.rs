@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::log::say;
+use crate::{Error, Result};
 use clap::{Args, Command, ValueEnum};
 use clap_complete::{Shell, generate};
-use srgan::log::say;
-use srgan::{Error, Result};
 
 #[derive(Args)]
 #[command(after_help = "Examples:

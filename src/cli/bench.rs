@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
+use crate::bench::{BenchOptions, Phase, Source, bench, bench_loader};
+use crate::config::Config;
+use crate::data::Dataset;
+use crate::log::{Messages, say_error};
+use crate::train::{DeviceOptions, data_settings, open_device_with};
+use crate::{Error, Result};
 use clap::{Args, ValueEnum};
-use srgan::bench::{BenchOptions, Phase, Source, bench, bench_loader};
-use srgan::config::Config;
-use srgan::data::Dataset;
-use srgan::log::{Messages, say_error};
-use srgan::train::{DeviceOptions, data_settings, open_device_with, self_check};
-use srgan::{Error, Result};
 
 use super::print;
 
@@ -73,7 +73,7 @@ enum DataName {
 }
 
 /// Runs `srgan bench`.
-pub fn run_bench(args: BenchArgs) -> Result<()> {
+pub fn run_bench(args: BenchArgs, program: Option<PathBuf>) -> Result<()> {
     let mut overrides = args.overrides;
     overrides.extend(args.device.map(|d| format!("Training.device={d}")));
     overrides.extend(args.isa.map(|i| format!("Training.isa={i}")));
@@ -107,7 +107,7 @@ pub fn run_bench(args: BenchArgs) -> Result<()> {
         dataset.as_ref().map_or(Source::Random { hr: args.hr.or(cfg.data.hr_size).unwrap_or(128) }, Source::Data);
     let (steps, warmup, profile) = (args.steps as usize, args.warmup as usize, args.profile);
     let options = BenchOptions { phase, source, steps, warmup, profile };
-    let (messages, program) = (Some(Messages::stderr()), self_check::this_program());
+    let messages = Some(Messages::stderr());
     let device = open_device_with(
         &cfg,
         &DeviceOptions { sync_kernels: args.sync_kernels, messages, program, ..DeviceOptions::default() },

@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
+use crate::data::Split;
+use crate::evaluate::{EvaluateOptions, evaluate};
+use crate::log::{Messages, say, write_comparison};
+use crate::train::{DeviceOptions, torch_hub};
+use crate::{Error, Result};
 use clap::{Args, ValueEnum};
-use srgan::data::Split;
-use srgan::evaluate::{EvaluateOptions, evaluate};
-use srgan::log::{Messages, say, write_comparison};
-use srgan::train::{DeviceOptions, self_check, torch_hub};
-use srgan::{Error, Result};
 
-use crate::place::PlaceArgs;
+use super::place::PlaceArgs;
 
 const EXAMPLES: &str = "Examples:
   srgan evaluate -m logs/my_run -c cfg.yaml
@@ -66,7 +66,7 @@ pub struct ReportArgs {
 }
 
 /// Runs `srgan evaluate`.
-pub fn run_evaluate(args: EvaluateArgs) -> Result<()> {
+pub fn run_evaluate(args: EvaluateArgs, program: Option<PathBuf>) -> Result<()> {
     let mut overrides = args.overrides;
     overrides.extend(args.place.overrides());
     let options = EvaluateOptions {
@@ -82,11 +82,7 @@ pub fn run_evaluate(args: EvaluateArgs) -> Result<()> {
         live: args.live,
         torch_hub: torch_hub(&|name| std::env::var_os(name)),
     };
-    let device = DeviceOptions {
-        messages: Some(Messages::stderr()),
-        program: self_check::this_program(),
-        ..DeviceOptions::default()
-    };
+    let device = DeviceOptions { messages: Some(Messages::stderr()), program, ..DeviceOptions::default() };
     let evaluation = evaluate(&options, &device)?;
     if args.json { say(format_args!("{:#}", evaluation.to_json())) } else { say(&evaluation) }
 }
