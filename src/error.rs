@@ -1,5 +1,6 @@
 //! The project's one error type. Context is added on the way up; a hint says what the user can do.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Result of every fallible function of this crate.
@@ -178,6 +179,7 @@ impl Error {
             | Error::Checkpoint { .. }
             | Error::Usage { .. }
             | Error::Shape { .. } => 2,
+            Error::Io { source, .. } if names_something_else(source) => 2,
             Error::Diverged { .. } => 3,
             Error::Stopped { .. } | Error::StoppedEarly { .. } => 75,
             Error::Io { .. }
@@ -188,6 +190,12 @@ impl Error {
             | Error::Internal(_) => 1,
         }
     }
+}
+
+/// Whether a path that the user gave cannot be what it is needed for: a file where a folder is needed, a name too long.
+fn names_something_else(e: &io::Error) -> bool {
+    use io::ErrorKind::{AlreadyExists, InvalidFilename, IsADirectory, NotADirectory};
+    matches!(e.kind(), AlreadyExists | InvalidFilename | IsADirectory | NotADirectory)
 }
 
 fn location(file: &Option<PathBuf>, line: Option<usize>) -> String {

@@ -33,8 +33,8 @@ pub struct BenchArgs {
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
     /// Steps before them, at least one
-    #[arg(long, default_value_t = 3)]
-    warmup: usize,
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    warmup: u64,
     /// Epochs of --phase loader
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     epochs: u64,
@@ -105,7 +105,7 @@ pub fn run_bench(args: BenchArgs, program: Option<PathBuf>) -> Result<()> {
     };
     let source =
         dataset.as_ref().map_or(Source::Random { hr: args.hr.or(cfg.data.hr_size).unwrap_or(128) }, Source::Data);
-    let (steps, warmup, profile) = (args.steps as usize, args.warmup, args.profile);
+    let (steps, warmup, profile) = (args.steps as usize, args.warmup as usize, args.profile);
     let options = BenchOptions { phase, source, steps, warmup, profile };
     let messages = Some(Messages::stderr());
     let device = open_device_with(

@@ -7,7 +7,7 @@ use crate::config::{Config, Resume};
 use crate::device::collective::Ranks;
 use crate::log::{Messages, say, say_error};
 use crate::train::ranks::{abandon, join, launched};
-use crate::train::{DeviceOptions, RunOptions, dry_run, run, torch_hub};
+use crate::train::{DeviceOptions, RunOptions, describe_begin, dry_run, run, torch_hub};
 use crate::{Error, Result};
 use clap::Args;
 
@@ -98,19 +98,21 @@ fn start(args: TrainArgs, program: Option<PathBuf>, ranks: &mut Ranks) -> Result
     overrides.extend(args.device.map(|d| format!("Training.device={d}")));
     overrides.extend(args.isa.map(|i| format!("Training.isa={i}")));
     let (cfg, warnings) = Config::load(&args.config, &overrides)?;
+    let resume = args.resume.map(|r| if r == "auto" { Resume::Auto } else { Resume::From(r.into()) });
+    let TrainArgs { run_dir, accept_new_data, sync_kernels, .. } = args;
     let torch_hub = torch_hub(&env);
+    let options = RunOptions { resume, run_dir, accept_new_data, sync_kernels, torch_hub, ..RunOptions::default() };
     if args.dry_run {
         if launched(&env)?.is_some_and(|launched| launched.index > 0) {
             return Ok(());
         }
         warnings.iter().for_each(|w| say_error(format_args!("warning: {w}")));
-        let options = DeviceOptions { messages: Some(Messages::stderr()), program, ..DeviceOptions::default() };
-        return say(dry_run(&cfg, args.verbose, &options, torch_hub.as_deref())?);
+        let messages = Messages::stderr();
+        let begin = describe_begin(&cfg, &options, &messages)?;
+        let device = DeviceOptions { messages: Some(messages), program, ..DeviceOptions::default() };
+        let text = dry_run(&cfg, args.verbose, &device, options.torch_hub.as_deref())?;
+        return say(begin.into_iter().chain([text]).collect::<Vec<_>>().join("\n"));
     }
     *ranks = join(&cfg, &env)?;
-    let resume = args.resume.map(|r| if r == "auto" { Resume::Auto } else { Resume::From(r.into()) });
-    let TrainArgs { run_dir, accept_new_data, sync_kernels, .. } = args;
-    let ranks = ranks.clone();
-    let options = RunOptions { resume, run_dir, accept_new_data, sync_kernels, torch_hub, ranks, caller: None };
-    run(&cfg, &warnings, &options, program).map(|_| ())
+    run(&cfg, &warnings, &RunOptions { ranks: ranks.clone(), ..options }, program).map(|_| ())
 }

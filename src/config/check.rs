@@ -229,9 +229,18 @@ impl Checker<'_> {
         if (optimizers.optim_g_lr, optimizers.optim_d_lr) == (0.0, 0.0) {
             warnings.push("Optimizers: both learning rates are 0, so nothing is trained".into());
         }
-        if config.logging.wandb.enabled {
-            warnings
-                .push("Logging.wandb.enabled: metrics are written to the run folder, not to Weights & Biases".into());
+        for (key, rate) in [("optim_g_lr", optimizers.optim_g_lr), ("optim_d_lr", optimizers.optim_d_lr)] {
+            let other = optimizers.optim_g_lr + optimizers.optim_d_lr - rate;
+            if rate == 0.0 && other != 0.0 {
+                let network = if key == "optim_g_lr" { "generator" } else { "discriminator" };
+                warnings.push(format!("Optimizers.{key} is 0: the {network} is not trained"));
+            }
+            if rate > 0.0 && schedulers.min_lr > rate {
+                let min = schedulers.min_lr;
+                warnings.push(format!(
+                    "Schedulers.min_lr ({min:e}) is above Optimizers.{key} ({rate:e}), which it never lowers"
+                ));
+            }
         }
         if training.gpus.ids().len() > 1 {
             let count = training.gpus.ids().len();

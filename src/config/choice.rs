@@ -166,6 +166,16 @@ choice! {
 }
 
 choice! {
+    /// Whether NVIDIA's libraries are used on a GPU (`Training.libraries`).
+    pub enum LibraryUse {
+        /// Where they are faster than this program's own kernels.
+        Auto = "auto" | "";
+        /// Not at all.
+        Off = "off" | "none";
+    }
+}
+
+choice! {
     /// Arithmetic of the networks (`Training.precision`).
     pub enum Precision {
         /// bf16 on a GPU, f32 on the CPU.

@@ -33,7 +33,7 @@ use std::path::Path;
 
 pub use choice::{
     AdvLoss, BlockType, DatasetType, Degradation, DeviceChoice, DiscriminatorType, GeneratorType, IsaChoice, Layout,
-    MaskUse, Normalization, PerceptualMetric, Precision, PretrainLoss, Ramp, StoreMode, Warmup,
+    LibraryUse, MaskUse, Normalization, PerceptualMetric, Precision, PretrainLoss, Ramp, StoreMode, Warmup,
 };
 pub use kind::{Key, Kind, Name};
 pub use reference::{describe, json_schema, keys, markdown};

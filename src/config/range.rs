@@ -204,7 +204,11 @@ pub(crate) fn all<T: 'static, const N: usize>(rule: Rule<T>) -> Rule<[T; N]> {
 /// A name that can be one folder: it must neither leave its parent folder nor make folders below.
 pub(crate) fn folder_name() -> Rule<String> {
     Rule::new("usable as the name of a folder", |value: &String| {
-        let holds = !value.trim().is_empty() && value != "." && value != ".." && !value.contains(['/', '\\', '\0']);
+        let holds = !value.trim().is_empty()
+            && value != "."
+            && value != ".."
+            && !value.contains(['/', '\\'])
+            && !value.contains(char::is_control);
         require(holds, "usable as the name of a folder", format_args!("`{}`", shortened(value)))
     })
 }

@@ -144,6 +144,10 @@ section! {
         num_threads: Option<usize> = None, each(in_range(1, 1024));
         /// (ours) Instruction set of the CPU device. Another one rounds differently.
         isa: IsaChoice = IsaChoice::Auto;
+        /// (ours) cuDNN and cuBLASLt on a GPU: used where they are faster than this program's own kernels.
+        libraries: LibraryUse = LibraryUse::Auto;
+        /// (ours) Seconds in which a GPU's algorithms may be compared at a run's start; later runs find what was timed.
+        tune_seconds: f64 = 120.0, not_negative();
         /// (ours) Continue the newest run of the project, or a given checkpoint.
         resume: Resume = Resume::Never;
         /// (ours) A checkpoint is written at least this often, in minutes.
@@ -316,20 +320,24 @@ section! {
         dir: PathBuf = PathBuf::from("logs");
         /// Folder of this run, in place of a new one in `dir`; `--run-dir` comes first.
         output_dir: Option<PathBuf> = None;
-        /// Names of the project; metrics stay on this machine.
+        /// Project and Weights & Biases.
         wandb: Wandb = Wandb::default();
     }
 }
 
 section! {
-    /// Weights & Biases' keys (`Logging.wandb`); only `project` has an effect.
+    /// Weights & Biases (`Logging.wandb`); its client's variables, such as WANDB_NAME, come first.
     pub struct Wandb {
-        /// Warns that metrics are written locally.
+        /// Writes the run for Weights & Biases, too; `wandb sync` uploads it, and WANDB_MODE=online does so while it goes on.
         enabled: bool = false;
-        /// Account name.
+        /// Account or team.
         entity: Option<String> = None;
-        /// Names the folder of the project's runs.
+        /// Project; names the folder of its runs.
         project: String = "srgan".into(), folder_name();
+        /// (ours) Name of the run, in place of its folder's.
+        name: Option<String> = None;
+        /// (ours) Labels of the run.
+        tags: Vec<String> = Vec::new();
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a normalisation makes of the data: told at the start, so that values of another range than it expects are seen
 //! before a training is lost to them.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use super::dataset::{Parts, Stored};
 use super::pixels::values_as_f32;
@@ -118,6 +118,21 @@ fn spread(method: Normalization, values: &[f32]) -> [f32; 3] {
     [0, values.len() / 2, values.len() - 1].map(|i| method.normalize(values[i]))
 }
 
+/// A value in few characters: of 1e38 nobody reads 39 digits.
+struct Short(f32);
+
+impl fmt::Display for Short {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Short(value) = *self;
+        let plain = value == 0.0 || (1e-4..1e7).contains(&value.abs());
+        match (plain, f.precision()) {
+            (false, _) => write!(f, "{value:e}"),
+            (true, Some(digits)) => write!(f, "{value:.digits$}"),
+            (true, None) => write!(f, "{value}"),
+        }
+    }
+}
+
 fn percent(share: f64) -> String {
     let percent = 100.0 * share;
     if percent > 0.0 && percent < 0.1 { "under 0.1 %".into() } else { format!("{percent:.1} %") }
@@ -135,12 +150,17 @@ fn describe(
     let mut text = format!("{side} values after {name}, smallest · median · largest, of a sample:");
     for (band, values) in bands.iter().enumerate().filter(|(_, values)| !values.is_empty()) {
         let [low, median, high] = spread(method, values);
+        let [low_text, median_text, high_text] = [low, median, high].map(Short);
         let share = clipped_share(method, values);
-        let _ = write!(text, "\n  band {band}: {low:.4} · {median:.4} · {high:.4}");
+        let _ = write!(text, "\n  band {band}: {low_text:.4} · {median_text:.4} · {high_text:.4}");
         if share > 0.0 {
             let _ = write!(text, ", {} clipped", percent(share));
         }
-        let raw = format!("band {band} of the {side} files holds {} to {}", values[0], values[values.len() - 1]);
+        let raw = format!(
+            "band {band} of the {side} files holds {} to {}",
+            Short(values[0]),
+            Short(values[values.len() - 1])
+        );
         if share > 0.5 && strict {
             let message = format!("{raw}, of which {name} clips {}", percent(share));
             return Err(Error::config("Data.normalization", message).with_hint(options(bands)));
@@ -150,10 +170,10 @@ fn describe(
         if share > 0.01 {
             findings.warnings.push(format!("{raw}, of which {name} clips {}", percent(share)));
         } else if low == high {
-            findings.warnings.push(format!("band {band} of the {side} files is constant: {low} after {name}"));
+            findings.warnings.push(format!("band {band} of the {side} files is constant: {low_text} after {name}"));
         } else if largest < 0.05 {
             findings.warnings.push(format!(
-                "{raw}, at most {high} after {name}: networks and metrics expect values up to 1; is this the right Data.normalization?"
+                "{raw}, at most {high_text} after {name}: networks and metrics expect values up to 1; is this the right Data.normalization?"
             ));
         } else if high > 10.0 {
             findings
@@ -185,10 +205,10 @@ pub(crate) fn describe_methods(bands: &[Vec<f32>]) -> String {
     let mut all: Vec<f32> = bands.iter().flatten().copied().collect();
     all.sort_by(f32::total_cmp);
     let (Some(first), Some(last)) = (all.first(), all.last()) else { return "the data hold no valid pixel".into() };
-    let mut text =
-        format!("the values are {first} to {last}, half of them below {}. They would become", all[all.len() / 2]);
+    let [first, middle, last] = [*first, all[all.len() / 2], *last].map(Short);
+    let mut text = format!("the values are {first} to {last}, half of them below {middle}. They would become");
     for method in METHODS {
-        let [low, median, high] = spread(method, &all);
+        let [low, median, high] = spread(method, &all).map(Short);
         let clipped = percent(clipped_share(method, &all));
         let _ = write!(text, "\n    {:<20} {low:.4} · {median:.4} · {high:.4}, {clipped} clipped", method.name());
     }
@@ -225,5 +245,7 @@ mod tests {
         assert!(warnings(Normalization::Identity, ramp(1.0)).unwrap()[0].contains("far above 1"));
         let message = warnings(Normalization::ZeroOne, ramp(2.0)).unwrap_err().to_string();
         assert!(message.contains("Data.normalization") && message.contains("normalise_10k "), "{message}");
+        let message = warnings(Normalization::ZeroOne, ramp(2e36)).unwrap_err().to_string();
+        assert!(message.contains("e38, of which"), "{message}");
     }
 }

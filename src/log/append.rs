@@ -1,10 +1,12 @@
 //! A file that grows by whole records.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::files::advice;
+use crate::files::{advice, temporary_name};
 use crate::{Error, Result};
 
 /// A file written at its end. An append that fails (a full disk) takes its partial record back, so that the
@@ -55,9 +57,28 @@ impl AppendFile {
         Ok(())
     }
 
-    /// Makes everything written so far survive a power cut.
-    pub(super) fn sync(&self) -> Result<()> {
-        self.file.sync_data().map_err(|e| self.error("sync", &e))
+    /// Makes everything written so far survive a power cut. Whether it had to be put back first: somebody has removed or
+    /// replaced the file while it was written.
+    pub(super) fn sync(&mut self) -> Result<bool> {
+        let restored = self.restore().map_err(|e| self.error("restore", &e))?;
+        self.file.sync_data().map_err(|e| self.error("sync", &e))?;
+        Ok(restored)
+    }
+
+    /// Writes the file anew where its path no longer names it. The open file still holds everything.
+    fn restore(&mut self) -> io::Result<bool> {
+        let identity = |meta: &Metadata| (meta.dev(), meta.ino());
+        match fs::metadata(&self.path) {
+            Ok(named) if identity(&named) == identity(&self.file.metadata()?) => return Ok(false),
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let open = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let temporary = temporary_name(&self.path);
+        fs::copy(open, &temporary)?;
+        fs::rename(&temporary, &self.path)?;
+        self.file = OpenOptions::new().write(true).open(&self.path)?;
+        Ok(true)
     }
 
     fn write_at(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
@@ -112,6 +133,26 @@ mod tests {
         drop(file);
         AppendFile::open(&path).unwrap().append(b"three\n").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\ntwo\nthree\n");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_that_is_removed_or_replaced_is_put_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let mut file = AppendFile::open(&path).unwrap();
+        file.append(b"one\n").unwrap();
+        assert!(!file.sync().unwrap());
+        fs::remove_file(&path).unwrap();
+        file.append(b"two\n").unwrap();
+        assert!(file.sync().unwrap());
+        fs::rename(&path, dir.path().join("moved")).unwrap();
+        fs::write(&path, b"another's").unwrap();
+        file.append(b"three\n").unwrap();
+        assert!(file.sync().unwrap());
+        file.append(b"four\n").unwrap();
+        assert!(!file.sync().unwrap());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\nthree\nfour\n");
     }
 
     #[cfg(target_os = "linux")]

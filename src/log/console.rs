@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use indicatif::MultiProgress;
 
+use super::local_time;
 use crate::{Error, Result};
 
 /// `train.log`: every message of a run with the time of day, appended to over resumes.
@@ -24,7 +25,7 @@ impl RunLogFile {
 
     /// Writes a message; each of its lines carries the time and the level.
     pub fn write(&mut self, level: &str, text: &str) -> io::Result<()> {
-        let now = jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S%.3f");
+        let now = local_time().strftime("%Y-%m-%d %H:%M:%S%.3f");
         let lines: String = text.lines().map(|line| format!("{now} {level:<4} {line}\n")).collect();
         self.file.write_all(lines.as_bytes())
     }

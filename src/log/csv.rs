@@ -91,7 +91,8 @@ impl CsvFile {
         Ok(())
     }
 
-    pub(super) fn sync(&self) -> Result<()> {
+    /// See [`AppendFile::sync`].
+    pub(super) fn sync(&mut self) -> Result<bool> {
         self.file.sync()
     }
 }

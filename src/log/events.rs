@@ -75,7 +75,8 @@ impl EventFile {
         })
     }
 
-    pub(super) fn sync(&self) -> Result<()> {
+    /// See [`AppendFile::sync`].
+    pub(super) fn sync(&mut self) -> Result<bool> {
         self.file.sync()
     }
 

@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::csv::CsvFile;
+use super::csv::{CsvFile, parse_record};
 use super::events::EventFile;
+use super::wandb::WandbRun;
 use super::{Messages, Panels, write_run};
 use crate::files::write_atomic;
 use crate::{Error, Result};
@@ -107,9 +108,11 @@ enum Job {
         panels: Panels,
     },
     /// Bring the run's page up to date.
-    Page(Messages),
+    Page,
     /// Sync the files, then answer.
     Flush(SyncSender<()>),
+    /// The run has ended.
+    End,
 }
 
 impl MetricsLog {
@@ -117,21 +120,35 @@ impl MetricsLog {
     /// whose next step is `from_step`.
     ///
     /// Rows of `metrics.csv` from that step on are cut, and TensorBoard drops them too: a resumed run does
-    /// these steps again. Metrics that are new become new columns; old columns stay.
+    /// these steps again. Metrics that are new become new columns; old columns stay. All goes to `wandb`, too. What goes wrong with the files but
+    /// stops nothing is told to `messages`.
     ///
     /// # Errors
     /// [`Error::Io`], or [`Error::Data`] if the folder holds a `metrics.csv` that cannot be continued.
-    pub fn open(folder: &Path, metrics: &[&str], from_step: u64) -> Result<Self> {
+    pub fn open(
+        folder: &Path,
+        metrics: &[&str],
+        from_step: u64,
+        mut wandb: Option<WandbRun>,
+        messages: &Messages,
+    ) -> Result<Self> {
         let names: Vec<String> = metrics.iter().map(|s| s.to_string()).collect();
         let path = folder.join("metrics.csv");
         let resumed = path.exists();
+        if !resumed && from_step > 0 {
+            messages.warn(&format!("the run's metrics.csv is gone: rows of its steps before {from_step} are missing"));
+        }
         let csv = CsvFile::open(&path, &names, from_step)?;
+        if let Some(wandb) = &mut wandb {
+            backfill(wandb, &path)?;
+        }
         let events = EventFile::create(folder, resumed.then_some(from_step))?;
         let numbers = names.iter().cloned().zip(0..).collect();
         let failure = Arc::new(Mutex::new(None));
         let (sender, jobs) = sync_channel(QUEUE);
+        let (folder, messages, text) = (folder.to_owned(), messages.clone(), Vec::new());
         let writer =
-            Writer { csv, events, names, folder: folder.into(), text: Vec::new(), last_step: None, page: None };
+            Writer { csv, events, wandb, names, folder: folder.clone(), messages, text, last_step: None, page: None };
         let failed = Arc::clone(&failure);
         let thread = std::thread::Builder::new().name("metrics".into());
         let writer = thread.spawn(move || {
@@ -145,7 +162,7 @@ impl MetricsLog {
             writer: Some(writer),
             failure,
             numbers,
-            folder: folder.into(),
+            folder,
             unconfirmed: Vec::new(),
             discards: false,
         })
@@ -188,8 +205,8 @@ impl MetricsLog {
     ///
     /// # Errors
     /// An error of the writer met since the last call.
-    pub fn page(&mut self, messages: &Messages) -> Result<()> {
-        self.send(Job::Page(messages.clone()))
+    pub fn page(&mut self) -> Result<()> {
+        self.send(Job::Page)
     }
 
     /// Waits until everything handed over so far is safely on the disk. Call it before a checkpoint, so that
@@ -215,8 +232,9 @@ impl MetricsLog {
         &self.unconfirmed
     }
 
-    /// Writes what is left and closes the files.
+    /// Writes what is left, that the run has ended, and closes the files.
     pub fn finish(mut self) -> Result<()> {
+        self.send(Job::End)?;
         self.flush()
     }
 
@@ -251,12 +269,31 @@ impl Drop for MetricsLog {
     }
 }
 
+/// Gives a run the rows of `metrics.csv` that it lacks: its last step after a kill, all where it was not asked for before.
+fn backfill(wandb: &mut WandbRun, csv: &Path) -> Result<()> {
+    let text = fs::read_to_string(csv).map_err(|e| Error::io("read", csv, e))?;
+    let mut lines = text.lines().map(parse_record);
+    let Some(header) = lines.next() else { return Ok(()) };
+    for cells in lines {
+        let number = |cell: usize| cells.get(cell).and_then(|text| text.parse::<u64>().ok());
+        let (Some(step), Some(epoch)) = (number(0), number(1)) else { continue };
+        if wandb.last_step().is_none_or(|last| last < step) {
+            let values = header.iter().zip(&cells).skip(2);
+            let values = values.filter_map(|(name, text)| Some((name.as_str(), Scalar::F64(text.parse().ok()?))));
+            wandb.row(step, epoch, values)?;
+        }
+    }
+    Ok(())
+}
+
 /// The thread's side.
 struct Writer {
     csv: CsvFile,
     events: EventFile,
+    wandb: Option<WandbRun>,
     names: Vec<String>,
     folder: PathBuf,
+    messages: Messages,
     text: Vec<(usize, String)>,
     /// The step of the last row; its epoch is an event of its own that is written once.
     last_step: Option<u64>,
@@ -271,29 +308,46 @@ impl Writer {
             match job {
                 Job::Row { step, epoch, values } => self.row(step, epoch, &values)?,
                 Job::Panels { step, panels } => self.panels(step, &panels)?,
-                Job::Page(messages) => self.page(&messages),
+                Job::Page => self.page(),
+                Job::End => self.wandb.iter_mut().try_for_each(WandbRun::finish)?,
                 Job::Flush(answer) => {
-                    self.csv.sync()?;
-                    self.events.sync()?;
+                    self.sync()?;
                     // Whoever asked may have given up waiting.
                     let _ = answer.send(());
                 }
             }
         }
-        self.csv.sync()?;
-        self.events.sync()
+        self.sync()
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        if self.csv.sync()? {
+            self.messages.warn("metrics.csv was removed or replaced during the run: it is written anew, with all rows");
+        }
+        if self.events.sync()? {
+            self.messages.warn("the run's event file was removed or replaced: it is written anew");
+        }
+        if let Some(wandb) = &mut self.wandb
+            && wandb.sync()?
+        {
+            self.messages.warn("the run's .wandb file was removed or replaced: it is written anew");
+        }
+        Ok(())
     }
 
     fn row(&mut self, step: u64, epoch: u64, values: &[(usize, Scalar)]) -> Result<()> {
         self.text.clear();
         self.text.extend(values.iter().map(|(number, value)| (*number, value.to_string())));
         self.csv.row(step, epoch, &self.text)?;
+        if let Some(wandb) = &mut self.wandb {
+            wandb.row(step, epoch, values.iter().map(|(number, value)| (self.names[*number].as_str(), *value)))?;
+        }
         let scalars = values.iter().map(|(number, value)| (self.names[*number].as_str(), value.to_f32()));
         let epoch = (self.last_step.replace(step) != Some(step)).then_some(("epoch", epoch as f32));
         self.events.scalars(step, epoch.into_iter().chain(scalars))
     }
 
-    fn page(&mut self, messages: &Messages) {
+    fn page(&mut self) {
         let started = Instant::now();
         if self.page.is_some_and(|next| started < next) {
             return;
@@ -304,7 +358,7 @@ impl Writer {
             Err(_) => NEVER,
         };
         if let Err(e) = written {
-            messages.warn(&format!("the run's page is not brought up to date: {e}"));
+            self.messages.warn(&format!("the run's page is not brought up to date: {e}"));
         }
         self.page = Some(Instant::now() + pause);
     }
@@ -315,6 +369,9 @@ impl Writer {
         fs::create_dir_all(&folder).map_err(|e| Error::io("make folder", &folder, e))?;
         let png = sheet.to_png()?;
         write_atomic(&folder.join(format!("step_{step}.png")), |out| out.write_all(&png))?;
+        if let Some(wandb) = &mut self.wandb {
+            wandb.panels(step, panels.rows())?;
+        }
         for (i, row) in panels.rows().iter().enumerate() {
             let size = (row.height(), row.width());
             self.events.image(step, &format!("val/{i}"), size, row.channels(), &row.to_png()?)?;
@@ -326,11 +383,42 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Shared;
+
+    fn open(folder: &Path, metrics: &[&str]) -> Result<MetricsLog> {
+        MetricsLog::open(folder, metrics, 0, None, &Messages::plain(io::sink()))
+    }
+
+    #[test]
+    fn values_that_are_written_again_join_those_of_their_step() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "step,epoch,a,b\n0,0,1.0,\n1,0,2.0,\n2,0,3.0,4.0\n";
+        fs::write(dir.path().join("metrics.csv"), text).unwrap();
+        let mut log = MetricsLog::open(dir.path(), &["a", "b"], 2, None, &Messages::plain(io::sink())).unwrap();
+        log.row(1, 0, &[("b", Scalar::F64(5.0))]).unwrap();
+        log.finish().unwrap();
+        let text = fs::read_to_string(dir.path().join("metrics.csv")).unwrap();
+        assert_eq!(text, "step,epoch,a,b\n0,0,1.0,\n1,0,2.0,5.0\n");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_became_of_the_rows_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = Shared::default();
+        let mut log = MetricsLog::open(dir.path(), &["a"], 7, None, &Messages::plain(out.clone())).unwrap();
+        log.row(7, 0, &[("a", Scalar::F32(1.5))]).unwrap();
+        fs::remove_file(dir.path().join("metrics.csv")).unwrap();
+        log.finish().unwrap();
+        let text = out.text();
+        assert!(text.contains("steps before 7 are missing") && text.contains("written anew, with all rows"), "{text}");
+        assert_eq!(fs::read_to_string(dir.path().join("metrics.csv")).unwrap(), "step,epoch,a\n7,0,1.5\n");
+    }
 
     #[test]
     fn rows_are_kept_until_the_disk_has_confirmed_them() {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = MetricsLog::open(dir.path(), &["a"], 0).unwrap();
+        let mut log = open(dir.path(), &["a"]).unwrap();
         log.row(0, 0, &[("a", Scalar::F32(0.5))]).unwrap();
         log.flush().unwrap();
         assert!(log.unconfirmed().is_empty());
@@ -358,7 +446,7 @@ mod tests {
     #[test]
     fn flushed_rows_are_in_the_file() {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = MetricsLog::open(dir.path(), &["a", "b"], 0).unwrap();
+        let mut log = open(dir.path(), &["a", "b"]).unwrap();
         log.row(0, 0, &[("b", 0.5f32.into())]).unwrap();
         log.row(0, 0, &[("a", 2.0f64.into())]).unwrap();
         log.flush().unwrap();
@@ -372,7 +460,7 @@ mod tests {
     #[test]
     fn an_unknown_metric_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = MetricsLog::open(dir.path(), &["a"], 0).unwrap();
+        let mut log = open(dir.path(), &["a"]).unwrap();
         let error = log.row(0, 0, &[("c", 1.0f32.into())]).unwrap_err().to_string();
         assert!(error.contains("metric c"), "{error}");
     }
@@ -380,7 +468,7 @@ mod tests {
     #[test]
     fn an_error_of_the_writer_reaches_the_trainer_and_keeps_the_rows() {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = MetricsLog::open(dir.path(), &["a"], 0).unwrap();
+        let mut log = open(dir.path(), &["a"]).unwrap();
         log.row(4, 0, &[("a", 1.0f32.into())]).unwrap();
         log.flush().unwrap();
         // A file where the folder of the pictures should be: the writer fails and stops.

@@ -43,7 +43,10 @@ pub(super) fn begin_together(cfg: &Config, options: &RunOptions) -> Result<Begin
 }
 
 /// Decides whether a run is continued, and from where.
-fn begin(cfg: &Config, options: &RunOptions) -> Result<Begin> {
+///
+/// # Errors
+/// There is no such checkpoint, or the folder holds another run.
+pub(super) fn begin(cfg: &Config, options: &RunOptions) -> Result<Begin> {
     let from_config = match (&cfg.training.resume, &cfg.model.continue_training) {
         (Resume::Never, Some(path)) => Resume::From(path.clone()),
         (resume, _) => resume.clone(),

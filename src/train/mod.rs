@@ -26,11 +26,12 @@ mod summary;
 mod table;
 mod trainer;
 pub mod validate;
+mod wandb;
 
 pub use caller::{Caller, OnStep};
 pub use open::{DeviceOptions, data_settings, open_device, open_device_with};
 pub use perceptual::torch_hub;
-pub use run::{FinishedRun, RunOptions, run, run_on};
+pub use run::{FinishedRun, RunOptions, describe_begin, run, run_on};
 pub use run_dir::RunDir;
 pub(crate) use summary::{check_patch, steps_per_epoch};
 pub use summary::{dry_run, dry_run_on};

@@ -2,9 +2,10 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::self_check::{Checked, Trust, check_gpu};
-use crate::config::{Config, DatasetType, DeviceChoice, IsaChoice, Layout, MaskUse, StoreMode};
+use crate::config::{Config, DatasetType, DeviceChoice, IsaChoice, Layout, LibraryUse, MaskUse, StoreMode};
 use crate::data::{self, DataSettings, DatasetKind};
 use crate::device::collective::Ranks;
 use crate::device::cpu::{Isa, IsaKind};
@@ -81,7 +82,8 @@ pub fn open_device_with(cfg: &Config, options: &DeviceOptions) -> Result<Box<dyn
     if let Some(gpu) = gpu {
         let messages = options.messages.as_ref();
         let device = Cuda::new(Box::new(gpu)).with_progress(messages.map(show_compiling));
-        return Ok(Box::new(device.with_warnings(messages.map(show_warnings))));
+        let seconds = Duration::from_secs_f64(cfg.training.tune_seconds.min(1e9));
+        return Ok(Box::new(device.with_warnings(messages.map(show_warnings)).with_tuning_time(seconds)));
     }
     if options.sync_kernels {
         return Err(Error::usage("--sync-kernels waits after each CUDA kernel, and the cpu device has none")
@@ -107,7 +109,8 @@ fn open_cpu_among(cfg: &Config, ranks: &Ranks) -> Result<Box<dyn Device>> {
 
 fn gpu_options(cfg: &Config, options: &DeviceOptions) -> GpuOptions {
     let (ordinal, sync_kernels) = (cfg.training.gpus.ids()[0], options.sync_kernels);
-    GpuOptions { ordinal, sync_kernels, ..GpuOptions::new(&|name| std::env::var_os(name)) }
+    let libraries = cfg.training.libraries == LibraryUse::Auto;
+    GpuOptions { ordinal, sync_kernels, libraries, ..GpuOptions::new(&|name| std::env::var_os(name)) }
 }
 
 /// A GPU and its report, as far as `program` can make one.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::begin::{Begin, begin_together};
+use super::begin::{Begin, begin, begin_together};
 use super::caller::Caller;
 use super::imagery::check_imagery;
 use super::memory::fit_memory;
@@ -17,6 +17,7 @@ use super::step::logged_metrics;
 use super::summary::{check_patch, steps_per_epoch};
 use super::table::compare_with_bicubic;
 use super::trainer::{Ended, RunParts, Trainer};
+use super::wandb::{self, Upload};
 use super::{algorithms, data_settings, saving};
 use crate::checkpoint::{LAST, LoggedRow, Meta, TensorFile};
 use crate::config::{Config, Resume};
@@ -28,6 +29,8 @@ use crate::metrics::Metric;
 use crate::nn::Network;
 use crate::runtime::Device;
 use crate::{Error, Result};
+
+const NOTHING_TO_CONTINUE: &str = "there is no run to continue: a new one begins";
 
 /// What the command line, or the calling program, adds to a config.
 #[derive(Clone, Default)]
@@ -110,7 +113,7 @@ fn train(
     let begin = begin_together(cfg, options)?;
     let asked = options.resume.as_ref().unwrap_or(&cfg.training.resume);
     if matches!((&begin, asked), (Begin::New, Resume::Auto)) {
-        messages.info("there is no run to continue: a new one begins");
+        messages.info(NOTHING_TO_CONTINUE);
     }
     // A folder is locked before its checkpoint is read: an earlier job may still be writing it.
     let locked = match &begin {
@@ -149,9 +152,9 @@ fn train(
         (None, true) => new_folder(cfg, options)?,
         (None, false) => RunDir::of_first_rank(ranks.first_text("")?.into()),
     };
-    let log = match ranks.is_first() {
+    let (log, upload) = match ranks.is_first() {
         true => open_logs(&session, &folder, &meta, messages)?,
-        false => MetricsLog::discarding(),
+        false => (MetricsLog::discarding(), None),
     };
     algorithms::decide(&mut session, &plans.run, &folder)?;
     let patches = dataset.train_len();
@@ -171,12 +174,14 @@ fn train(
     let on_step = options.caller.as_ref().map(|caller| caller.on_step.clone());
     let parts = RunParts { folder, log, messages: messages.clone(), stop: stop.clone(), on_step, validation };
     let mut trainer = Trainer::new(session, dataset, parts, meta);
-    let ended = trainer.train(shape, steps_per_epoch)?;
+    let ended = trainer.train(shape, steps_per_epoch);
     let steps = trainer.steps();
-    let (session, dataset, folder) = trainer.finish()?;
-    let finished = FinishedRun { folder: folder.path().to_owned(), steps };
-    end(ended, (session, dataset, folder), (compares, &stop), messages)?;
-    Ok(finished)
+    let finished = ended.and_then(|ended| Ok((ended, trainer.finish()?)));
+    upload.into_iter().for_each(|upload| upload.finish(finished.is_ok(), messages));
+    let (ended, parts) = finished?;
+    let run = FinishedRun { folder: parts.2.path().to_owned(), steps };
+    end(ended, parts, (compares, &stop), messages)?;
+    Ok(run)
 }
 
 /// Says how a run ended, and after training the table against bicubic upsampling if it `compares`.
@@ -261,7 +266,12 @@ fn write_page(folder: &RunDir, messages: &Messages) {
 }
 
 /// Opens what a run writes beside checkpoints, and says what is run.
-fn open_logs(session: &Session, folder: &RunDir, meta: &Meta, messages: &Messages) -> Result<MetricsLog> {
+fn open_logs(
+    session: &Session,
+    folder: &RunDir,
+    meta: &Meta,
+    messages: &Messages,
+) -> Result<(MetricsLog, Option<Upload>)> {
     let cfg = session.config();
     messages.set_log(RunLogFile::open(&folder.join("train.log"))?);
     if !folder.is_locked() {
@@ -280,16 +290,18 @@ fn open_logs(session: &Session, folder: &RunDir, meta: &Meta, messages: &Message
     }
     messages.info(&format!("generator {g} parameters · discriminator {d} parameters"));
     let metrics: Vec<&str> = logged_metrics(cfg).into_iter().map(Metric::name).collect();
-    // What a failing disk has not taken is written again.
-    let from = meta.unlogged.iter().map(|row| row.step).min().unwrap_or(meta.step).min(meta.step);
-    let mut log = MetricsLog::open(folder.path(), &metrics, from)?;
+    // What a failing disk may not have taken is written again. Of the first of these steps there may be a row with other
+    // values, which it has taken.
+    let from = meta.unlogged.iter().map(|row| row.step + 1).min().unwrap_or(meta.step).min(meta.step);
+    let (wandb, upload) = wandb::open(cfg, folder.path(), from, messages)?.unzip();
+    let mut log = MetricsLog::open(folder.path(), &metrics, from, wandb, messages)?;
     for LoggedRow { step, epoch, values } in &meta.unlogged {
         let known = values.iter().filter(|(name, _)| metrics.contains(&name.as_str()));
         let values: Vec<_> =
             known.filter_map(|(name, v)| Some((name.as_str(), Scalar::F64(v.parse().ok()?)))).collect();
         log.row(*step, *epoch, &values)?;
     }
-    Ok(log)
+    Ok((log, upload.flatten()))
 }
 
 /// The folder of a new run, which the first rank makes and tells the others.
@@ -300,6 +312,22 @@ fn new_folder(cfg: &Config, options: &RunOptions) -> Result<RunDir> {
     };
     options.ranks.first_text(&folder.path().to_string_lossy())?;
     Ok(folder)
+}
+
+/// Where a run would begin, for `--dry-run`; nothing where a new one was not to be a continued one.
+///
+/// # Errors
+/// If what is to be continued is not there, cannot be read, or has another architecture.
+pub fn describe_begin(cfg: &Config, options: &RunOptions, messages: &Messages) -> Result<Option<String>> {
+    let asked = options.resume.as_ref().unwrap_or(&cfg.training.resume);
+    match begin(cfg, options)? {
+        Begin::New => Ok(matches!(asked, Resume::Auto).then(|| NOTHING_TO_CONTINUE.to_owned())),
+        Begin::Continue { checkpoint, .. } => {
+            let (_, meta) = TensorFile::open_checkpoint(&checkpoint)?;
+            report_changes(cfg, &meta, &checkpoint, messages)?;
+            Ok(Some(format!("a run would continue at step {} from {}", meta.step, checkpoint.display())))
+        }
+    }
 }
 
 /// Takes the state of a checkpoint, or the weights alone, or nothing.

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use crate::checkpoint::LAST;
 use crate::files::advice;
+use crate::log::local_time;
 use crate::{Error, Result};
 
 /// Name of the lock file in a run folder.
@@ -27,7 +28,7 @@ impl RunDir {
     pub fn create(logs_dir: &Path, project: &str) -> Result<Self> {
         let parent = project_dir(logs_dir, project)?;
         fs::create_dir_all(&parent).map_err(|e| failed("make folder", &parent, &e))?;
-        let name = jiff::Zoned::now().strftime("%Y-%m-%d_%H-%M-%S").to_string();
+        let name = local_time().strftime("%Y-%m-%d_%H-%M-%S").to_string();
         let mut path = parent.join(&name);
         let mut number = 1;
         loop {
@@ -127,7 +128,7 @@ fn failed(action: &'static str, path: &Path, e: &io::Error) -> Error {
 fn project_dir(logs_dir: &Path, project: &str) -> Result<PathBuf> {
     let mut parts = Path::new(project).components();
     match (parts.next(), parts.next()) {
-        (Some(Component::Normal(_)), None) => Ok(logs_dir.join(project)),
+        (Some(Component::Normal(_)), None) if !project.contains(char::is_control) => Ok(logs_dir.join(project)),
         _ => Err(Error::config("Logging.wandb.project", format!("{project:?} cannot be the name of one folder"))),
     }
 }
@@ -201,7 +202,7 @@ mod tests {
     #[test]
     fn a_project_is_the_name_of_one_folder() {
         let logs = tempfile::tempdir().unwrap();
-        for project in ["", ".", "..", "a/b", "/tmp"] {
+        for project in ["", ".", "..", "a/b", "/tmp", "a\nb"] {
             let error = RunDir::create(logs.path(), project).unwrap_err();
             assert!(error.to_string().contains("Logging.wandb.project"), "{error}");
         }

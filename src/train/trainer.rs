@@ -172,6 +172,10 @@ impl Trainer {
                 meta.step,
                 self.folder.path().display()
             ),
+            Err(_) if !self.folder.path().exists() => {
+                let path = self.folder.path().display();
+                format!("{path} is no longer there: continue with --resume and the folder's new place")
+            }
             Err(_) => "the run has no checkpoint yet: start it again".to_owned(),
         }
     }
@@ -353,7 +357,7 @@ impl Trainer {
         if !validation.panels.rows().is_empty() {
             self.log.panels(at, validation.panels)?;
         }
-        self.log.page(&self.messages)?;
+        self.log.page()?;
         self.meta.means = BTreeMap::new();
         self.save_best(monitored)?;
         self.save_last()?;

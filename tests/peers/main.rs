@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use srgan::checkpoint::{BestK, CheckpointFile, LAST, Meta, TensorRef};
-use srgan::log::{MetricsLog, PanelImages, PanelShape, Panels, Scalar};
+use srgan::log::{Messages, MetricsLog, PanelImages, PanelShape, Panels, Scalar};
 use srgan::metrics::Direction;
 use srgan::train::RunDir;
 
@@ -15,7 +15,7 @@ const SHAPE: PanelShape = PanelShape { lr_height: 6, lr_width: 10, scale: 4, cha
 
 /// Runs steps `from..to`; validates and saves after every fifth.
 fn run(folder: &Path, from: u64, to: u64, metrics: &[&str], best: &mut BestK) -> srgan::Result<()> {
-    let mut log = MetricsLog::open(folder, metrics, from)?;
+    let mut log = MetricsLog::open(folder, metrics, from, None, &Messages::stderr())?;
     for step in from..to {
         let loss = 1.0 / (step as f32 + 3.0);
         let mut row: Vec<(&str, Scalar)> = vec![(METRICS[0], loss.into()), (METRICS[1], f64::from(loss).sqrt().into())];

@@ -35,6 +35,7 @@ pub(crate) fn open_or_build(request: &StoreRequest, opening: &mut Opening) -> Re
         {
             // The index's time says when a run has last used the store; another user's may keep its own.
             let _ = File::open(&index_path).and_then(|file| file.set_modified(SystemTime::now()));
+            temporary::remove_leftovers(dir);
             return Ok(Arc::new(store));
         }
         std::fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;

@@ -39,7 +39,7 @@ pub trait Collective: Send + Sync {
     /// As [`Collective::sum`].
     fn max(&self, values: &mut [u64]) -> Result<()>;
 
-    /// Ends every rank of the run with this exit code, without waiting for them.
+    /// Ends every rank of the run with this exit code, without waiting for them; what this one has written is shown.
     fn abort(&self, code: u8);
 }
 

@@ -29,6 +29,8 @@ const MAX_ERROR: usize = 512;
 const MAX_VERSION: usize = 8192;
 /// Elements of one call: counts are 32-bit.
 const PIECE: usize = 1 << 30;
+/// What a launcher needs to pass on what a rank has written: what it holds when a rank aborts, it drops.
+const FORWARD: Duration = Duration::from_secs(1);
 
 type AllReduce = unsafe extern "C" fn(*const c_void, *mut c_void, c_int, Handle, Handle, Handle) -> c_int;
 
@@ -47,8 +49,8 @@ pub struct Mpi {
 }
 
 impl Mpi {
-    /// Opens the library and joins the ranks that a launcher has started, as `who` among them. A call that the other ranks do not answer within
-    /// `timeout` ends this process, and with it the launcher's others, with exit code 1.
+    /// Opens the library and joins the ranks that a launcher has started, as `who` among them. A call that the other ranks
+    /// do not answer within `timeout` ends this process, and with it the launcher's others, with exit code 1.
     ///
     /// # Errors
     /// If there is no such library, or it cannot start: what is missing and where it was looked for.
@@ -138,6 +140,7 @@ impl Collective for Mpi {
     }
 
     fn abort(&self, code: u8) {
+        std::thread::sleep(FORWARD);
         // SAFETY: MPI is initialised until this value is dropped.
         unsafe { (self.abort)(handle(COMM_WORLD), code.into()) };
     }

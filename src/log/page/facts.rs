@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::files::write_atomic;
+use crate::log::local_time;
 use crate::{Error, Result};
 
 const FILE: &str = "run.json";
@@ -43,7 +44,7 @@ impl RunFacts {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         RunFacts {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            started: jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S").to_string(),
+            started: local_time().strftime("%Y-%m-%d %H:%M:%S").to_string(),
             machine: format!("{} {}, {processors} processors", std::env::consts::OS, std::env::consts::ARCH),
             ..RunFacts::default()
         }

@@ -227,7 +227,16 @@ pub(super) fn parts(s: &ConvShape) -> Parts {
     let [x, y] = patches([s.out_h, s.out_w], TILE_ROWS);
     let grid = [s.in_ch.div_ceil(BLOCK_INPUTS), s.out_ch.div_ceil(block_outputs(s))];
     let all = s.batch * x * y;
-    Parts::cut(all, grid, (all * grid[0] * grid[1]).div_ceil(MULTIPROCESSORS).clamp(1, PART_PATCHES))
+    Parts::cut(all, grid, part_patches(all, grid[0] * grid[1]))
+}
+
+/// Patches of a part that let all multiprocessors end at about the same time: `all` patches are cut for each of `blocks`
+/// blocks of channels, a multiprocessor works on one part at a time, and a part costs about a patch more than it has, to
+/// begin and to write its sums. Of equals the longest part, which makes the fewest sums.
+fn part_patches(all: usize, blocks: usize) -> usize {
+    let rounds = |patches: usize| (blocks * all.div_ceil(patches)).div_ceil(MULTIPROCESSORS);
+    let cost = |patches: usize| rounds(patches) * (patches + 1);
+    (1..=PART_PATCHES.min(all.max(1))).rev().min_by_key(|&patches| cost(patches)).unwrap_or(1)
 }
 
 /// Weight gradient: operands are the input and d_output.
@@ -265,4 +274,24 @@ pub(super) fn weight_grad(call: &CudaCall, s: &ConvShape) -> Vec<(String, Vec<Ke
         .with_threads(s.ksize_h * WARPGROUP + COPY_THREADS)
         .with_shared_bytes(stages * stage);
     vec![("wgmma".to_owned(), [launch].into_iter().chain(sum_parts(call, s, &parts)).collect())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_keep_the_multiprocessors_busy_to_their_end() {
+        // Weight gradients of 10m, rrdb and a discriminator at batch 16: patches of the batch, blocks of channels.
+        for (all, blocks) in [(16 * 32, 1), (16 * 32, 3), (16 * 128, 2), (16 * 128, 6), (16 * 8, 16), (16 * 2, 64)] {
+            let patches = part_patches(all, blocks);
+            assert!((1..=PART_PATCHES).contains(&patches), "{patches}");
+            let rounds = (blocks * all.div_ceil(patches)).div_ceil(MULTIPROCESSORS);
+            let least = (blocks * all).div_ceil(MULTIPROCESSORS);
+            let time = rounds * patches;
+            assert!(time * 10 <= least * 11, "{all} patches, {blocks} blocks: {time} for at least {least}");
+        }
+        // Too little work for all: a part each.
+        assert_eq!((part_patches(8, 2), part_patches(0, 1)), (1, 1));
+    }
 }

@@ -52,6 +52,8 @@ pub struct Cuda {
     /// Algorithms of this device and its libraries that are known, and those that loaded plans use.
     known: Choices,
     chosen: Choices,
+    /// What is left of the time in which algorithms may be compared.
+    tuning: Duration,
     profile: bool,
     /// What is launched before each run of a step that is timed alone.
     sweep: Option<Launch>,
@@ -94,6 +96,7 @@ impl Cuda {
             arena: (DevicePtr(0), 0),
             states: BTreeMap::new(),
             plans: Vec::new(),
+            tuning: Duration::MAX,
             profile: false,
             sweep: None,
         }
@@ -109,6 +112,12 @@ impl Cuda {
     #[must_use]
     pub fn with_warnings(self, on_warning: Option<OnWarning>) -> Cuda {
         Cuda { on_warning, ..self }
+    }
+
+    /// The same device, which compares algorithms for so long at most and takes its own kernels for what is left.
+    #[must_use]
+    pub fn with_tuning_time(self, tuning: Duration) -> Cuda {
+        Cuda { tuning, ..self }
     }
 
     fn check_states(&self, plan: &Plan) -> Result<()> {
@@ -166,7 +175,7 @@ impl Cuda {
             on_compile: &mut self.on_compile,
             on_warning: &mut self.on_warning,
         };
-        choose(&mut compiler, &variants, &mut self.known, &mut self.chosen)?;
+        choose(&mut compiler, &variants, (&mut self.known, &mut self.chosen), &mut self.tuning)?;
         let with_choice = variants.iter().filter_map(|v| Some((v.path.clone(), v.choice(&self.chosen)?.0.clone())));
         let with_choice = with_choice.collect();
         let (mut items, mut parts) = (Vec::new(), Vec::new());

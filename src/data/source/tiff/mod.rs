@@ -22,6 +22,7 @@ const COMPRESSION_LERC: u16 = 34887;
 const PHOTOMETRIC_PALETTE: u16 = 3;
 const PHOTOMETRIC_YCBCR: u16 = 6;
 const NEW_SUBFILE_TYPE: u16 = 254;
+const COLOUR_MAP: u16 = 320;
 const EXTRA_SAMPLES: u16 = 338;
 /// Bits of the tag NewSubfileType.
 const REDUCED: u64 = 1;
@@ -194,6 +195,9 @@ fn describe(file: &TiffFile, pages: &[Page], has_mask: bool) -> SourceInfo {
     info.notes.extend(note);
     if pages.len() > 1 {
         info.notes.push(format!("it has {} pages of one size, which are taken as bands", pages.len()));
+    }
+    if original.tag(COLOUR_MAP).is_some() {
+        info.notes.push("its colour table is not applied: the file says that its values are data".to_owned());
     }
     info.scaling = metadata::scaling(original, bands);
     info.tags = RawTag::kept(original);

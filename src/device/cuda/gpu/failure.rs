@@ -23,6 +23,9 @@ pub(super) fn failure(what: &str, error: DriverError) -> Error {
         | CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
             "the driver is older than the compiler: update it, or install the NVRTC of the driver's CUDA version"
         }
+        CUresult::CUDA_ERROR_STUB_LIBRARY => {
+            "the library that was loaded is CUDA's stub, for linking only: take its folder `stubs` out of LD_LIBRARY_PATH"
+        }
         CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => "the driver was updated: restart the machine",
         CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE => "another process has the GPU for itself: see nvidia-smi",
         _ => return Error::device(message),

@@ -49,6 +49,8 @@ pub struct GpuOptions {
     pub ordinal: usize,
     /// Wait after each kernel, so that an error names the kernel that caused it. Slow.
     pub sync_kernels: bool,
+    /// Whether NVIDIA's libraries of convolutions and matrix products may be used.
+    pub libraries: bool,
     /// Where libraries are looked for.
     pub search: SearchPath,
     /// Where compiled kernels are kept.
@@ -58,7 +60,8 @@ pub struct GpuOptions {
 impl GpuOptions {
     /// The first GPU, with what the environment names.
     pub fn new(env: Env) -> GpuOptions {
-        GpuOptions { ordinal: 0, sync_kernels: false, search: SearchPath::new(env), cache: Cache::of_user(env) }
+        let (search, cache) = (SearchPath::new(env), Cache::of_user(env));
+        GpuOptions { ordinal: 0, sync_kernels: false, libraries: true, search, cache }
     }
 }
 
@@ -115,12 +118,15 @@ impl GpuDriver {
 
     fn open(found: FoundGpu) -> Result<GpuDriver> {
         let FoundGpu { options, gpu, arch, nvrtc, library, .. } = found;
-        let GpuOptions { ordinal, sync_kernels, search, cache } = options;
+        let GpuOptions { ordinal, sync_kernels, libraries, search, cache } = options;
         let (driver, timer, encoder) = (library.version, Timer::new(&library)?, Encoder::new(&library)?);
         let (context, stream) = open(ordinal).map_err(|e| failure(&format!("GPU {ordinal} does not open"), e))?;
         let (staging, readback) = (Staging::new(&context).ok(), Readback::new(&context));
-        // SAFETY: the context that was just opened is current, and its stream is held beside the libraries.
-        let math = unsafe { Math::open(&search, driver, stream.cu_stream().cast()) };
+        let math = match libraries {
+            // SAFETY: the context that was just opened is current, and its stream is held beside the libraries.
+            true => unsafe { Math::open(&search, driver, stream.cu_stream().cast()) },
+            false => Math::none(),
+        };
         let name = gpu.name;
         let (warpgroups, graphs) = (arch.has_warpgroups(), Vec::new());
         let (functions, allocations) = (Vec::new(), HashMap::new());

@@ -1,6 +1,7 @@
 //! Libraries' calls by plain loops over what a call describes, so that plans with such calls run, and wrong
 //! descriptions show, on any machine.
 
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use half::bf16;
@@ -12,13 +13,15 @@ use crate::types::{Element, Pass};
 use crate::{Error, Result};
 
 /// What the host offers: one that fails when it is called, one that computes, and a slower one; or wrong ones beside
-/// it: all elements are off by 3 %, one element is, one is not a number; or one that loses the device.
+/// it: all elements are off by 3 %, one element is, one is not a number; or one that loses the device; or one whose last
+/// bits differ from call to call.
 pub(super) fn algorithms(libraries: Libraries) -> &'static [&'static str] {
     match libraries {
         Libraries::None => &[],
         Libraries::Slower | Libraries::Faster => &["host:fails", "host:plain", "host:slow"],
         Libraries::Faulty => &["host:scaled", "host:hole", "host:nan", "host:plain"],
         Libraries::Fatal => &["host:plain", "host:fatal"],
+        Libraries::Unsteady => &["host:unsteady", "host:plain"],
     }
 }
 
@@ -30,12 +33,15 @@ pub(super) fn pretended_time(work: &[Work], libraries: Libraries) -> Duration {
         Libraries::None if work.iter().any(is_for_hopper) => 1,
         Libraries::Faster if calls("host:plain") => 1,
         Libraries::Faulty if calls("host:plain") => 5,
-        _ if ["host:scaled", "host:hole", "host:nan"].into_iter().any(calls) => 1,
+        _ if ["host:scaled", "host:hole", "host:nan", "host:unsteady"].into_iter().any(calls) => 1,
         _ if calls("host:plain") => 20,
         _ if calls("host:slow") => 30,
         _ => 10,
     })
 }
+
+/// Elements that the unsteady algorithm has computed.
+static CALLS: AtomicU32 = AtomicU32::new(0);
 
 /// Computes a call.
 ///
@@ -53,6 +59,7 @@ pub(super) unsafe fn run(launch: &LibraryLaunch) -> Result<()> {
         "host:scaled" => |_, sum| 1.03 * sum,
         "host:hole" => |i, sum| if i == 0 { 0.0 } else { sum },
         "host:nan" => |i, sum| if i == 0 { f64::NAN } else { sum },
+        "host:unsteady" => |_, sum| sum * (1.0 + f64::from(CALLS.fetch_add(1, Relaxed) % 64) * 2f64.powi(-21)),
         _ => |_, sum| sum,
     };
     // SAFETY: the caller's.

@@ -77,6 +77,8 @@ pub enum Libraries {
     Faulty,
     /// One loses the device.
     Fatal,
+    /// One gives other bits at each call.
+    Unsteady,
 }
 
 impl Default for HostOptions {

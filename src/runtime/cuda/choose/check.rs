@@ -78,6 +78,15 @@ impl Touched {
 /// What the compared elements of each store are.
 pub(in crate::runtime::cuda) struct Results(Vec<Vec<f32>>);
 
+impl Results {
+    /// Whether all values are the same to the bit.
+    pub fn has_bits_of(&self, other: &Results) -> bool {
+        let bits =
+            |results: &Results| -> Vec<u32> { results.0.iter().flatten().map(|value| value.to_bits()).collect() };
+        bits(self) == bits(other)
+    }
+}
+
 /// How far results are apart.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::runtime::cuda) struct Distance {

@@ -5,9 +5,9 @@ mod check;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::limits::geometry;
 use super::ways::{Alternative, Item};
@@ -121,16 +121,20 @@ struct Candidate<'v> {
 
 /// Chooses for every step with several ways that `chosen` does not have: what is `known`, if it still can be done, else
 /// what takes the least time and gives the own kernel's result. What was timed is kept for later runs; a file that
-/// cannot be written costs their time.
+/// cannot be written costs their time. When the time of `tuning` is over, steps that are left take the own kernels in this
+/// run.
 ///
 /// # Errors
 /// Fails if one of our own kernels does, or if the GPU is lost; any other candidate that fails has merely lost.
 pub(super) fn choose(
     compiler: &mut Compiler,
     variants: &[Variants],
-    known: &mut Choices,
-    chosen: &mut Choices,
+    (known, chosen): (&mut Choices, &mut Choices),
+    tuning: &mut Duration,
 ) -> Result<()> {
+    let started = Instant::now();
+    // A deadline that no clock reaches is none.
+    let deadline = started.checked_add(*tuning);
     let mut open: BTreeMap<&str, &Variants> = BTreeMap::new();
     for variant in variants {
         let Some(library) = &variant.library else { continue };
@@ -146,13 +150,25 @@ pub(super) fn choose(
             None => _ = open.insert(&library.signature, variant),
         }
     }
-    let candidates = candidates(compiler.driver, &open);
-    if candidates.is_empty() {
-        return Ok(());
-    }
+    let (candidates, mut late) = candidates(compiler.driver, &open, deadline);
     let mut timed = Choices::new(chosen.timed_on.clone());
-    for (signature, choice) in time(compiler, &candidates)? {
-        timed.steps.insert(signature.to_owned(), choice);
+    if !candidates.is_empty() {
+        for (signature, choice) in time(compiler, &candidates, deadline)? {
+            timed.steps.insert(signature.to_owned(), choice);
+        }
+        late.extend(candidates.iter().map(|c| c.signature).filter(|&signature| !timed.steps.contains_key(signature)));
+    }
+    if !late.is_empty() {
+        // A run that continues this one takes the same.
+        let own = || Choice { algorithm: OWN.to_owned(), ..Choice::default() };
+        chosen.steps.extend(late.iter().map(|&signature| (signature.to_owned(), own())));
+        if let Some(warn) = compiler.on_warning {
+            warn(&late_warning(late.len()));
+        }
+    }
+    *tuning = tuning.saturating_sub(started.elapsed());
+    if timed.steps.is_empty() {
+        return Ok(());
     }
     if let Some(path) = compiler.driver.choices_file() {
         // `srgan doctor` says why the folder cannot be written.
@@ -163,11 +179,31 @@ pub(super) fn choose(
     Ok(())
 }
 
-/// Every way of every open step. Steps with one way need no choice.
-fn candidates<'v>(driver: &mut dyn Driver, open: &BTreeMap<&'v str, &'v Variants>) -> Vec<Candidate<'v>> {
-    let mut candidates = Vec::new();
-    for (signature, variant) in open {
+fn is_over(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| Instant::now() >= deadline)
+}
+
+fn late_warning(kinds: usize) -> String {
+    format!(
+        "the time for comparing algorithms is over: {kinds} kinds of steps take this program's own kernels in this run. What \
+         was timed is kept, and the next run goes on (Training.tune_seconds)"
+    )
+}
+
+/// Every way of every open step, and the steps that come too late for that. Steps with one way need no choice.
+fn candidates<'v>(
+    driver: &mut dyn Driver,
+    open: &BTreeMap<&'v str, &'v Variants>,
+    deadline: Option<Instant>,
+) -> (Vec<Candidate<'v>>, BTreeSet<&'v str>) {
+    let (mut candidates, mut late) = (Vec::new(), BTreeSet::new());
+    for (&signature, variant) in open {
         let Some(touched) = &variant.touched else { continue };
+        // Libraries make algorithms ready one after the other, which takes its time.
+        if is_over(deadline) {
+            late.insert(signature);
+            continue;
+        }
         let algorithms = variant.algorithms(driver);
         if algorithms.len() == 1 {
             continue;
@@ -178,23 +214,32 @@ fn candidates<'v>(driver: &mut dyn Driver, open: &BTreeMap<&'v str, &'v Variants
             candidates.push(Candidate { signature, path, algorithm, touched, fill, items });
         }
     }
-    candidates
+    (candidates, late)
 }
 
 /// Times all candidates, which are compiled together, and picks the fastest right one of each step; of equals, the
-/// first. A step's own way comes before its others.
-fn time<'v>(compiler: &mut Compiler, candidates: &[Candidate<'v>]) -> Result<BTreeMap<&'v str, Choice>> {
+/// first. A step's own way comes before its others. Steps that begin after the deadline are left out.
+fn time<'v>(
+    compiler: &mut Compiler,
+    candidates: &[Candidate<'v>],
+    deadline: Option<Instant>,
+) -> Result<BTreeMap<&'v str, Choice>> {
     let items =
         candidates.iter().flat_map(|c| c.fill.iter().chain(&c.items).map(|item| (c.path.clone(), item.clone())));
     let work = compiler.compile(&items.collect::<Vec<_>>())?;
     let mut rest = &work[..];
     let mut choices: BTreeMap<&str, Choice> = BTreeMap::new();
     let mut own: Option<Results> = None;
+    let mut is_late = false;
     for candidate in candidates {
         let is_own = candidate.algorithm == OWN;
         let (fill, after) = rest.split_at(candidate.fill.len());
         let (work, after) = after.split_at(candidate.items.len());
         rest = after;
+        is_late = if is_own { is_over(deadline) } else { is_late };
+        if is_late {
+            continue;
+        }
         let tried = match tried(compiler.driver, candidate, (fill, work), own.as_ref().filter(|_| !is_own)) {
             Ok(tried) => tried,
             Err(Error::Device { .. } | Error::DeviceMemory { .. }) if !is_own => continue,
@@ -213,6 +258,15 @@ fn time<'v>(compiler: &mut Compiler, candidates: &[Candidate<'v>]) -> Result<BTr
                 }
                 let relative = Some(distance.relative).filter(|relative| relative.is_finite());
                 choice.rejected.push((algorithm, relative));
+            }
+            Tried::Unsteady => {
+                if let Some(warn) = compiler.on_warning {
+                    let Candidate { path, signature, .. } = candidate;
+                    warn(&format!(
+                        "{algorithm} is not used for {path} ({signature}) and steps like it: its bits differ from call to call"
+                    ));
+                }
+                choice.rejected.push((algorithm, None));
             }
         }
     }
@@ -239,9 +293,11 @@ enum Tried {
     /// What it takes, and what it computed.
     Right(Duration, Results),
     Wrong(Distance),
+    /// Its results have other bits after it was timed.
+    Unsteady,
 }
 
-/// Runs a candidate once, on memory that is filled before; times it if its results are those of `own`.
+/// Runs a candidate once, on memory that is filled before; times it if its results are those of `own`, and runs it again.
 fn tried(
     driver: &mut dyn Driver,
     candidate: &Candidate,
@@ -255,7 +311,8 @@ fn tried(
         return Ok(Tried::Wrong(distance));
     }
     // SAFETY: as above.
-    Ok(Tried::Right(unsafe { driver.time(work)? }, results))
+    let (time, again) = unsafe { (driver.time(work)?, candidate.touched.results(driver, fill, work)?) };
+    Ok(if again.has_bits_of(&results) { Tried::Right(time, results) } else { Tried::Unsteady })
 }
 
 fn microseconds(time: Duration) -> f64 {

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::Error;
 use crate::config::Config;
@@ -191,6 +192,47 @@ fn wrong_candidates_lose_however_fast_they_are() {
             assert_right(&result, &program);
         }
     }
+}
+
+#[test]
+#[cfg_attr(not(feature = "slow-tests"), ignore = "slow: cargo test --features slow-tests")]
+fn a_candidate_whose_bits_differ_from_call_to_call_is_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = program(false);
+    let told = Rc::new(RefCell::new(Vec::new()));
+    let heard = Rc::clone(&told);
+    let on_warning = Box::new(move |text: &str| heard.borrow_mut().push(text.to_owned()));
+    let mut device = device(dir.path(), Libraries::Unsteady).with_warnings(Some(on_warning));
+    assert_right(&run(&mut device, &program), &program);
+    let choice = choice(&device);
+    assert_eq!(choice.rejected, [("host:unsteady".to_owned(), None)]);
+    assert!(!names(&choice).contains(&"host:unsteady"), "{choice:?}");
+    assert!(told.borrow()[0].contains("its bits differ from call to call"), "{told:?}");
+}
+
+#[test]
+#[cfg_attr(not(feature = "slow-tests"), ignore = "slow: cargo test --features slow-tests")]
+fn what_comes_after_the_time_for_comparing_takes_own_kernels_in_this_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = program(false);
+    let told = Rc::new(RefCell::new(Vec::new()));
+    let heard = Rc::clone(&told);
+    let on_warning = Box::new(move |text: &str| heard.borrow_mut().push(text.to_owned()));
+    let hurried = device(dir.path(), Libraries::Faster).with_tuning_time(Duration::ZERO);
+    let mut hurried = hurried.with_warnings(Some(on_warning));
+    assert_right(&run(&mut hurried, &program), &program);
+    assert_eq!((choice(&hurried).algorithm.as_str(), choice(&hurried).times.len()), (OWN, 0));
+    assert!(told.borrow()[0].contains("1 kinds of steps") && told.borrow().len() == 1, "{told:?}");
+    let of_run = hurried.choices().unwrap().clone();
+
+    // Nothing of it is kept for others; the run that continues keeps it.
+    let mut other = device(dir.path(), Libraries::Faster);
+    run(&mut other, &program);
+    assert_eq!(choice(&other).algorithm, "host:plain");
+    let mut continued = device(dir.path(), Libraries::Faster);
+    continued.reuse(of_run);
+    run(&mut continued, &program);
+    assert_eq!(choice(&continued).algorithm, OWN);
 }
 
 /// The run that meets it ends; the next one does not meet it.

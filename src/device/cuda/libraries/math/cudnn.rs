@@ -9,9 +9,9 @@ use std::ptr::null_mut;
 use std::sync::Arc;
 
 use cudarc::cudnn::sys::{
-    cudnnBackendAttributeName_t as Name, cudnnBackendAttributeType_t as Type, cudnnBackendDescriptorType_t as Kind,
-    cudnnBackendHeurMode_t as Mode, cudnnBackendNumericalNote_t as Note, cudnnConvolutionMode_t as ConvolutionMode,
-    cudnnDataType_t as DataType,
+    cudnnBackendAttributeName_t as Name, cudnnBackendAttributeType_t as Type, cudnnBackendBehaviorNote_t as Behavior,
+    cudnnBackendDescriptorType_t as Kind, cudnnBackendHeurMode_t as Mode, cudnnBackendNumericalNote_t as Note,
+    cudnnConvolutionMode_t as ConvolutionMode, cudnnDataType_t as DataType,
 };
 
 use super::api::{CudnnApi, Object, check};
@@ -204,7 +204,8 @@ impl Plan {
     }
 }
 
-/// Refuses engines whose results differ from run to run, or have fewer digits than the precision asks for.
+/// Refuses engines whose results differ from run to run, that have fewer digits than the precision asks for, or that are
+/// compiled first, which takes seconds each.
 fn check_notes(engine: &Descriptor, precision: Precision) -> Result<()> {
     let never = [
         Note::CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC,
@@ -212,14 +213,25 @@ fn check_notes(engine: &Descriptor, precision: Precision) -> Result<()> {
         // Transforms of large tiles lose digits.
         Note::CUDNN_NUMERICAL_NOTE_WINOGRAD_TILE_13x13,
     ];
-    // Of f32 factors, matrix units drop 13 of 23 bits.
-    let not_in_f32 = [Note::CUDNN_NUMERICAL_NOTE_TENSOR_CORE, Note::CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS];
-    let refused = never.iter().chain(not_in_f32.iter().filter(|_| precision == Precision::F32));
+    // Of f32 factors, matrix units drop 13 of 23 bits. Those that are converted may become half floats, whose range ends
+    // at 65504; of bf16 there is nothing to convert.
+    let more: &[Note] = match precision {
+        Precision::F32 => &[Note::CUDNN_NUMERICAL_NOTE_TENSOR_CORE, Note::CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS],
+        Precision::Tf32 => &[Note::CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS],
+        Precision::Bf16 => &[],
+    };
+    let refused = never.iter().chain(more);
     let kind = Type::CUDNN_TYPE_NUMERICAL_NOTE;
     let notes = engine.enums(Name::CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, kind, MOST_NOTES)?;
     match refused.copied().find(|note| notes.contains(&(*note as u32))) {
-        Some(note) => Err(Error::device(format!("{note:?}"))),
-        None => Ok(()),
+        Some(note) => return Err(Error::device(format!("{note:?}"))),
+        None => {}
+    }
+    let (name, kind) = (Name::CUDNN_ATTR_ENGINE_BEHAVIOR_NOTE, Type::CUDNN_TYPE_BEHAVIOR_NOTE);
+    let compiles = Behavior::CUDNN_BEHAVIOR_NOTE_RUNTIME_COMPILATION;
+    match engine.enums(name, kind, MOST_NOTES)?.contains(&(compiles as u32)) {
+        true => Err(Error::device(format!("{compiles:?}"))),
+        false => Ok(()),
     }
 }
 

@@ -54,6 +54,11 @@ impl Math {
         Math { cublaslt, cudnn, workspace: DevicePtr(0), stream }
     }
 
+    /// None of them.
+    pub fn none() -> Math {
+        Math { cublaslt: None, cudnn: None, workspace: DevicePtr(0), stream: std::ptr::null_mut() }
+    }
+
     /// Whether there is any.
     pub fn is_empty(&self) -> bool {
         self.cublaslt.is_none() && self.cudnn.is_none()
