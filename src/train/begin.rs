@@ -71,7 +71,10 @@ pub fn describe_begin(cfg: &Config, options: &RunOptions, messages: &Messages) -
 }
 
 /// Decides whether a run is continued, and from where.
-fn begin(cfg: &Config, options: &RunOptions) -> Result<Begin> {
+///
+/// # Errors
+/// There is no such checkpoint, or the folder holds another run.
+pub(super) fn begin(cfg: &Config, options: &RunOptions) -> Result<Begin> {
     let from_config = match (&cfg.training.resume, &cfg.model.continue_training) {
         (Resume::Never, Some(path)) => Resume::From(path.clone()),
         (resume, _) => resume.clone(),

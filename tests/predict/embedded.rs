@@ -77,7 +77,7 @@ fn what_is_known_and_what_is_refused() {
 }
 
 #[test]
-fn a_map_of_a_held_generator_is_that_of_the_program_and_can_be_stopped() {
+fn a_map_of_a_held_generator_is_that_of_the_program() {
     let scratch = Scratch::new();
     let path = scratch.checkpoint("g.safetensors", LOCAL[1].1, 1, "normalization: normalise_10k");
     let scene = scratch.shorts("s.npy", &[90, 70, 1], |i| (i % 4000) as u16);

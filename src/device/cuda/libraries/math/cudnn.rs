@@ -223,9 +223,8 @@ fn check_notes(engine: &Descriptor, precision: Precision) -> Result<()> {
     let refused = never.iter().chain(more);
     let kind = Type::CUDNN_TYPE_NUMERICAL_NOTE;
     let notes = engine.enums(Name::CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, kind, MOST_NOTES)?;
-    match refused.copied().find(|note| notes.contains(&(*note as u32))) {
-        Some(note) => return Err(Error::device(format!("{note:?}"))),
-        None => {}
+    if let Some(note) = refused.copied().find(|note| notes.contains(&(*note as u32))) {
+        return Err(Error::device(format!("{note:?}")));
     }
     let (name, kind) = (Name::CUDNN_ATTR_ENGINE_BEHAVIOR_NOTE, Type::CUDNN_TYPE_BEHAVIOR_NOTE);
     let compiles = Behavior::CUDNN_BEHAVIOR_NOTE_RUNTIME_COMPILATION;
