@@ -74,7 +74,7 @@ pub fn describe_begin(cfg: &Config, options: &RunOptions, messages: &Messages) -
 ///
 /// # Errors
 /// There is no such checkpoint, or the folder holds another run.
-pub(super) fn begin(cfg: &Config, options: &RunOptions) -> Result<Begin> {
+fn begin(cfg: &Config, options: &RunOptions) -> Result<Begin> {
     let from_config = match (&cfg.training.resume, &cfg.model.continue_training) {
         (Resume::Never, Some(path)) => Resume::From(path.clone()),
         (resume, _) => resume.clone(),
