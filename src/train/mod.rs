@@ -4,6 +4,7 @@ mod algorithms;
 pub mod batch;
 mod begin;
 mod caller;
+mod facts;
 mod host;
 mod imagery;
 pub mod launch;

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::batch::Job;
 use super::begin::{Begin, begin_together, new_folder};
 use super::caller::Caller;
+use super::facts::{facts_of, keep_facts, keep_picture, write_page};
 use super::imagery::check_imagery;
 use super::memory::fit_memory;
 use super::open::{DeviceOptions, open_device_with};
@@ -26,7 +27,7 @@ use crate::config::{Config, Resume};
 use crate::data::Dataset;
 use crate::device::collective::Ranks;
 use crate::files::write_atomic;
-use crate::log::{HELD_OUT, Messages, MetricsLog, Picture, RunFacts, RunLogFile, Scalar, write_run};
+use crate::log::{Messages, MetricsLog, RunFacts, RunLogFile, Scalar};
 use crate::metrics::Metric;
 use crate::nn::Network;
 use crate::runtime::Device;
@@ -264,49 +265,6 @@ fn stop_signal(cfg: &Config, options: &RunOptions) -> Result<StopSignal> {
         stop = stop.within(TimeLimit::Job, time);
     }
     Ok(stop)
-}
-
-/// Writes the picture of the held-out imagery. The run has ended well, with it or without.
-fn keep_picture(picture: Result<Option<Picture>>, folder: &RunDir, messages: &Messages) {
-    let written = picture.and_then(|picture| picture.map_or(Ok(()), |p| p.write_png(&folder.join(HELD_OUT))));
-    if let Err(e) = written {
-        messages.warn(&format!("no picture of the held-out imagery: {e}"));
-    }
-}
-
-/// Changes the facts that a run leaves. It goes on without them where they cannot be written.
-fn keep_facts(folder: &RunDir, messages: &Messages, change: impl FnOnce(&mut RunFacts)) {
-    if !folder.is_written_here() {
-        return;
-    }
-    let mut facts = RunFacts::load(folder.path()).unwrap_or_default();
-    change(&mut facts);
-    if let Err(e) = facts.write(folder.path()) {
-        messages.warn(&format!("what is known of the run is not kept for its page: {e}"));
-    }
-}
-
-/// Where and on what a session runs.
-fn facts_of(session: &Session) -> RunFacts {
-    let [generator_parameters, discriminator_parameters] =
-        Network::ALL.map(|network| session.programs().layout(network).param_count());
-    RunFacts {
-        device: session.device().describe(),
-        precision: session.precision().to_string(),
-        generator_parameters,
-        discriminator_parameters,
-        ..RunFacts::now()
-    }
-}
-
-/// Writes the run's page for the last time.
-fn write_page(folder: &RunDir, messages: &Messages) {
-    if !folder.is_written_here() {
-        return;
-    }
-    if let Err(e) = write_run(folder.path()) {
-        messages.warn(&format!("the run's page is not brought up to date: {e}"));
-    }
 }
 
 /// Opens what a run writes beside checkpoints, and says what is run.
