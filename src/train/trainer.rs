@@ -1,29 +1,28 @@
 //! The loop: epochs of steps, with validation, schedules, checkpoints, early stopping and signals in between. What needs
 //! the state after a certain step settles the step that is still on the device first.
 
+mod saves;
 mod steps;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::algorithms;
 use super::caller::OnStep;
 use super::imagery::imagery;
 use super::plans::ValBatch;
 use super::programs::{BatchShape, Phase};
 use super::ranks::{self, samples_per_step};
 use super::run_dir::RunDir;
-use super::saving;
 use super::schedule;
 use super::session::Session;
 use super::signals::StopSignal;
 use super::validate::{Validating, Validation};
-use crate::checkpoint::{BestK, Counters, FORMAT, LAST, LoggedRow, MeanState, Meta, TensorFile};
+use crate::checkpoint::{BestK, FORMAT, MeanState, Meta};
 use crate::config::{Config, ValInterval};
 use crate::data::{Batch, Dataset, Loader};
 use crate::device::collective::Ranks;
-use crate::log::{Messages, MetricsLog, Progress, Row, Scalar};
+use crate::log::{Messages, MetricsLog, Progress, Scalar};
 use crate::metrics::Metric;
 use crate::nn::Network;
 use crate::{Error, Result};
@@ -137,47 +136,6 @@ impl Trainer {
             Err(_) => self.save_after_error(),
         }
         ended
-    }
-
-    /// Saves the state after the last whole step, or, if the device failed within one or there is no room, leaves the
-    /// last checkpoint as it is. Says how to go on.
-    fn save_after_error(&mut self) {
-        // Its error is that of the device, which shows in the session, or of the log, which is the run's.
-        let _ = self.settle();
-        // The others may wait for this rank, and will be ended.
-        if !self.ranks.is_first() {
-            return;
-        }
-        let why = if !self.session.is_settled() {
-            "a step failed half-way, and what it left is not saved".to_owned()
-        } else {
-            match self.write_state() {
-                Ok(()) => {
-                    let (step, folder) = (self.meta.step, self.folder.path().display());
-                    return self
-                        .messages
-                        .warn(&format!("the state after {step} steps is saved: continue with --resume {folder}"));
-                }
-                Err(e) => format!("the state could not be saved: {e}"),
-            }
-        };
-        self.messages.warn(&format!("{why}; {}", self.last_checkpoint()));
-    }
-
-    /// What a run that ends here can go on from.
-    fn last_checkpoint(&self) -> String {
-        match TensorFile::open_checkpoint(&self.folder.join(LAST)) {
-            Ok((_, meta)) => format!(
-                "the last checkpoint, of {} steps, is kept: continue with --resume {}",
-                meta.step,
-                self.folder.path().display()
-            ),
-            Err(_) if !self.folder.path().exists() => {
-                let path = self.folder.path().display();
-                format!("{path} is no longer there: continue with --resume and the folder's new place")
-            }
-            Err(_) => "the run has no checkpoint yet: start it again".to_owned(),
-        }
     }
 
     fn train_on(&mut self, shape: BatchShape, steps_per_epoch: u64) -> Result<Ended> {
@@ -394,63 +352,5 @@ impl Trainer {
             }
         }
         schedule::early_stopping_step(&mut self.meta.early_stopping, schedule::direction(s.metric_g), metric_g)
-    }
-
-    fn save_best(&mut self, metric: f64) -> Result<()> {
-        if let Some(plan) = self.best.plan(self.meta.step - 1, metric) {
-            ranks::check_states(&self.session, self.meta.step)?;
-            self.meta.best = plan.entries.clone();
-            self.refresh_counters()?;
-            if self.ranks.is_first() {
-                saving::save(&self.session, &self.meta, &self.folder.join(&plan.entry.path))?;
-                self.best.commit(self.folder.path(), plan)?;
-            } else {
-                self.best.follow(plan);
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes the last checkpoint, whatever becomes of the log. Rows come first where they can: a run that continues
-    /// then finds all rows before its first step.
-    fn save_last(&mut self) -> Result<()> {
-        let logged = self.log.flush();
-        self.save_state()?;
-        logged
-    }
-
-    /// Saves the state, of which every rank must hold the same bits.
-    fn save_state(&mut self) -> Result<()> {
-        ranks::check_states(&self.session, self.meta.step)?;
-        if self.ranks.is_first() {
-            return self.write_state();
-        }
-        self.saved = Instant::now();
-        self.refresh_counters()
-    }
-
-    fn write_state(&mut self) -> Result<()> {
-        self.refresh_counters()?;
-        let saved = saving::save(&self.session, &self.meta, &self.folder.join(LAST));
-        saved.map_err(|e| match e {
-            Error::Diverged { message } => {
-                Error::Diverged { message: format!("{message}; {}", self.last_checkpoint()) }
-            }
-            other => other,
-        })?;
-        self.saved = Instant::now();
-        Ok(())
-    }
-
-    /// What a checkpoint holds of the device, and of the log, whose last rows may not have come to the disk.
-    fn refresh_counters(&mut self) -> Result<()> {
-        let text = |(name, value): &(String, Scalar)| (name.clone(), value.to_string());
-        let logged =
-            |row: &Row| LoggedRow { step: row.step, epoch: row.epoch, values: row.values.iter().map(text).collect() };
-        self.meta.unlogged = self.log.unconfirmed().iter().map(logged).collect();
-        let [adam_g, adam_d, ema_updates] = self.session.counters()?;
-        self.meta.counters = Counters { adam_g, adam_d, ema_updates, ..self.meta.counters };
-        algorithms::note(self.session.device(), &mut self.meta);
-        Ok(())
     }
 }
