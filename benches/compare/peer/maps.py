@@ -113,7 +113,7 @@ class Map:
             self.forward(window, batch, "tuned", 2)
             for window in WINDOWS
             for batch in BATCHES
-            if self.windows(window) and (batch == 1 or window <= 192)
+            if self.windows(window) and (batch == 1 or window <= WINDOWS[0])
         ]
         best = max(tried, key=lambda result: result["mp_per_s"])
         try:
