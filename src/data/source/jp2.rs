@@ -47,9 +47,7 @@ impl Jp2 {
     /// # Errors
     /// If it is no JPEG 2000 file, or has bands of different sizes or more than 16 bits.
     pub fn open(path: &Path) -> Result<Jp2> {
-        let mut start = Vec::new();
-        open_file(path)?.take(MOST_HEADER as u64).read_to_end(&mut start).map_err(|e| Error::io("read", path, e))?;
-        Jp2::describe(path, None, extent(&start), geo_tags(&start))
+        Jp2::describe(path, None)
     }
 
     /// Reads the header of a member of an archive; `path` names it in messages.
@@ -57,22 +55,21 @@ impl Jp2 {
     /// # Errors
     /// As [`Self::open`].
     pub fn of_member(path: &Path, unpacked: Unpacked) -> Result<Jp2> {
-        let start = &unpacked.bytes()[..unpacked.bytes().len().min(MOST_HEADER)];
-        let (extent, tags) = (extent(start), geo_tags(start));
-        Jp2::describe(path, Some(unpacked), extent, tags)
+        Jp2::describe(path, Some(unpacked))
     }
 
-    fn describe(path: &Path, unpacked: Option<Unpacked>, extent: Option<Extent>, tags: Vec<RawTag>) -> Result<Jp2> {
+    fn describe(path: &Path, unpacked: Option<Unpacked>) -> Result<Jp2> {
         let wrong = |message: String| Error::data(path, message);
+        let file = unpacked.as_ref().map_or(path, Unpacked::path);
+        let mut start = Vec::new();
+        open_file(file)?.take(MOST_HEADER as u64).read_to_end(&mut start).map_err(|e| Error::io("read", path, e))?;
+        let (extent, tags) = (extent(&start), geo_tags(&start));
         let extent = extent.ok_or_else(|| unreadable(path, "it has no header"))?;
         let rows = extent.height as u64 * extent.width as u64;
         if rows == 0 || extent.width as usize * 4 > WINDOW_BYTES {
             return Err(wrong(format!("the file claims {} × {} pixels", extent.width, extent.height)));
         }
-        let image = guarded(path, || match &unpacked {
-            Some(unpacked) => DumpImage::from_bytes(unpacked.bytes()).map(|dump| dump.img),
-            None => DumpImage::from_file(path).map(|dump| dump.img),
-        })?;
+        let image = guarded(path, || DumpImage::from_file(file).map(|dump| dump.img))?;
         let components = image.components();
         let [first, ..] = components else { return Err(wrong("the image has no bands".into())) };
         let size = |c: &jpeg2k::ImageComponent| (c.width(), c.height());
@@ -112,17 +109,15 @@ impl Jp2 {
         let area = DecodeArea::new(x, top, x + self.width as u32, bottom);
         let with = DecodeParameters::new().strict(true).ignore_pclr_cmap_cdef().decode_area(Some(area));
         let decoded = guarded(&self.path, || {
-            let image = match &self.unpacked {
-                Some(unpacked) => Image::from_bytes_with(unpacked.bytes(), with)?,
-                None => Image::from_file_with(&self.path, with)?,
-            };
+            // From a file even where the bytes are in memory: jpeg2k's stream of bytes skips wrongly, and a window of
+            // rows begins behind tiles that are skipped.
+            let image = Image::from_file_with(self.unpacked.as_ref().map_or(&*self.path, Unpacked::path), with)?;
             let of = |component: &jpeg2k::ImageComponent| {
                 let whole = component.width() as usize == self.width && component.height() as usize == rows;
                 whole.then(|| component.data().to_vec())
             };
             Ok(image.components().iter().map(of).collect::<Option<Vec<_>>>())
         })?;
-        self.unpacked.iter().for_each(Unpacked::release);
         let decoded = decoded.filter(|bands| bands.len() == self.bands);
         decoded.ok_or_else(|| unreadable(&self.path, "pixels are missing"))
     }
@@ -221,5 +216,29 @@ fn append(value_type: ValueType, sample: i32, out: &mut Vec<u8>) {
         ValueType::U8 => out.push(sample.clamp(0, 255) as u8),
         ValueType::U16 => out.extend((sample.clamp(0, 65535) as u16).to_ne_bytes()),
         _ => out.extend((sample.clamp(-32768, 32767) as i16).to_ne_bytes()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows that begin behind the first tiles, which a decoder skips.
+    #[test]
+    fn windows_of_files_and_of_members_have_the_rows_of_the_whole() {
+        for name in ["u8.jp2", "u16.jp2", "i16.jp2", "codestream_u16.j2k"] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/jp2").join(name);
+            let bytes = std::fs::read(&path).unwrap();
+            let member = Unpacked::of(&path, bytes.as_slice(), 1 << 20).unwrap();
+            let file = Jp2::open(&path).unwrap();
+            let whole = file.rows(0, file.height).unwrap();
+            for image in [file, Jp2::of_member(&path, member).unwrap()] {
+                for first in [0, 20, 32, image.height - 1] {
+                    let window = image.rows(first, image.height - first).unwrap();
+                    let want = whole.iter().map(|band| band[first * image.width..].to_vec());
+                    assert_eq!(window, want.collect::<Vec<_>>(), "{name} from row {first}");
+                }
+            }
+        }
     }
 }

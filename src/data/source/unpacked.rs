@@ -1,16 +1,24 @@
-//! A member of an archive as a file of its own: unpacked into an unnamed temporary file and mapped, so that what lies in
-//! memory is what is being read.
+//! A member of an archive as a file of its own: unpacked into an unnamed temporary file, which no kill leaves behind.
 
+use std::fs::File;
 use std::io::{BufWriter, Read, Write};
-use std::path::Path;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 
-use memmap2::{Mmap, UncheckedAdvice};
+use tempfile::TempDir;
 
 use crate::error::{Error, Result};
 
 /// A member's bytes.
 #[derive(Debug)]
-pub(super) struct Unpacked(Mmap);
+pub(super) struct Unpacked {
+    /// Holds the file, whose path goes through its descriptor.
+    _file: File,
+    /// Holds a link to the file.
+    _folder: TempDir,
+    path: PathBuf,
+}
 
 impl Unpacked {
     /// Unpacks `member`, which has at most `most` bytes; `path` names it in messages.
@@ -18,8 +26,8 @@ impl Unpacked {
     /// # Errors
     /// If it is damaged or larger, or the folder for temporary files has no room for it.
     pub fn of(path: &Path, mut member: impl Read, most: u64) -> Result<Unpacked> {
-        let folder = std::env::temp_dir();
-        let failed = |e| Error::io("unpack into the folder TMPDIR", &folder, e);
+        let temporary = std::env::temp_dir();
+        let failed = |e| Error::io("unpack into the folder TMPDIR", &temporary, e);
         let file = tempfile::tempfile().map_err(failed)?;
         let mut out = BufWriter::with_capacity(1 << 18, &file);
         let (mut block, mut len) = (vec![0; 1 << 18], 0);
@@ -36,19 +44,17 @@ impl Unpacked {
         }
         out.flush().map_err(failed)?;
         drop(out);
-        // SAFETY: the file has no name, so that no other program changes it or cuts it off.
-        Ok(Unpacked(unsafe { Mmap::map(&file) }.map_err(failed)?))
+        let folder = TempDir::new().map_err(failed)?;
+        // Decoders go by the ending of a name, which an unnamed file has in a link alone.
+        let mut link = folder.path().join("member");
+        link.set_extension(path.extension().unwrap_or_default());
+        symlink(format!("/proc/self/fd/{}", file.as_raw_fd()), &link).map_err(failed)?;
+        Ok(Unpacked { _file: file, _folder: folder, path: link })
     }
 
-    /// All of them.
-    pub fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// Gives back the memory of what was read; it is read from the file again where it is needed again.
-    pub fn release(&self) {
-        // SAFETY: the mapping is of a file and never written, so that its bytes stay what they are. Advice may fail.
-        let _ = unsafe { self.0.unchecked_advise(UncheckedAdvice::DontNeed) };
+    /// Where the file can be opened while this value lives, with the ending of the member's name.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 }
 
@@ -62,15 +68,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_stay_when_their_memory_is_given_back() {
+    fn a_member_is_a_file_with_its_ending() {
         let bytes: Vec<u8> = (0..1_000_000u32).map(|i| (i % 251) as u8).collect();
-        let unpacked = Unpacked::of(Path::new("a.zip/b"), bytes.as_slice(), 1_000_000).unwrap();
+        let member = Path::new("a.zip/b.jp2");
+        let unpacked = Unpacked::of(member, bytes.as_slice(), 1_000_000).unwrap();
+        let path = unpacked.path().to_owned();
+        assert_eq!(path.extension().unwrap(), "jp2");
         for _ in 0..2 {
-            assert!(unpacked.bytes() == bytes);
-            unpacked.release();
+            assert!(std::fs::read(&path).unwrap() == bytes);
         }
+        drop(unpacked);
+        assert!(!path.parent().unwrap().exists());
         let empty = Unpacked::of(Path::new("a.zip/b"), std::io::empty(), 10).unwrap();
-        assert_eq!(empty.bytes(), b"");
+        assert_eq!(std::fs::read(empty.path()).unwrap(), b"");
     }
 
     #[test]
