@@ -9,14 +9,17 @@ Trains two networks for a step, writes scenes by GDAL (pixel types, no-data valu
 transforms, ground control points, names, scales and offsets of bands) and maps them. Of each map: it is a valid
 Cloud-Optimized GeoTIFF; reference system, transform, type, no-data value, names, scales and offsets are the scene's;
 pixels and masks are those of the array that the same command writes; overviews are the means of the pixels that have a
-value. A Sentinel-2 product gives the maps of its bands as GDAL reads them, less its offset. Exits with 1 and what differs.
+value. A Sentinel-2 product gives the maps of its bands as GDAL reads them, less its offset, and an archive of one the map of
+its folder. Exits with 1 and what differs.
 """
 
 import itertools
+import shutil
 import subprocess
 import sys
 import tempfile
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +192,29 @@ def check_product(predict, folder):
     return problems
 
 
+def check_archive(predict, folder):
+    """What differs between maps of a product's folder and of its archive. Its bands have megabytes, so that decoders do not
+    hold them whole, and values that do not compress."""
+    fixture = Path(__file__).parents[1] / "fixtures" / "sentinel2" / "S2B_MSIL2A_20240101.SAFE"
+    product = folder / fixture.name
+    shutil.copytree(fixture, product)
+    rng = np.random.default_rng(1)
+    for path in product.glob("GRANULE/*/IMG_DATA/R10m/*.jp2"):
+        with rasterio.open(path) as band:
+            profile = band.profile | {"height": 1200, "width": 700}
+        lossless = {"QUALITY": "100", "REVERSIBLE": "YES", "BLOCKXSIZE": 256, "BLOCKYSIZE": 256}
+        path.unlink()
+        with rasterio.open(path, "w", **(profile | {"blockxsize": 256, "blockysize": 256, "tiled": True} | lossless)) as out:
+            out.write(rng.integers(1, 9000, (1, 1200, 700)).astype("uint16"))
+    with zipfile.ZipFile(folder / "product.zip", "w", zipfile.ZIP_STORED) as archive:
+        for file in product.rglob("*"):
+            archive.write(file, file.relative_to(folder))
+    for source, target in ((product.name, "of_folder.npy"), ("product.zip", "of_archive.npy")):
+        run(*predict, source, "-o", target, "--bands", "B02,B03,B08", cwd=folder)
+    same = np.array_equal(np.load(folder / "of_folder.npy"), np.load(folder / "of_archive.npy"))
+    return [] if same else ["an archive's map is not that of its product"]
+
+
 def main():
     binaries = Path(sys.argv[1]).resolve()
     problems, count = [], 0
@@ -215,7 +241,8 @@ def main():
             if chosen.descriptions != (NAMES[2], NAMES[0], NAMES[1]) or chosen.scales != (1.0, 0.0001, 0.0002):
                 problems.append(f"bands by name: {chosen.descriptions}, {chosen.scales}")
         problems += check_product([*predict[:4], *fixed], folder)
-    print("\n".join(problems) or f"{count + 2} maps are what GDAL and rio-cogeo expect")
+        problems += check_archive([*predict[:4], "--device", "cpu"], folder)
+    print("\n".join(problems) or f"{count + 3} maps are what GDAL and rio-cogeo expect")
     return 1 if problems else 0
 
 
