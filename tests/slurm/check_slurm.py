@@ -6,9 +6,9 @@
     python tests/slurm/check_slurm.py target/debug/srgan-train
 
 Ranks on two nodes by `srun --mpi=pmi2`; `scontrol requeue` in the middle of training; a time limit announced by
-`--signal` (left out with --short); an array of three jobs. All end with the same bits as runs that nothing interrupted. Starts munge, slurmctld
-and two slurmd in a folder of its own, and ends them. Needs root; installs Debian's slurm-wlm where it is missing. Exits
-with 77 and says so where there is no SLURM to be had, with 1 and what differs.
+`--signal` (left out with --short); an array of three jobs. All end with the same bits as runs that nothing interrupted.
+Starts munge, slurmctld and two slurmd in a folder of its own, and ends them. Needs root; installs Debian's slurm-wlm where it
+is missing. Exits with 77 and says so where there is no SLURM to be had, with 1 and what differs.
 """
 
 import os
