@@ -184,8 +184,9 @@ fn is_over(deadline: Option<Instant>) -> bool {
 }
 
 fn late_warning(kinds: usize) -> String {
+    let late = if kinds == 1 { "one kind of steps takes".to_owned() } else { format!("{kinds} kinds of steps take") };
     format!(
-        "the time for comparing algorithms is over: {kinds} kinds of steps take this program's own kernels in this run. What \
+        "the time for comparing algorithms is over: {late} this program's own kernels in this run. What \
          was timed is kept, and the next run goes on (Training.tune_seconds)"
     )
 }

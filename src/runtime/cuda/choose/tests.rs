@@ -222,7 +222,7 @@ fn what_comes_after_the_time_for_comparing_takes_own_kernels_in_this_run() {
     let mut hurried = hurried.with_warnings(Some(on_warning));
     assert_right(&run(&mut hurried, &program), &program);
     assert_eq!((choice(&hurried).algorithm.as_str(), choice(&hurried).times.len()), (OWN, 0));
-    assert!(told.borrow()[0].contains("1 kinds of steps") && told.borrow().len() == 1, "{told:?}");
+    assert!(told.borrow()[0].contains("one kind of steps takes") && told.borrow().len() == 1, "{told:?}");
     let of_run = hurried.choices().unwrap().clone();
 
     // Nothing of it is kept for others; the run that continues keeps it.
