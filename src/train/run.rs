@@ -121,6 +121,7 @@ fn train(
 ) -> Result<FinishedRun> {
     // Before the first file is opened: no signal ends the preparations without a saved state.
     let stop = stop_signal(cfg, options)?;
+    wandb::check(cfg)?;
     let perceptual = PerceptualWeights::open(cfg, options.torch_hub.as_deref())?;
     let ranks = &options.ranks;
     let begin = begin_together(cfg, options)?;

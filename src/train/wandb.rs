@@ -40,6 +40,22 @@ pub struct Upload {
     run: PathBuf,
 }
 
+fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.trim().is_empty())
+}
+
+/// Refuses variables with values that they cannot have, before a run has done anything.
+///
+/// # Errors
+/// [`Error::Usage`] with the variable and what it can be.
+pub fn check(cfg: &Config) -> Result<()> {
+    if !cfg.logging.wandb.enabled {
+        return Ok(());
+    }
+    mode(&env)?;
+    env("WANDB_RUN_ID").map_or(Ok(()), |id| check_id(&id))
+}
+
 /// Begins or continues the run's log for Weights & Biases, where `Logging.wandb.enabled` asks for it; with its upload under
 /// `WANDB_MODE=online`. `from_step` is the run's next step.
 ///
@@ -51,7 +67,6 @@ pub fn open(
     from_step: u64,
     messages: &Messages,
 ) -> Result<Option<(WandbRun, Option<Upload>)>> {
-    let env = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
     let mode = mode(&env)?;
     if !cfg.logging.wandb.enabled || mode == Mode::Disabled {
         return Ok(None);
@@ -87,15 +102,20 @@ fn run_id(folder: &Path, env: Env) -> Result<String> {
     let kept = folder.join(FOLDER).join(ID);
     let known = env("WANDB_RUN_ID").or_else(|| Some(fs::read_to_string(&kept).ok()?.trim().to_owned()));
     let id = known.filter(|id| !id.is_empty()).unwrap_or_else(new_id);
-    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if id.len() > 64 || !id.chars().all(allowed) {
-        return Err(Error::usage(format!("{id:?} cannot be the id of a run of Weights & Biases"))
-            .with_hint("set WANDB_RUN_ID to at most 64 letters, digits, `-` and `_`"));
-    }
+    check_id(&id)?;
     let parent = folder.join(FOLDER);
     fs::create_dir_all(&parent).map_err(|e| Error::io("make folder", &parent, e))?;
     write_atomic(&kept, |out| writeln!(out, "{id}"))?;
     Ok(id)
+}
+
+fn check_id(id: &str) -> Result<()> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if id.len() <= 64 && id.chars().all(allowed) {
+        return Ok(());
+    }
+    Err(Error::usage(format!("{id:?} cannot be the id of a run of Weights & Biases"))
+        .with_hint("set WANDB_RUN_ID to at most 64 letters, digits, `-` and `_`"))
 }
 
 fn info(cfg: &Config, folder: &Path, id: String, env: Env) -> Result<WandbInfo> {

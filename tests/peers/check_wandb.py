@@ -174,6 +174,11 @@ def main():
         check_arrived(server, folder / "online", "live1")
         text = call(program, "-c", "cfg.yaml", "--run-dir", "alone", WANDB_MODE="online", PATH="/nonexistent")
         assert "no program `wandb`" in text and "wandb sync alone/wandb/" in text, text
+        for variable in ({"WANDB_MODE": "onlin"}, {"WANDB_RUN_ID": "a/b"}):
+            command = [program, "-c", "cfg.yaml", "--run-dir", "wrong"]
+            done = subprocess.run(command, cwd=folder, env=env | variable, capture_output=True, text=True, timeout=60)
+            said = next(iter(variable)) in done.stderr and not (folder / "wrong").exists()
+            assert done.returncode == 2 and said, f"{variable}: exit code {done.returncode}\n{done.stderr}"
         text = call(program, "-c", "cfg.yaml", "--run-dir", "off", WANDB_MODE="disabled")
         assert not (folder / "off/wandb").exists() and "Weights & Biases" not in text, text
 

@@ -50,6 +50,13 @@ fn device(cache: &Path, libraries: Libraries) -> Cuda {
     Cuda::new(Box::new(HostDriver::new(cache, options).unwrap()))
 }
 
+/// The same device, and the warnings that it gives.
+fn telling(device: Cuda) -> (Cuda, Rc<RefCell<Vec<String>>>) {
+    let told = Rc::new(RefCell::new(Vec::new()));
+    let heard = Rc::clone(&told);
+    (device.with_warnings(Some(Box::new(move |text: &str| heard.borrow_mut().push(text.to_owned())))), told)
+}
+
 fn run(device: &mut Cuda, program: &Program) -> Vec<f32> {
     run_in(Precision::F32, device, program)
 }
@@ -199,10 +206,7 @@ fn wrong_candidates_lose_however_fast_they_are() {
 fn a_candidate_whose_bits_differ_from_call_to_call_is_out() {
     let dir = tempfile::tempdir().unwrap();
     let program = program(false);
-    let told = Rc::new(RefCell::new(Vec::new()));
-    let heard = Rc::clone(&told);
-    let on_warning = Box::new(move |text: &str| heard.borrow_mut().push(text.to_owned()));
-    let mut device = device(dir.path(), Libraries::Unsteady).with_warnings(Some(on_warning));
+    let (mut device, told) = telling(device(dir.path(), Libraries::Unsteady));
     assert_right(&run(&mut device, &program), &program);
     let choice = choice(&device);
     assert_eq!(choice.rejected, [("host:unsteady".to_owned(), None)]);
@@ -215,11 +219,8 @@ fn a_candidate_whose_bits_differ_from_call_to_call_is_out() {
 fn what_comes_after_the_time_for_comparing_takes_own_kernels_in_this_run() {
     let dir = tempfile::tempdir().unwrap();
     let program = program(false);
-    let told = Rc::new(RefCell::new(Vec::new()));
-    let heard = Rc::clone(&told);
-    let on_warning = Box::new(move |text: &str| heard.borrow_mut().push(text.to_owned()));
     let hurried = device(dir.path(), Libraries::Faster).with_tuning_time(Duration::ZERO);
-    let mut hurried = hurried.with_warnings(Some(on_warning));
+    let (mut hurried, told) = telling(hurried);
     assert_right(&run(&mut hurried, &program), &program);
     assert_eq!((choice(&hurried).algorithm.as_str(), choice(&hurried).times.len()), (OWN, 0));
     assert!(told.borrow()[0].contains("one kind of steps takes") && told.borrow().len() == 1, "{told:?}");
